@@ -1,0 +1,44 @@
+# Everything sets itself up: a fresh clone needs Python 3.11 to 3.13 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+CORE := .venv/.core-installed
+DEV := .venv/.dev-installed
+
+.PHONY: demo test check bench parity mini clean
+
+demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
+	$(BIN)/clew demo
+
+test: $(DEV)  ## run all tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(DEV)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(DEV)  ## measure speed and memory, and write the table in the README
+	$(BIN)/python benchmarks/speed.py
+
+parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
+	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)
+
+mini: $(DEV)  ## train the bundled model again (about 25 minutes)
+	$(BIN)/python -m pip install -q -e '.[train]'
+	$(BIN)/python -m clew.minis.train_digits
+
+clean:
+	rm -rf .venv clew-demo.html
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "clew needs Python 3.11 to 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(CORE): .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(DEV): .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[timm,bench,dev]'
+	touch $@ $(CORE)

@@ -1,0 +1,112 @@
+"""Tensor aliases with named axes, and the errors that every other file raises."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from types import ModuleType
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = [
+    "Attn",
+    "CaptureError",
+    "ClewError",
+    "Hidden",
+    "InputError",
+    "Keys",
+    "LoadError",
+    "MissingDependency",
+    "OptionError",
+    "Outputs",
+    "Pixels",
+    "Queries",
+    "QueryRows",
+    "Rows",
+    "Scores",
+    "TargetError",
+    "UnknownArchitecture",
+    "Values",
+    "close_matches",
+    "optional_import",
+]
+
+Scores = Float[Tensor, "batch token"]
+Rows = Float[Tensor, "batch row token"]
+QueryRows = Float[Tensor, "batch row query"]
+Attn = Float[Tensor, "batch head query key"]
+Queries = Float[Tensor, "batch head query dim"]
+Keys = Float[Tensor, "batch head key dim"]
+Values = Float[Tensor, "batch head key value"]
+Outputs = Float[Tensor, "batch head query value"]
+Hidden = Float[Tensor, "batch token width"]
+Pixels = Float[Tensor, "batch height width"]
+
+
+class ClewError(Exception):
+    """What went wrong, and where given: what was `expected`, what was `got`, and what `todo` next."""
+
+    def __init__(self, what: str, *, expected: object = None, got: object = None, todo: str | None = None) -> None:
+        parts = [what]
+        if expected is not None:
+            parts.append(f"  expected: {expected}")
+        if got is not None:
+            parts.append(f"  got:      {got}")
+        if todo is not None:
+            parts.append(f"  to do:    {todo}")
+        super().__init__("\n".join(parts))
+
+
+class InputError(ClewError, ValueError):
+    """The inputs cannot be explained as they are."""
+
+
+class TargetError(ClewError, ValueError):
+    """The target does not exist in the model's output."""
+
+
+class OptionError(ClewError, ValueError):
+    """A method, or an option of a method, is unknown or out of range."""
+
+
+class UnknownArchitecture(ClewError, TypeError):
+    """No declaration fits the model."""
+
+
+class CaptureError(ClewError, RuntimeError):
+    """The forward pass did not show what the declaration promises."""
+
+
+class LoadError(ClewError, OSError):
+    """A model, a checkpoint or a result could not be read."""
+
+
+class MissingDependency(ClewError, ImportError):
+    """An optional package is needed for this."""
+
+
+def close_matches(word: str, known: Iterable[str]) -> str:
+    """A sentence with the known words most like `word`, or all of them where none is."""
+    names = sorted(set(known))
+    by_lower = {name.lower(): name for name in names}
+    close = [by_lower[m] for m in get_close_matches(word.lower(), list(by_lower), n=3, cutoff=0.5)]
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    shown = ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
+    return f"choose from: {shown}"
+
+
+def optional_import(name: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import a module of an optional dependency, or say which extra brings it.
+
+    Raises `MissingDependency` where it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise MissingDependency(
+            f"{package} is needed to {purpose}", got=error, todo=f"pip install 'clew[{extra}]'"
+        ) from error
