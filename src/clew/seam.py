@@ -1,0 +1,353 @@
+"""The one place that intercepts torch.
+
+A `Seam` is entered around one forward pass of one model. Temporary hooks on the declared blocks and attention modules
+tell it where the pass is; being a `TorchFunctionMode` it sees every torch call made there. Attention is recognised in
+three forms: `F.scaled_dot_product_attention`, `F.multi_head_attention_forward` (taken apart, because its inner calls
+are hidden), and written out by hand as a softmax between two matrix products. The model's own kernel still runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values
+
+Leaf = tuple[int, Literal["v", "o"]]
+
+
+@dataclass
+class Attention:
+    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
+
+    v: Values
+    o: Outputs
+    backend: Literal["sdpa", "eager"]
+    q: Queries | None = None
+    k: Keys | None = None
+    scale: float | None = None
+    mask: Tensor | None = None
+    causal: bool = False
+    probs: Attn | None = None
+    hidden: Hidden | None = None
+
+    @torch.no_grad()
+    def probabilities(self, rows: Tensor | slice = slice(None)) -> Attn:
+        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA)."""
+        if self.probs is not None:
+            return self.probs.detach()[:, :, rows]
+        assert self.q is not None and self.k is not None
+        q, k = self.q.detach()[:, :, rows], self.k.detach()
+        at_least_float32 = torch.promote_types(q.dtype, torch.float32)
+        scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
+        logits = (q @ k.mT).to(at_least_float32) * scale
+        if self.mask is not None:
+            mask = self.mask.detach()
+            mask = mask.expand(*mask.shape[:-2], self.q.shape[-2], k.shape[-2])[..., rows, :]
+            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+        if self.causal:
+            full = torch.ones(self.q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+            logits = logits.masked_fill(~full[rows], -math.inf)
+        return logits.softmax(-1)
+
+    def attention_gradient(self, g_o: Tensor, rows: Tensor | slice = slice(None)) -> Attn:
+        """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
+        return g_o[:, :, rows] @ self.v.detach().mT
+
+
+class Seam(TorchFunctionMode):
+    """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
+
+    `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
+    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. Use with `with`;
+    hooks are removed on exit, exception or not.
+
+    Raises `CaptureError` where a block shows more than one attention call.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        attentions: Sequence[nn.Module],
+        *,
+        keep: frozenset[int] = frozenset(),
+        hidden: frozenset[int] = frozenset(),
+        leaf: Leaf | None = None,
+    ) -> None:
+        super().__init__()
+        self.records: dict[int, Attention] = {}
+        self._blocks, self._attentions = blocks, attentions
+        self._keep, self._hidden, self._leaf = keep, hidden, leaf
+        self._inputs: dict[int, Tensor] = {}
+        self._layer: int | None = None
+        # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
+        self._logits: dict[int, Tensor] = {}
+        self._probs: dict[int, Tensor] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Seam:
+        thread = threading.get_ident()
+
+        def here() -> bool:
+            return threading.get_ident() == thread
+
+        for layer in self._keep | self._hidden:
+            attention = self._attentions[layer]
+            block = self._blocks[layer]
+            handles = [
+                attention.register_forward_pre_hook(self._entering(layer, here)),
+                attention.register_forward_hook(self._leaving(here), always_call=True),
+            ]
+            if layer in self._hidden:
+                handles.append(block.register_forward_pre_hook(self._block_input(layer, here), with_kwargs=True))
+            for handle in handles:
+                self._stack.callback(handle.remove)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self._stack.close()
+            self._forget()
+
+    def _entering(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if here():
+                self._layer = layer
+
+        return hook
+
+    def _leaving(self, here: Callable[[], bool]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if here():
+                self._forget()
+
+        return hook
+
+    def _block_input(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if here():
+                value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+                self._inputs[layer] = value.detach()
+
+        return hook
+
+    def _forget(self) -> None:
+        self._layer = None
+        self._logits.clear()
+        self._probs.clear()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._layer is None:
+            return func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._sdpa(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            super().__enter__()  # a mode is off inside its own handler; the steps are to be seen
+            try:
+                return _multi_head_attention(*args, **kwargs)
+            finally:
+                super().__exit__(None, None, None)
+        if func in _PRODUCTS:
+            return self._product(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self._logits and isinstance(result, Tensor):
+            self._follow(func, args, result)
+        return result
+
+    # Fused attention
+
+    def _sdpa(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if enable_gqa and key.shape[1] != query.shape[1]:
+            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+        value = self._maybe_leaf("v", value)
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+        )
+        output = self._maybe_leaf("o", output)
+        self._record(Attention(value, output, "sdpa", q=query, k=key, scale=scale, mask=attn_mask, causal=is_causal))
+        return output
+
+    # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second
+
+    def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        left, right = args[0], args[1]
+        probs = self._probs.get(id(left))
+        if probs is None:
+            result: Tensor = func(*args, **kwargs)
+            self._logits[id(result)] = result
+            return result
+        value = self._maybe_leaf("v", right)
+        output = self._maybe_leaf("o", func(left, value, *args[2:], **kwargs))
+        self._record(Attention(value, output, "eager", probs=probs))
+        return output
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
+        sources = [id(a) for a in args if isinstance(a, Tensor)]
+        if any(s in self._probs for s in sources):
+            self._probs[id(result)] = result
+        elif any(s in self._logits for s in sources):
+            (self._probs if func in _SOFTMAX else self._logits)[id(result)] = result
+
+    def _maybe_leaf(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_() if self._leaf == (self._layer, name) else tensor
+
+    def _record(self, attention: Attention) -> None:
+        layer = cast(int, self._layer)
+        if layer in self.records:
+            raise CaptureError(
+                f"block {layer} computed attention twice in one forward pass",
+                expected="one attention call in each declared attention module",
+                got=type(self._attentions[layer]).__name__,
+                todo="declare the module that computes attention once: explain(..., architecture=Architecture(...))",
+            )
+        if attention.o.ndim != 4:
+            raise CaptureError(
+                f"block {layer}: the attention output has {attention.o.ndim} axes",
+                expected="(batch, head, query, dim)",
+                got=tuple(attention.o.shape),
+                todo="attention must keep heads on an axis of their own",
+            )
+        if layer in self._hidden:
+            attention.hidden = self._inputs.pop(layer, None)
+        self.records[layer] = attention
+
+
+_PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})
+_SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})
+_packed: Callable[..., list[Tensor]] = getattr(F, "_in_projection_packed")  # noqa: B009
+_MHA_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+
+
+def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """`F.multi_head_attention_forward` in steps that the seam sees; the same operations in the same order."""
+    bound = _MHA_SIGNATURE.bind(*args, **kwargs)
+    bound.apply_defaults()
+    a: Mapping[str, Any] = bound.arguments
+    query: Tensor = a["query"]
+    unusual = [name for name in ("bias_k", "bias_v", "static_k", "static_v") if a[name] is not None]
+    if unusual or a["add_zero_attn"] or query.ndim != 3:
+        raise CaptureError(
+            "this nn.MultiheadAttention adds keys of its own, or its input has no batch axis",
+            expected="bias_k, bias_v, static_k, static_v unused, add_zero_attn=False, a three-axis input",
+            got=", ".join(unusual) or f"add_zero_attn={a['add_zero_attn']}, input {tuple(query.shape)}",
+            todo="build the module without them",
+        )
+    inputs: list[Tensor] = [query, a["key"], a["value"]]
+    with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+        if a["use_separate_proj_weight"]:
+            weights = [_as_found(a[f"{name}_proj_weight"]) for name in "qkv"]
+            biases = a["in_proj_bias"].chunk(3) if a["in_proj_bias"] is not None else [None] * 3
+            projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+        else:
+            projected = _packed(*inputs, _as_found(a["in_proj_weight"]), a["in_proj_bias"])
+    length, batch, width = query.shape
+    heads: int = a["num_heads"]
+    # (token, batch, width) -> (batch, head, token, dim)
+    q, k, v = (t.view(t.shape[0], batch * heads, width // heads).transpose(0, 1) for t in projected)
+    q, k, v = (t.view(batch, heads, t.shape[1], t.shape[2]) for t in (q, k, v))
+
+    causal = a["is_causal"] and a["key_padding_mask"] is None and not a["need_weights"]
+    mask = None if causal else _merge_masks(a["attn_mask"], a["key_padding_mask"], batch, heads, q.dtype)
+    dropout = a["dropout_p"] if a["training"] else 0.0
+    probs: Tensor | None = None
+    if a["need_weights"]:
+        logits = (q * math.sqrt(1.0 / q.shape[-1])) @ k.mT
+        probs = F.dropout(F.softmax(logits if mask is None else mask + logits, dim=-1), dropout)
+        output = probs @ v
+        probs = probs.mean(1) if a["average_attn_weights"] else probs
+    else:
+        output = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+    merged = output.permute(2, 0, 1, 3).contiguous().view(batch * length, width)
+    result = F.linear(merged, a["out_proj_weight"], a["out_proj_bias"])
+    return result.view(length, batch, result.shape[1]), probs
+
+
+def _as_found(weight: Tensor) -> Tensor:
+    """A weight that asks for its gradient if it did before it was frozen.
+
+    On inputs that are not contiguous, whether it asks decides how torch folds the matrix product, and so the last bit.
+    """
+    return weight.detach().requires_grad_() if id(weight) in _frozen else weight
+
+
+def _merge_masks(
+    attn_mask: Tensor | None, padding: Tensor | None, batch: int, heads: int, dtype: torch.dtype
+) -> Tensor | None:
+    """One additive mask that broadcasts to (batch, head, query, key), or none. In `nn` masks, True means masked."""
+    merged: Tensor | None = None
+    if attn_mask is not None:
+        shape = (1, 1, *attn_mask.shape) if attn_mask.ndim == 2 else (batch, heads, *attn_mask.shape[-2:])
+        merged = _additive(attn_mask, dtype).view(shape)
+    if padding is not None:
+        columns = _additive(padding, dtype).view(batch, 1, 1, -1)
+        merged = columns if merged is None else merged + columns
+    return merged
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -math.inf)
+
+
+# Leaving the model as it was
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+_frozen: set[int] = set()  # ids of parameters that are frozen just now
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Generator[None]:
+    """Freeze a model's parameters, give it kernels the seam can see, and put everything back, exception or not.
+
+    One thread borrows a model at a time. Switched inside: `requires_grad` of parameters; checkpointing, whose
+    recomputation the seam would not see; and attention packages that bypass torch functions (to SDPA).
+    """
+    with _locks_guard:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock, ExitStack() as restore, torch.inference_mode(False):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+                restore.callback(parameter.requires_grad_, True)
+                _frozen.add(id(parameter))
+                restore.callback(_frozen.discard, id(parameter))
+        for module in model.modules():
+            for name in ("grad_checkpointing", "gradient_checkpointing"):
+                if getattr(module, name, False):
+                    setattr(module, name, False)
+                    restore.callback(setattr, module, name, True)
+        config: Any = getattr(model, "config", None)
+        kernel = getattr(config, "_attn_implementation", None)
+        if isinstance(kernel, str) and kernel not in ("sdpa", "eager"):
+            config._attn_implementation = "sdpa"
+            restore.callback(setattr, config, "_attn_implementation", kernel)
+        yield
