@@ -1,0 +1,223 @@
+"""What has to be said about a family of models, and the register of all that has been said.
+
+A declaration names places in a model by dotted paths; it never copies or replaces them. Where releases of a library
+moved a place, give several paths: the first that exists counts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..shapes import ClewError, UnknownArchitecture
+
+Path = str | tuple[str, ...]
+
+TEMPLATE = """
+from clew import Architecture, Readout, explain
+
+mine = Architecture(
+    name="{name}",
+    classes=("{full_name}",),
+    blocks="encoder.layers",            # the list of blocks, from the model
+    attention="attention",              # the module that computes attention, from a block
+    output_projection="attention.proj", # the linear layer after it, from a block
+    patches="patch_embed.proj",         # a module whose output ends in (grid height, grid width)
+    prefix=lambda model: 1,             # tokens before the patches: CLS, registers
+    readout=lambda model: Readout.cls(),  # the rows that the head reads; or Readout.mean(), …
+)
+explain(model, images, architecture=mine)    # or clew.register(mine), once"""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Which token rows the head reads, and how it weights them: the map from pairs of tokens to scores.
+
+    `rows` are positions with `weights` (summing to 1 or, for concatenated features, to the number of parts);
+    `patches_weight` spreads a weight evenly over all patch tokens, or with `with_prefix` over all tokens.
+    """
+
+    rows: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    patches_weight: float = 0.0
+    with_prefix: bool = False
+
+    @staticmethod
+    def cls() -> Readout:
+        """The head reads token 0."""
+        return Readout((0,), (1.0,))
+
+    @staticmethod
+    def mean(*, with_prefix: bool = False) -> Readout:
+        """The head reads the mean of the patch tokens (or of all tokens)."""
+        return Readout(patches_weight=1.0, with_prefix=with_prefix)
+
+    @staticmethod
+    def cls_and_mean() -> Readout:
+        """The head reads CLS and the mean of the patches, concatenated: both maps are added."""
+        return Readout((0,), (1.0,), patches_weight=1.0)
+
+    def positions(self, tokens: int, prefix: int) -> tuple[list[int], list[float]]:
+        """Row numbers and their weights in a sequence of `tokens`, of which the first `prefix` are no patches."""
+        rows, weights = list(self.rows), list(self.weights)
+        if self.patches_weight:
+            spread = range(0 if self.with_prefix else prefix, tokens)
+            rows += spread
+            weights += [self.patches_weight / len(spread)] * len(spread)
+        return rows, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A declaration: where a family of models keeps its blocks, attention and patches, and what its head reads.
+
+    `classes` are full class names (a subclass matches too). `attention`, `output_projection` and `layer_scale` are
+    paths from a block, the others from the model. `attention_pool` is the module of an attention pooling head, if any:
+    its attention then counts as the last block's. `check` may raise for configurations that cannot be explained.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    blocks: Path
+    attention: Path
+    output_projection: Path
+    patches: Path
+    prefix: Callable[[Any], int]
+    readout: Callable[[Any], Readout]
+    layer_scale: Path = ()
+    attention_pool: Path = ()
+    input_name: str | None = None
+    modality: Literal["image"] = "image"
+    check: Callable[[Any], None] | None = None
+
+    def bind(self, model: nn.Module) -> Bound:
+        """Resolve every path on one model. Raises `UnknownArchitecture` where a place is missing."""
+        if self.check is not None:
+            self.check(model)
+        blocks = list(self._place(model, self.blocks, "blocks"))
+        if not blocks:
+            raise UnknownArchitecture(
+                f"{type(model).__name__} has no attention block", expected="at least one block", got=f"{self.blocks}: 0"
+            )
+        attentions = [self._place(block, self.attention, "attention") for block in blocks]
+        projections = [self._place(block, self.output_projection, "output_projection") for block in blocks]
+        pool = find_path(model, self.attention_pool)
+        if pool is not None:
+            blocks, attentions, projections = [*blocks, pool], [*attentions, pool], [*projections, pool.proj]
+        scales = [find_path(block, self.layer_scale) for block in blocks]
+        return Bound(
+            architecture=self,
+            blocks=blocks,
+            attentions=attentions,
+            projections=projections,
+            scales=[s if isinstance(s, Tensor) else None for s in scales],
+            patches=self._place(model, self.patches, "patches"),
+            prefix=self.prefix(model),
+            readout=self.readout(model),
+            pooled=pool is not None,
+        )
+
+    def _place(self, root: nn.Module, path: Path, what: str) -> Any:
+        found = find_path(root, path)
+        if found is None:
+            raise UnknownArchitecture(
+                f"the declaration {self.name!r} does not fit: {type(root).__name__} has no {what}",
+                expected=" or ".join(path if isinstance(path, tuple) else (path,)),
+                got=", ".join(name for name, _ in root.named_children()) or "no submodules",
+                todo="correct the path in the declaration",
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A declaration resolved on one model. With attention pooling the pool is the last entry of each list."""
+
+    architecture: Architecture
+    blocks: list[nn.Module]
+    attentions: list[nn.Module]
+    projections: list[Any]
+    scales: list[Tensor | None]
+    patches: nn.Module
+    prefix: int
+    readout: Readout
+    pooled: bool
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, the attention pool not counted."""
+        return len(self.blocks) - self.pooled
+
+    @property
+    def last(self) -> int:
+        """The last attention before the head: the pool's where there is one."""
+        return len(self.blocks) - 1
+
+    def readout_rows(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Query rows of the last attention that the head reads, and their weights (float64)."""
+        if self.pooled:
+            queries: int = getattr(self.blocks[-1], "latent_len", 1)
+            rows, weights = list(range(queries)), [1.0 / queries] * queries
+        else:
+            rows, weights = self.readout.positions(tokens, self.prefix)
+        return torch.tensor(rows, device=device), torch.tensor(weights, dtype=torch.float64, device=device)
+
+
+_registered: dict[str, Architecture] = {}
+
+
+def register(architecture: Architecture) -> Architecture:
+    """Make a declaration known, so that `explain` finds it. Raises `ClewError` for a name that is taken."""
+    if architecture.name in _registered:
+        raise ClewError(
+            f"an architecture named {architecture.name!r} is registered already", todo="choose another name"
+        )
+    _registered[architecture.name] = architecture
+    return architecture
+
+
+def architectures() -> dict[str, Architecture]:
+    """All declarations, by name. The files of this folder are read on first use."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(_registered)
+
+
+def find(model: nn.Module) -> Architecture:
+    """The declaration for a model: that of the nearest class among its ancestors.
+
+    Raises `UnknownArchitecture`, with a template to fill in, where there is none.
+    """
+    by_class = {name: a for a in architectures().values() for name in a.classes}
+    for cls in type(model).__mro__:
+        found = by_class.get(f"{cls.__module__}.{cls.__qualname__}")
+        if found is not None:
+            return found
+    kind = type(model)
+    template = TEMPLATE.format(name=kind.__name__.lower(), full_name=f"{kind.__module__}.{kind.__qualname__}")
+    children = ", ".join(f"{name}: {type(child).__name__}" for name, child in model.named_children())
+    raise UnknownArchitecture(
+        f"no declaration fits {kind.__module__}.{kind.__qualname__}",
+        expected="one of " + ", ".join(sorted(_registered)),
+        got=f"a module with {children or 'no submodules'}",
+        todo="declare it:\n" + template,
+    )
+
+
+def find_path(root: Any, path: Path) -> Any:
+    """The first of some dotted paths that exists below `root`, or None."""
+    for dotted in path if isinstance(path, tuple) else (path,):
+        place: Any = root
+        for name in dotted.split("."):
+            place = getattr(place, name, None)
+            if place is None:
+                break
+        else:
+            return place
+    return None
