@@ -1,0 +1,114 @@
+"""The register of methods, and the decorator that adds one.
+
+A method is a function of a `Subject` and keyword-only options that returns a `Result` (or the scores alone):
+
+    @method(paper="Abnar & Zuidema 2020, eq. 1", summary="attention multiplied through the blocks")
+    def my_rollout(subject: Subject, *, start_layer: int | None = None) -> Scores: ...
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..shapes import ClewError, OptionError, close_matches
+from ..trace import Result, Subject
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its name, source, one-line summary and options with their defaults."""
+
+    name: str
+    function: Function
+    paper: str
+    summary: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names and defaults, read from the function's signature."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def __call__(self, subject: Subject, **options: Any) -> Result:
+        """Run the method. Raises `OptionError` for an option it does not have."""
+        for name in options:
+            if name not in self.options:
+                known = close_matches(name, self.options) if self.options else "it has no options"
+                raise OptionError(f"{self.name} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
+        result = self.function(subject, **options)
+        result = result if isinstance(result, Result) else Result(scores=result)
+        merged = {**self.options, **options, **result.options}
+        return Result(result.scores, result.pixels, merged, result.checks, result.details)
+
+
+_registered: dict[str, Method] = {}
+
+
+def method(*, paper: str, summary: str) -> Callable[[Function], Function]:
+    """Register a function as a method under its own name. Raises `ClewError` for a name that is taken."""
+
+    def add(function: Function) -> Function:
+        name = function.__name__
+        if name in _registered:
+            raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
+        _registered[name] = Method(name, function, paper, summary)
+        return function
+
+    return add
+
+
+def methods() -> dict[str, Method]:
+    """All methods, by name. The files of this folder are read on first use."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(_registered)
+
+
+def find(method: str | Function) -> Method:
+    """The method of that name, or a function as a method. Raises `OptionError` for an unknown name."""
+    if callable(method):
+        return Method(method.__name__, method, "", inspect.getdoc(method) or "")
+    known = methods()
+    if method not in known:
+        raise OptionError(f"no method {method!r}", got=method, todo=close_matches(method, known))
+    return known[method]
+
+
+def is_released(variant: str, name: str = "beyond_intuition") -> bool:
+    """Whether a method is asked for what that released code computes, rather than for the paper's method done right.
+
+    Raises `OptionError` for a variant that the method does not have.
+    """
+    if variant not in ("paper", name):
+        raise OptionError("unknown variant", expected=f"paper or {name}", got=variant)
+    return variant == name
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME(key=literal, …)`, as written on the command line, to a name and its options.
+
+    Raises `OptionError` for anything else: only literals are read, nothing is run.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Name):
+            return tree.id, {}
+        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
+            pairs = {k.arg: ast.literal_eval(k.value) for k in tree.keywords if k.arg is not None}
+            if len(pairs) == len(tree.keywords):
+                return tree.func.id, pairs
+    except (SyntaxError, ValueError):
+        pass
+    raise OptionError(
+        "a method is written NAME or NAME(option=value, …)",
+        expected="for example beyond_intuition_token(start_layer=6)",
+        got=text,
+    )

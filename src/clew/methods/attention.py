@@ -1,0 +1,116 @@
+"""Methods made of attention, alone or times its gradient.
+
+Letters: `A` attention probabilities, `G = ∂score/∂A`, `r` readout rows, `I` the identity (the residual connection).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..shapes import Attn, Scores
+from ..trace import Mix, Result, Subject, Trace, mean_heads
+from . import is_released, method
+
+
+@method(paper="the control", summary="random numbers: what a method must beat")
+def random(subject: Subject, *, seed: int = 0) -> Scores:
+    """Uniform random scores, the same for the same `seed`, token count and batch position."""
+    trace = subject.run([subject.last])
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(subject.batch, trace.tokens, generator=generator, dtype=torch.float64)
+    return scores.to(subject.x.device, torch.promote_types(subject.x.dtype, torch.float32))
+
+
+@method(paper="Vaswani et al. 2017", summary="attention of the last block from the readout, mean over heads")
+def raw_attention(subject: Subject, *, layer: int | None = None, variant: str = "paper") -> Result:
+    """`mean_h A_l[readout]` of one block (default: the last). Class-agnostic.
+
+    `variant="beyond_intuition"` gives the released map for models that read the mean of the patches, which averages
+    over keys instead of queries and so is almost constant. `details`: `attention` (batch, head, query, key).
+    """
+    chosen = subject.last if layer is None else subject.layers_from(layer, 0)[0]
+    trace = subject.run({chosen, subject.last})
+    A = trace[chosen].probabilities()
+    if is_released(variant) and subject.bound.readout.patches_weight:
+        scores = _mean_over_keys(trace, mean_heads(A))
+    else:
+        scores = trace.over_tokens((trace.start() @ mean_heads(A)).squeeze(1), chosen)
+    return Result(scores, details={"attention": A})
+
+
+@method(paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks")
+def attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Result:
+    """`M_l = (mean_h A_l + I)`, rows normalised to 1; `scores = readout · M_{L-1} ⋯ M_start`. Class-agnostic."""
+    layers = subject.layers_from(start_layer, 0)
+    trace = subject.run(layers)
+    r = trace.start()
+    for layer in reversed(layers):
+        r = trace.chain(r, layer, mean_heads, normalize=True)
+    return Result(r.squeeze(1), options={"start_layer": layers[0]})
+
+
+@method(paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block")
+def attention_gradcam(subject: Subject, *, variant: str = "paper") -> Result:
+    """`w_h = mean G_h` over readout rows and patch keys; `scores = max(mean_h w_h A_h[readout], 0)`.
+
+    `variant="beyond_intuition"` gives the released map for models that read the mean of the patches: one weight per
+    query, averaged over keys. A map without positive evidence is all zero.
+    """
+    last, prefix = subject.last, subject.bound.prefix
+    trace = subject.run([last], leaf=(last, "o"))
+    g_o = trace.gradients([(last, "o")])[last, "o"]
+    rows, weights = trace.readout()
+    if is_released(variant) and subject.bound.readout.patches_weight:
+        w = trace[last].attention_gradient(g_o)[..., prefix:].mean((1, 3))[:, None, :, None]
+        return Result(_mean_over_keys(trace, (w * trace[last].probabilities()).mean(1)).clamp(min=0))
+    seen = trace[last].probabilities(rows), trace[last].attention_gradient(g_o, rows)
+    A, G = (trace.over_tokens(m.to(weights.dtype), last) for m in seen)
+    w = torch.einsum("r,bhrk->bhk", weights, G)[..., prefix:].mean(-1)
+    cam = torch.einsum("bh,r,bhrk->bk", w, weights, A) / A.shape[1]
+    return Result(cam.clamp(min=0))
+
+
+@method(paper="Chefer et al. 2021b, eq. 5-6", summary="attention times its gradient, added up through the blocks")
+def generic_attribution(subject: Subject, *, start_layer: int | None = None, variant: str = "paper") -> Result:
+    """`R ← R + C_l R` from `R = I`, with `C_l = mean_h max(G_l ⊙ A_l, 0)`; `scores = readout · R`.
+
+    `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
+    """
+
+    def per_head(A: Attn, G: Attn) -> Tensor:
+        return (G * A).clamp(min=0).mean(1)
+
+    def after_mean(A: Attn, G: Attn) -> Tensor:
+        return (G * A).mean(1).clamp(min=0)
+
+    layers = subject.layers_from(start_layer, 0)
+    mix = after_mean if is_released(variant) else per_head
+    return Result(_through(subject, layers, mix), options={"start_layer": layers[0]})
+
+
+@method(paper="Chefer et al. 2021a; Qiang et al. 2022", summary="rollout of attention times its positive gradient")
+def gradient_attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Result:
+    """`C_l = mean_h max(A_l ⊙ G_l, 0)`, rows of `C_l + I` normalised to 1, product over blocks, readout row."""
+
+    def positive(A: Attn, G: Attn) -> Tensor:
+        return (A * G).clamp(min=0).mean(1)
+
+    layers = subject.layers_from(start_layer, 0)
+    return Result(_through(subject, layers, positive, normalize=True), options={"start_layer": layers[0]})
+
+
+def _through(subject: Subject, layers: range, mix: Mix, *, normalize: bool = False) -> Scores:
+    """`readout · ∏ (I + mix(A_l, G_l))`, from the last block down, with one backward pass for all gradients."""
+    trace = subject.run(layers, leaf=(layers[0], "o"))
+    gradients = trace.gradients((layer, "o") for layer in layers)
+    r = trace.start()
+    for layer in reversed(layers):
+        r = trace.chain(r, layer, mix, gradient=gradients[layer, "o"], normalize=normalize)
+    return r.squeeze(1)
+
+
+def _mean_over_keys(trace: Trace, maps: Tensor) -> Scores:
+    """Released quirk: the mean of a (query, key) map over patch keys, for each patch query; prefix tokens get 0."""
+    prefix = trace.bound.prefix
+    return torch.nn.functional.pad(maps[:, prefix:, prefix:].mean(-1), (prefix, 0))
