@@ -1,0 +1,56 @@
+"""One self-contained HTML page of heatmaps: no script, font or picture from anywhere else; all words escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from .plots import Array, Picture, colour, in_frame, png
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One heatmap on the page: token `scores` row by row of the patch `grid`, and facts about it in plain words."""
+
+    picture: Picture
+    heat: Array
+    title: str
+    scores: Sequence[float]
+    grid: tuple[int, int]
+    facts: Mapping[str, str]
+
+
+def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
+    """The page: a row per example, a cell per heatmap, a slider for opacity; hovering a patch gives its number."""
+    shown = [[_drawn(cell) for cell in row] for row in rows]
+    return _template().render(title=title, rows=shown)
+
+
+def _drawn(cell: Cell) -> dict[str, Any]:
+    height, width = cell.picture.pixels.shape[:2]
+    left, top, right, bottom = cell.picture.box
+    return {
+        "title": cell.title,
+        "picture": _data(png(cell.picture.pixels)),
+        "heat": _data(png(colour(in_frame(cell.picture, cell.heat)))),
+        "scores": [float(f"{s:.4g}") for s in cell.scores],
+        "grid": list(cell.grid),
+        "box": [left / width, top / height, right / width, bottom / height],
+        "facts": dict(cell.facts),
+    }
+
+
+def _data(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment
+
+    source = resources.files("clew").joinpath("templates/page.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True).from_string(source)

@@ -1,0 +1,100 @@
+"""Draw heatmaps over pictures. Knows arrays and words, no model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an example looked like: `pixels` (height, width, 3) uint8, and the `box` (left, top, right, bottom) of it
+    that the model saw, in its pixels; the box may reach over the edge where the model's input was padded."""
+
+    pixels: NDArray[np.uint8]
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One heatmap over one picture, with its title; `heat` (height, width) lies over the picture's box."""
+
+    picture: Picture
+    heat: Array
+    title: str
+
+
+def colour_scale(heats: Sequence[Array]) -> tuple[str, float, float]:
+    """Colour map, lowest and highest value for some maps: diverging around 0 where any is negative, else from 0."""
+    finite = [h[np.isfinite(h)] for h in heats]
+    high = max((float(np.abs(h).max()) for h in finite if h.size), default=0.0) or 1.0
+    if any(h.size and float(h.min()) < 0 for h in finite):
+        return "RdBu_r", -high, high
+    return "inferno", 0.0, high
+
+
+def colour(heat: Array) -> NDArray[np.uint8]:
+    """A heatmap as RGBA, for laying over a picture: stronger values cover more. NaN is transparent."""
+    from matplotlib import colormaps
+
+    name, low, high = colour_scale([heat])
+    known = np.nan_to_num(heat, nan=0.0)
+    rgba = colormaps[name]((known - low) / (high - low))
+    rgba[..., 3] = np.where(np.isfinite(heat), 0.25 + 0.75 * np.abs(known) / high, 0.0)
+    return (rgba * 255).astype(np.uint8)
+
+
+def in_frame(picture: Picture, heat: Array) -> Array:
+    """The heatmap in the frame of the whole picture, NaN where the model saw nothing: resize and crop undone."""
+    height, width = picture.pixels.shape[:2]
+    left, top, right, bottom = (round(v) for v in picture.box)
+    size = max(1, right - left), max(1, bottom - top)
+    stretched = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    frame = np.full((height, width), np.nan, dtype=np.float32)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    frame[y0:y1, x0:x1] = np.asarray(stretched)[y0 - top : y1 - top, x0 - left : x1 - left]
+    return frame
+
+
+def png(image: Array) -> bytes:
+    """An image array as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
+    """Examples downwards, their picture and one overlay per panel across, each with a colour bar; as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 1 + max(len(row) for row in rows)
+    figure = Figure(figsize=(2.7 * columns, 2.9 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(len(rows), columns, squeeze=False)
+    for line, panels in zip(axes, rows, strict=True):
+        for axis in line:
+            axis.axis("off")
+        line[0].imshow(panels[0].picture.pixels)
+        for axis, panel in zip(line[1:], panels, strict=False):
+            frame = in_frame(panel.picture, panel.heat)
+            name, low, high = colour_scale([frame])
+            axis.imshow(panel.picture.pixels)
+            opacity = np.where(np.isfinite(frame), 0.25 + 0.6 * np.abs(np.nan_to_num(frame)) / high, 0.0)
+            drawn = axis.imshow(frame, cmap=name, vmin=low, vmax=high, alpha=opacity)
+            axis.set_title(panel.title, fontsize=8)
+            drawn.set_alpha(None)  # the bar shows full colours
+            bar = figure.colorbar(drawn, ax=axis, shrink=0.7)
+            drawn.set_alpha(opacity)
+            bar.ax.tick_params(labelsize=6)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
