@@ -1,0 +1,39 @@
+"""clew: what did this transformer look at?"""
+
+from . import targets
+from .architectures import Architecture, Readout, architectures, register
+from .attribution import Attribution, compare
+from .doctor import doctor
+from .explain import explain
+from .images import Preprocess, open_image
+from .load import DinoLinear, LoadedModel, load
+from .methods import method, methods
+from .minis import scenes
+from .shapes import ClewError
+from .targets import Contrast
+from .trace import Result, Subject, Trace
+
+__all__ = [
+    "Architecture",
+    "Attribution",
+    "ClewError",
+    "Contrast",
+    "DinoLinear",
+    "LoadedModel",
+    "Preprocess",
+    "Readout",
+    "Result",
+    "Subject",
+    "Trace",
+    "architectures",
+    "compare",
+    "doctor",
+    "explain",
+    "load",
+    "method",
+    "methods",
+    "open_image",
+    "register",
+    "scenes",
+    "targets",
+]

@@ -1,0 +1,127 @@
+"""What every architecture promises, tried on a tiny random model of each, with fused and hand-written attention."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import TINY, build, images
+
+import clew
+from clew.explain import prepare
+from clew.trace import Subject, logits_of
+
+CASES = [(name, kind) for name, tiny in TINY.items() for kind in ("sdpa", "eager") if kind == "sdpa" or tiny.eager]
+METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients")]
+FEW = {"n_steps": 3}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+def case(request):
+    name, kind = request.param
+    return name, build(name, kind), images(TINY[name].size)
+
+
+def subject_of(model, x):
+    ready = prepare(model, x)
+    return Subject(ready.model, ready.bound, ready.inputs, lambda output: lambda out, rows: logits_of(out).amax(-1))
+
+
+def options_of(method):
+    return FEW if method.startswith("beyond_intuition") else {}
+
+
+def test_forward_is_unchanged_to_the_last_bit(case):
+    _, model, x = case
+    subject = subject_of(model, x)
+    everything = range(subject.last + 1)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            plain = logits_of(model(x))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    for leaf in (None, (0, "v"), (0, "o"), (subject.last, "o")):
+        seen = logits_of(subject.run(everything, hidden=everything, leaf=leaf).output)
+        assert torch.equal(seen.detach(), plain), leaf
+
+
+def test_captured_attention_times_values_is_the_models_own_output(case):
+    name, model, x = case
+    subject = subject_of(model, x)
+    trace = subject.run(range(subject.last + 1))
+    for layer in range(subject.last + 1):
+        A = trace[layer].probabilities()
+        torch.testing.assert_close(A.sum(-1), torch.ones_like(A.sum(-1)), rtol=0, atol=1e-6)
+        tolerance = 1e-12 if TINY[name].float64 else 1e-6
+        torch.testing.assert_close(A.double() @ trace[layer].v, trace[layer].o, rtol=0, atol=tolerance)
+
+
+def test_declared_readout_is_what_the_head_reads(case):
+    _, model, x = case
+    subject = subject_of(model, x)
+    trace = subject.run([subject.last], leaf=(subject.last, "o"))
+    gradient = trace.gradients([(subject.last, "o")])[subject.last, "o"]
+    reached = gradient.abs().amax((0, 1, 3)).nonzero().flatten().tolist()
+    rows, weights = trace.readout()
+    assert sorted(rows.tolist()) == reached
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batch_equals_single_examples(case, method):
+    name, model, x = case
+    if method == "random":
+        pytest.skip("random numbers are drawn for the batch")
+    together = clew.explain(model, x, method=method, checks="off", **options_of(method))
+    assert together.prefix == TINY[name].prefix
+    assert together.patch_grid == (TINY[name].size[0] // 8, TINY[name].size[1] // 8)
+    assert together.scores.shape == (3, together.patch_grid[0] * together.patch_grid[1])
+    assert torch.isfinite(together.all_scores).all()
+    assert together.scores.dtype == torch.float64
+    alone = torch.cat(
+        [clew.explain(model, x[i], method=method, checks="off", **options_of(method)).all_scores for i in range(3)]
+    )
+    scale = alone.abs().max().clamp(min=1e-30)
+    assert ((together.all_scores - alone).abs().max() / scale) < (1e-10 if TINY[name].float64 else 1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if tiny.eager])
+def test_eager_equals_sdpa(name, method):
+    x = images(TINY[name].size)
+    fused, eager = (
+        clew.explain(build(name, kind), x, method=method, target=1, checks="off", **options_of(method))
+        for kind in ("sdpa", "eager")
+    )
+    if "attention" in fused.checks:
+        assert (fused.checks["attention"], eager.checks["attention"]) == ("sdpa", "eager")
+    scale = fused.all_scores.abs().max().clamp(min=1e-30)
+    difference = (fused.all_scores - eager.all_scores).abs().max() / scale
+    assert difference < (1e-10 if TINY[name].float64 else 1e-6)
+
+
+def test_nothing_is_left_behind(case):
+    _, model, x = case
+    some = next(iter(model.parameters()))
+    some.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    flags = [p.requires_grad for p in model.parameters()]
+
+    def broken(output):
+        raise RuntimeError("a fault in the user's own function")
+
+    clew.explain(model, x, method="beyond_intuition_head", **FEW)
+    clew.explain(model, x, method="saliency")
+    with pytest.raises(RuntimeError, match="user's own"):
+        clew.explain(model, x, method="generic_attribution", target=broken)
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks and not m.training for m in model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_doctor_finds_nothing_wrong(case):
+    _, model, x = case
+    assert [f for f in clew.doctor(model, x) if not f.ok] == []
