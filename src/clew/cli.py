@@ -1,0 +1,251 @@
+"""The command line: `clew explain`, `methods`, `models`, `doctor`, `demo`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .architectures import architectures
+from .attribution import Attribution, compare
+from .doctor import doctor as examine
+from .explain import explain as explain_batch
+from .images import open_image
+from .load import MINIS, LoadedModel, load
+from .methods import find, methods, parse
+from .minis import scenes
+from .shapes import ClewError, OptionError
+from .targets import Contrast, Target
+
+app = typer.Typer(
+    name="clew",
+    help="What did this transformer look at? Explain image classifiers, and check the explanation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+DEMO_METHODS = [
+    "random",
+    "raw_attention",
+    "attention_rollout",
+    "integrated_gradients(n_steps=16)",
+    "beyond_intuition_head",
+    "beyond_intuition_token",
+]
+
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="mini:digits, timm:NAME, hf:ORG/NAME, or a folder with config.json.")
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Weights to use instead (.safetensors or .pth, read as weights only).")
+]
+Linear = Annotated[Path | None, typer.Option(help="Weights of a DINO linear head on a timm backbone.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
+
+
+@app.command()
+def explain(
+    images: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    model: ModelName,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="A class index or label; 'A / B' for A rather than B. Default: predicted."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png or .safetensors (one method).")] = Path(
+        "clew.html"
+    ),
+    score: Annotated[str, typer.Option(help="logit, probability or log_probability.")] = "logit",
+    checkpoint: Checkpoint = None,
+    linear: Linear = None,
+    device: Device = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images explained at a time.")] = 16,
+) -> None:
+    """Explain what a model saw in pictures.
+
+    clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
+    """
+    chosen = [parse(text) for text in method or ["beyond_intuition_token"]]
+    for name, _ in chosen:
+        find(name)
+    if out.suffix not in (".html", ".png", ".safetensors") or (out.suffix == ".safetensors" and len(chosen) > 1):
+        raise OptionError(
+            "cannot write that file", expected=".html or .png, or .safetensors for one method", got=str(out)
+        )
+    pictures = [open_image(path) for path in images]
+    loaded = load(model, checkpoint=checkpoint, linear=linear, device=device)
+    results = run(loaded, pictures, chosen, _target(target), score, batch_size)
+    for path, lines in zip(images, zip(*(_lines(r) for r in results), strict=True), strict=True):
+        console.print(f"[bold]{escape(path.name)}[/bold]")
+        for line in lines:
+            console.print("  " + escape(line))
+    written = results[0].save(out) if out.suffix == ".safetensors" else compare(results, out)
+    console.print(f"written: {escape(str(written))}")
+
+
+@app.command("methods")
+def list_methods(name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None) -> None:
+    """List the methods with their papers and options, or show one in full."""
+    if name is not None:
+        method = find(name)
+        console.print(f"[bold]{method.name}[/bold]  ({escape(method.paper)})\n")
+        console.print(escape(inspect.getdoc(method.function) or method.summary))
+        console.print("\noptions: " + escape(_options(method.options) or "none"))
+        return
+    table = Table("method", "what it is", "paper", "options")
+    for method in methods().values():
+        table.add_row(method.name, escape(method.summary), escape(method.paper), escape(_options(method.options)))
+    console.print(table)
+
+
+@app.command()
+def models() -> None:
+    """List the bundled models and the families that can be explained as they are."""
+    bundled = Table("bundled", "what it is")
+    for name, what in MINIS.items():
+        bundled.add_row(f"mini:{name}", what)
+    families = Table("declaration", "classes")
+    for architecture in architectures().values():
+        families.add_row(architecture.name, "\n".join(architecture.classes))
+    console.print(bundled, families)
+    console.print("Any other model: pass architecture=clew.Architecture(…) to clew.explain; `clew doctor` tries it.")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="mini:digits, timm:NAME, hf:ORG/NAME, or a folder.")],
+    checkpoint: Checkpoint = None,
+    linear: Linear = None,
+    device: Device = "cpu",
+) -> None:
+    """Try on a model everything that the explanations rely on. Exit status 1 if something does not hold."""
+    findings = examine(load(model, checkpoint=checkpoint, linear=linear, device=device))
+    table = Table("", "tried", "seen")
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.ok else "[red]FAIL[/red]"
+        table.add_row(mark, finding.name, escape(finding.seen))
+    console.print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("clew-demo.html"),
+    limit: Annotated[int, typer.Option(min=1, help="Scenes on the page.")] = 6,
+) -> None:
+    """Explain the bundled digit scenes by several methods, and measure which method finds the digit."""
+    began = time.perf_counter()
+    loaded, data = load("mini:digits"), scenes("digits")
+    results = run(loaded, data.images, [parse(text) for text in DEMO_METHODS], data.labels.tolist())
+    table = Table(
+        "method", "maximum on the digit", "positive score on the digit", title=f"{len(data.images)} scenes with masks"
+    )
+    for result in results:
+        heat = result.heatmap().numpy()
+        table.add_row(result.method, f"{_pointing(heat, data.masks):.0%}", f"{_mass(heat, data.masks):.0%}")
+    console.print(table)
+    read = _accuracy(results[0], data.labels)
+    console.print(f"(the digit covers {data.masks.mean():.0%} of a scene; the model reads {read:.0%} of them)")
+    written = compare([result[:limit] for result in results], out)
+    console.print(f"written: {escape(str(written.resolve()))}  ({time.perf_counter() - began:.0f} s)")
+
+
+def run(
+    loaded: LoadedModel,
+    pictures: Sequence[Image.Image],
+    chosen: Sequence[tuple[str, dict[str, Any]]],
+    target: Target,
+    score: str = "logit",
+    batch_size: int = 16,
+) -> list[Attribution]:
+    """Several methods on any number of pictures, in batches, with a progress bar; one result per method."""
+    results: list[Attribution] = []
+    with _bar("explaining", len(chosen) * len(pictures)) as advance:
+        for name, options in chosen:
+            parts: list[Attribution] = []
+            for start in range(0, len(pictures), batch_size):
+                batch = list(pictures[start : start + batch_size])
+                of_batch = target[start : start + batch_size] if isinstance(target, list) else target
+                parts.append(explain_batch(loaded, batch, method=name, target=of_batch, score=score, **options))
+                advance(len(batch))
+            results.append(Attribution.concatenate(parts))
+    return results
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Generator[Any]:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _target(text: str | None) -> Target:
+    if text is None:
+        return None
+    if " / " in text:
+        a, _, b = text.partition(" / ")
+        return Contrast(_class(a), _class(b))
+    return _class(text)
+
+
+def _class(text: str) -> int | str:
+    stripped = text.strip()
+    return int(stripped) if stripped.lstrip("-").isdigit() else stripped
+
+
+def _lines(result: Attribution) -> list[str]:
+    lines: list[str] = []
+    for i in range(len(result)):
+        facts = result.facts(i)
+        checks = ", ".join(f"{k} {facts[k]}" for k in ("integration error", "non finite") if k in facts)
+        lines.append(f"{result.method}: {facts['explained']}" + (f" ({checks})" if checks else ""))
+    return lines
+
+
+def _options(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={default!r}" for name, default in options.items())
+
+
+def _pointing(heat: np.ndarray, masks: np.ndarray) -> float:
+    return float(np.mean([mask.flat[h.argmax()] for h, mask in zip(heat, masks, strict=True)]))
+
+
+def _mass(heat: np.ndarray, masks: np.ndarray) -> float:
+    positive = heat.clip(min=0)
+    return float(np.mean((positive * masks).sum((1, 2)) / positive.sum((1, 2)).clip(min=1e-12)))
+
+
+def _accuracy(result: Attribution, labels: np.ndarray) -> float:
+    assert result.logits is not None
+    return float((result.logits.argmax(-1).numpy() == labels).mean())
+
+
+def main() -> None:
+    """Run the command line; an error of ours is shown without its traceback."""
+    try:
+        app()
+    except ClewError as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        sys.exit(1)
