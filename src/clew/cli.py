@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from .architectures import architectures
 from .attribution import Attribution, compare
@@ -112,10 +112,11 @@ def list_methods(name: Annotated[str | None, typer.Argument(help="One method, in
         console.print(escape(inspect.getdoc(method.function) or method.summary))
         console.print("\noptions: " + escape(_options(method.options) or "none"))
         return
-    table = Table("method", "what it is", "paper", "options")
+    table = Table(Column("method", no_wrap=True), "what it is", "paper")
     for method in methods().values():
-        table.add_row(method.name, escape(method.summary), escape(method.paper), escape(_options(method.options)))
+        table.add_row(method.name, escape(method.summary), escape(method.paper))
     console.print(table)
+    console.print("`clew methods NAME` shows a method's equation and options.")
 
 
 @app.command()
@@ -249,3 +250,7 @@ def main() -> None:
     except ClewError as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Architecture
-from .explain import explain, prepare
+from .explain import explain
 from .load import LoadedModel
+from .prepare import prepare
 from .shapes import ClewError
 from .trace import Subject, logits_of
 

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from .architectures import Architecture, Bound
-from .architectures import find as find_architecture
+from .architectures import Architecture
 from .attribution import Attribution
-from .images import picture_of
 from .load import LoadedModel
 from .methods import find as find_method
-from .plots import Picture
+from .prepare import Prepared, prepare
 from .seam import borrowed
 from .shapes import InputError, OptionError
 from .targets import Target, resolve
-from .trace import Result, Subject, logits_of, reject_nan
+from .trace import Result, Subject, logits_of
 
 # The difference instrumentation made to the logits, by model and input shape.
 _differences: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model ready to be explained on a batch: what `subject` needs, and what drawing needs."""
-
-    model: nn.Module
-    bound: Bound
-    inputs: dict[str, Tensor]
-    labels: Sequence[str] | None
-    pictures: Sequence[Picture]
-    name: str
 
 
 def explain(
@@ -84,8 +68,9 @@ def explain(
         raise OptionError("unknown checks", expected="default, full or off", got=checks)
     if normalize not in (None, "minmax", "max"):
         raise OptionError("unknown normalize", expected="minmax or max", got=normalize)
-    ready = prepare(model, inputs, architecture)
-    with _progress(chosen.name, show_progress) as progress:
+    # Gradients are needed whatever mode the caller is in.
+    with torch.inference_mode(False), torch.enable_grad(), _progress(chosen.name, show_progress) as progress:
+        ready = prepare(model, inputs, architecture)
         subject = Subject(
             ready.model,
             ready.bound,
@@ -96,10 +81,10 @@ def explain(
         )
         grid = subject.grid()
         result = chosen(subject, **options)
-    if subject.clean_output is None:
-        with torch.no_grad():
-            subject.score(subject.forward(), clean=True)
-    return _attribution(ready, subject, grid, chosen.name, result, checks, details, normalize, zero_cls)
+        if subject.target is None:
+            with torch.no_grad():
+                subject.score(subject.forward(), clean=True)
+        return _attribution(ready, subject, grid, chosen.name, result, checks, details, normalize, zero_cls)
 
 
 def _attribution(
@@ -169,90 +154,6 @@ def _attribution(
     )
 
 
-def prepare(model: nn.Module | LoadedModel, inputs: Any, architecture: Architecture | None = None) -> Prepared:
-    """Check a model and its inputs, and bring the inputs to the model's device and dtype."""
-    loaded = model if isinstance(model, LoadedModel) else None
-    module = unwrap(loaded.model if loaded is not None else model)
-    if module.training:
-        raise InputError(
-            f"{type(module).__name__} is in training mode, so dropout makes every pass different",
-            expected="a model in evaluation mode",
-            got="model.training == True",
-            todo="call model.eval()",
-        )
-    bound = (architecture or find_architecture(module)).bind(module)
-    tensors, pictures = _as_tensors(inputs, loaded, bound)
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    moved = {
-        name: value.to(like.device, like.dtype if value.is_floating_point() else None)
-        for name, value in tensors.items()
-    }
-    name = loaded.name if loaded is not None else type(module).__name__
-    labels = loaded.labels if loaded is not None else _labels(module)
-    moved = {k: v.clone() if v.is_inference() else v.detach() for k, v in moved.items()}
-    return Prepared(module, bound, moved, labels, pictures, name)
-
-
-def unwrap(model: Any) -> nn.Module:
-    """The module inside `torch.compile`, `DataParallel` and the like."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module  # pyright: ignore[reportUnknownMemberType]
-        if inner is None:
-            break
-        model = inner
-    if not isinstance(model, nn.Module):
-        raise InputError("this is no model", expected="a torch.nn.Module or a model from clew.load", got=type(model))
-    return model
-
-
-def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[dict[str, Tensor], Sequence[Picture]]:
-    name = bound.architecture.input_name or ""
-    if isinstance(inputs, Mapping):
-        given = {str(k): v for k, v in inputs.items() if v is not None}
-        if not given or not all(isinstance(v, Tensor) for v in given.values()):
-            raise InputError("a mapping of inputs holds tensors", got={k: type(v).__name__ for k, v in given.items()})
-        main = given.get(name, next(iter(given.values())))
-        _check_image(main, bound)
-        return given, [picture_of(image) for image in main]
-    if isinstance(inputs, Tensor):
-        batch = inputs[None] if inputs.ndim == 3 else inputs
-        _check_image(batch, bound)
-        return {name: batch}, [picture_of(image) for image in batch]
-    items = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    if not items or not all(isinstance(i, Image.Image) for i in items):
-        kinds = sorted({type(i).__name__ for i in items}) or ["nothing"]
-        raise InputError(
-            "these inputs cannot be explained",
-            expected="a tensor, a mapping of tensors, or PIL images",
-            got=", ".join(kinds),
-            todo="open picture files with clew.open_image(path)",
-        )
-    if loaded is None or loaded.preprocess is None:
-        raise InputError(
-            "PIL images need the model's own preprocessing",
-            expected="a model from clew.load, or a tensor (batch, channel, height, width)",
-            got=type(items[0]).__name__,
-            todo="load the model with clew.load, or preprocess the images yourself",
-        )
-    batch, pictures = loaded.preprocess.batch(items)
-    _check_image(batch, bound)
-    return {name: batch}, pictures
-
-
-def _check_image(x: Tensor, bound: Bound) -> None:
-    channels = getattr(bound.patches, "in_channels", None)
-    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (channels and x.shape[1] != channels):
-        raise InputError(
-            "the input is not a batch of images for this model",
-            expected=f"floats of shape (batch, {channels or 'channel'}, height, width), normalised for the model",
-            got=f"{x.dtype} of shape {tuple(x.shape)}",
-            todo="convert the image to RGB and preprocess it, or pass a PIL image to a model from clew.load",
-        )
-    reject_nan(x)
-
-
 def _forward_difference(subject: Subject, *, again: bool) -> float:
     """Largest change that instrumenting every block makes to the logits; measured once per model and input shape."""
     key = (tuple(subject.x.shape), subject.x.dtype, str(subject.x.device))
@@ -305,11 +206,6 @@ def _normalized(scores: Tensor, prefix: int, how: str | None) -> Tensor:
     return torch.where(span > 0, (scores - low) / span, 0.0)  # a constant map becomes zeros
 
 
-def _labels(model: nn.Module) -> Sequence[str] | None:
-    names: Any = getattr(getattr(model, "config", None), "id2label", None)
-    return [str(names[i]) for i in sorted(names)] if isinstance(names, Mapping) and names else None
-
-
 @contextmanager
 def _progress(name: str, show: bool) -> Generator[Callable[[int, int], None] | None]:
     if not show:
@@ -320,6 +216,3 @@ def _progress(name: str, show: bool) -> Generator[Callable[[int, int], None] | N
     with Progress(transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-__all__ = ["explain", "prepare", "unwrap"]

@@ -103,7 +103,7 @@ class Preprocess:
         name = str(config.get("interpolation", "bicubic")).upper()
         resample = Image.Resampling[name if name in Image.Resampling.__members__ else "BICUBIC"]
         mode = "squash" if config.get("crop_mode") == "squash" else "cover"
-        return Preprocess(size, resize, mode, tuple(config["mean"]), tuple(config["std"]), resample)
+        return Preprocess(size, resize, mode, _floats(config["mean"]), _floats(config["std"]), resample)
 
     @staticmethod
     def from_hf(config: Mapping[str, Any], image_size: tuple[int, int]) -> Preprocess:
@@ -123,11 +123,15 @@ class Preprocess:
             final,
             resize,
             "cover" if cover else "squash",
-            tuple(config.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
-            tuple(config.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
+            _floats(config.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
+            _floats(config.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
             Image.Resampling(config.get("resample", 2)),
             config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0,
         )
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)
 
 
 def _height_width(size: Any) -> tuple[int, int]:

@@ -112,7 +112,7 @@ def _load_mini(name: str) -> LoadedModel:
     if name not in MINIS:
         raise LoadError(f"no bundled model {name!r}", got=name, todo=close_matches(name, MINIS))
     with resources.as_file(resources.files("clew").joinpath("minis", name)) as folder:
-        found = _load_hf(str(folder), name, None, {})
+        found = _load_hf(str(folder), name, None, {}, quiet=True)
         found.facts = json.loads((folder / "measured.json").read_text())
     return found
 
@@ -231,16 +231,21 @@ def _announce_timm(timm: Any, name: str) -> None:
 # Hugging Face
 
 
-def _load_hf(path: str, name: str, checkpoint: str | Path | None, model_args: dict[str, Any]) -> LoadedModel:
+def _load_hf(
+    path: str, name: str, checkpoint: str | Path | None, model_args: dict[str, Any], *, quiet: bool = False
+) -> LoadedModel:
     from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers.utils import logging as hf_logging
 
     if not Path(path).is_dir():
         _announce(path, "config.json")
+    bar_was_shown = hf_logging.is_progress_bar_enabled()
+    if quiet:
+        hf_logging.disable_progress_bar()
     try:
         if checkpoint is not None:
             config: Any = AutoConfig.from_pretrained(path, **model_args)
-            model: Any = AutoModelForImageClassification.from_config(config)
-            load_weights(model, read_weights(checkpoint), checkpoint)
+            model = _hf_with_weights(config, read_weights(checkpoint), checkpoint)
         else:
             model = AutoModelForImageClassification.from_pretrained(
                 path, weights_only=True, dtype=torch.float32, **model_args
@@ -249,11 +254,35 @@ def _load_hf(path: str, name: str, checkpoint: str | Path | None, model_args: di
         raise
     except Exception as error:
         raise _not_fetched(name, error) from error
+    finally:
+        if quiet and bar_was_shown:
+            hf_logging.enable_progress_bar()
     size = getattr(model.config, "image_size", 224)
     size = (size, size) if isinstance(size, int) else tuple(size)
     preprocess = Preprocess.from_hf(_preprocessor(path), size)
     labels = model.config.id2label
     return LoadedModel(model, preprocess, [str(labels[i]) for i in sorted(labels)], name)
+
+
+def _hf_with_weights(config: Any, weights: Weights, source: str | Path) -> Any:
+    """A model with given weights, strictly; transformers renames what other releases called differently."""
+    from transformers import AutoModelForImageClassification
+
+    with torch.device("meta"):
+        cls: Any = type(AutoModelForImageClassification.from_config(config))
+    own = cls(config)
+    fitted = fit_names(weights, set(own.state_dict()))
+    model, info = cls.from_pretrained(None, config=config, state_dict=fitted, output_loading_info=True)
+    problems = {k: sorted(map(str, v)) for k, v in info.items() if k.endswith("_keys") and v}
+    if problems:
+        shown = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:6])}" for k, v in problems.items())
+        raise LoadError(
+            f"the weights in {source} do not fit {cls.__name__}",
+            expected="every tensor of the model, and no other",
+            got=shown,
+            todo="choose the model and num_labels that the checkpoint was trained with",
+        )
+    return model
 
 
 def _preprocessor(path: str) -> dict[str, Any]:

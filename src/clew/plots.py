@@ -32,11 +32,16 @@ class Panel:
     title: str
 
 
-def colour_scale(heats: Sequence[Array]) -> tuple[str, float, float]:
-    """Colour map, lowest and highest value for some maps: diverging around 0 where any is negative, else from 0."""
-    finite = [h[np.isfinite(h)] for h in heats]
-    high = max((float(np.abs(h).max()) for h in finite if h.size), default=0.0) or 1.0
-    if any(h.size and float(h.min()) < 0 for h in finite):
+def colour_scale(heat: Array) -> tuple[str, float, float]:
+    """Colour map, lowest and highest value for a map: diverging around 0 where any value is negative, else from 0.
+
+    The scale ends at the 99.5th percentile, so that a few extreme pixels do not hide the rest.
+    """
+    values = heat[np.isfinite(heat)]
+    size = np.abs(values)
+    high = float(np.quantile(size, 0.995) or size.max()) if values.size else 0.0
+    high = high or 1.0
+    if values.size and float(values.min()) < 0:
         return "RdBu_r", -high, high
     return "inferno", 0.0, high
 
@@ -45,8 +50,8 @@ def colour(heat: Array) -> NDArray[np.uint8]:
     """A heatmap as RGBA, for laying over a picture: stronger values cover more. NaN is transparent."""
     from matplotlib import colormaps
 
-    name, low, high = colour_scale([heat])
-    known = np.nan_to_num(heat, nan=0.0)
+    name, low, high = colour_scale(heat)
+    known = np.clip(np.nan_to_num(heat, nan=0.0), low, high)
     rgba = colormaps[name]((known - low) / (high - low))
     rgba[..., 3] = np.where(np.isfinite(heat), 0.25 + 0.75 * np.abs(known) / high, 0.0)
     return (rgba * 255).astype(np.uint8)
@@ -74,6 +79,8 @@ def png(image: Array) -> bytes:
 def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
     """Examples downwards, their picture and one overlay per panel across, each with a colour bar; as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     columns = 1 + max(len(row) for row in rows)
@@ -86,14 +93,15 @@ def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
         line[0].imshow(panels[0].picture.pixels)
         for axis, panel in zip(line[1:], panels, strict=False):
             frame = in_frame(panel.picture, panel.heat)
-            name, low, high = colour_scale([frame])
+            name, low, high = colour_scale(frame)
             axis.imshow(panel.picture.pixels)
-            opacity = np.where(np.isfinite(frame), 0.25 + 0.6 * np.abs(np.nan_to_num(frame)) / high, 0.0)
-            drawn = axis.imshow(frame, cmap=name, vmin=low, vmax=high, alpha=opacity)
+            size = np.clip(np.abs(np.nan_to_num(frame)) / high, 0, 1)
+            opacity = np.where(np.isfinite(frame), 0.25 + 0.6 * size, 0.0)
+            clipped = np.nanmax(np.abs(frame)) > high
+            beyond = ("both" if low < 0 else "max") if clipped else "neither"
+            axis.imshow(frame, cmap=name, vmin=low, vmax=high, alpha=opacity)
             axis.set_title(panel.title, fontsize=8)
-            drawn.set_alpha(None)  # the bar shows full colours
-            bar = figure.colorbar(drawn, ax=axis, shrink=0.7)
-            drawn.set_alpha(opacity)
+            bar = figure.colorbar(ScalarMappable(Normalize(low, high), name), ax=axis, shrink=0.7, extend=beyond)
             bar.ax.tick_params(labelsize=6)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -8,6 +8,7 @@ so that no n × n map outlives the block of queries it was made for.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .seam import Attention, Leaf, Seam, borrowed
-from .shapes import Attn, CaptureError, ClewError, InputError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
+from .shapes import Attn, CaptureError, ClewError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
 _BLOCK = 2**23
@@ -198,10 +199,16 @@ class Subject:
     def grid(self) -> tuple[int, int]:
         """Patches down and across, read from the output of the patch embedding for this very input."""
         seen: list[torch.Size] = []
-        # Only the patch embedding is needed: the pass is left as soon as it has spoken.
-        hook = self.bound.patches.register_forward_hook(lambda module, args, output: _stop(seen, output))
+        thread = threading.get_ident()
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                seen.append(output.shape)
+                raise _Found  # nothing after the patch embedding is needed
+
+        hook = self.bound.patches.register_forward_hook(stop)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), borrowed(self.model):
                 self.forward(self.x[:1], torch.zeros(1, dtype=torch.long, device=self.x.device))
         except _Found:
             pass
@@ -219,11 +226,6 @@ class Subject:
 
 class _Found(Exception):
     """Ends a forward pass early."""
-
-
-def _stop(seen: list[torch.Size], output: Any) -> None:
-    seen.append(output.shape)
-    raise _Found
 
 
 @dataclass
@@ -252,7 +254,8 @@ class Trace:
         """`∂score/∂v` or `∂score/∂o` for some (layer, "v" | "o"), in one backward pass."""
         names = list(wanted)
         tensors: list[Tensor] = [getattr(self.layers[layer], name) for layer, name in names]
-        found = torch.autograd.grad(self.score.sum(), tensors, allow_unused=True, materialize_grads=True)
+        with torch.enable_grad():
+            found = torch.autograd.grad(self.score.sum(), tensors, allow_unused=True, materialize_grads=True)
         return dict(zip(names, found, strict=True))
 
     # Readout
@@ -321,16 +324,3 @@ class Result:
 def mean_heads(A: Attn) -> Tensor:
     """The mean over heads."""
     return A.mean(1)
-
-
-def reject_nan(x: Tensor) -> None:
-    """Raise `InputError` where an input holds NaN or infinity."""
-    bad = ~torch.isfinite(x)
-    if bad.any():
-        rows = sorted(set(bad.flatten(1).any(1).nonzero().flatten().tolist()))
-        raise InputError(
-            "the input holds NaN or infinite values",
-            expected="finite numbers",
-            got=f"{int(bad.sum())} of {x.numel()}, in examples {rows[:8]}",
-            todo="look at how the input was made (a division by a zero standard deviation is the usual cause)",
-        )

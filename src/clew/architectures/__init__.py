@@ -98,13 +98,13 @@ class Architecture:
 
     def bind(self, model: nn.Module) -> Bound:
         """Resolve every path on one model. Raises `UnknownArchitecture` where a place is missing."""
-        if self.check is not None:
-            self.check(model)
         blocks = list(self._place(model, self.blocks, "blocks"))
         if not blocks:
             raise UnknownArchitecture(
                 f"{type(model).__name__} has no attention block", expected="at least one block", got=f"{self.blocks}: 0"
             )
+        if self.check is not None:
+            self.check(model)
         attentions = [self._place(block, self.attention, "attention") for block in blocks]
         projections = [self._place(block, self.output_projection, "output_projection") for block in blocks]
         pool = find_path(model, self.attention_pool)

@@ -7,6 +7,7 @@ measured: accuracy on 2,000 test scenes, made of digits and backgrounds that no 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def save(model: ViTForImageClassification, output: Path) -> None:
     (output / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
     (output / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
     scenes = [compose("test", TEST_SCENES + i) for i in range(SHIPPED_SCENES)]
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
     np.savez_compressed(
         output / "scenes.npz",
         images=np.stack([s.image for s in scenes]),

@@ -1,0 +1,132 @@
+"""Check a model and its inputs before anything runs, and bring them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .architectures import Architecture, Bound
+from .architectures import find as find_architecture
+from .images import picture_of
+from .load import LoadedModel
+from .plots import Picture
+from .shapes import InputError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be explained on a batch: what `subject` needs, and what drawing needs."""
+
+    model: nn.Module
+    bound: Bound
+    inputs: dict[str, Tensor]
+    labels: Sequence[str] | None
+    pictures: Sequence[Picture]
+    name: str
+
+
+def prepare(model: nn.Module | LoadedModel, inputs: Any, architecture: Architecture | None = None) -> Prepared:
+    """Check a model and its inputs, and bring the inputs to the model's device and dtype."""
+    loaded = model if isinstance(model, LoadedModel) else None
+    module = unwrap(loaded.model if loaded is not None else model)
+    if module.training:
+        raise InputError(
+            f"{type(module).__name__} is in training mode, so dropout makes every pass different",
+            expected="a model in evaluation mode",
+            got="model.training == True",
+            todo="call model.eval()",
+        )
+    bound = (architecture or find_architecture(module)).bind(module)
+    tensors, pictures = _as_tensors(inputs, loaded, bound)
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    moved = {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else None)
+        for name, value in tensors.items()
+    }
+    name = loaded.name if loaded is not None else type(module).__name__
+    labels = loaded.labels if loaded is not None else _labels(module)
+    moved = {k: v.clone() if v.is_inference() else v.detach() for k, v in moved.items()}
+    return Prepared(module, bound, moved, labels, pictures, name)
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The module inside `torch.compile`, `DataParallel` and the like."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module  # pyright: ignore[reportUnknownMemberType]
+        if inner is None:
+            break
+        model = inner
+    if not isinstance(model, nn.Module):
+        raise InputError("this is no model", expected="a torch.nn.Module or a model from clew.load", got=type(model))
+    return model
+
+
+def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[dict[str, Tensor], Sequence[Picture]]:
+    name = bound.architecture.input_name or ""
+    if isinstance(inputs, Mapping):
+        given = {str(k): v for k, v in inputs.items() if v is not None}
+        if not given or not all(isinstance(v, Tensor) for v in given.values()):
+            raise InputError("a mapping of inputs holds tensors", got={k: type(v).__name__ for k, v in given.items()})
+        main = given.get(name, next(iter(given.values())))
+        _check_image(main, bound)
+        return given, [picture_of(image) for image in main]
+    if isinstance(inputs, Tensor):
+        batch = inputs[None] if inputs.ndim == 3 else inputs
+        _check_image(batch, bound)
+        return {name: batch}, [picture_of(image) for image in batch]
+    items = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if not items or not all(isinstance(i, Image.Image) for i in items):
+        kinds = sorted({type(i).__name__ for i in items}) or ["nothing"]
+        raise InputError(
+            "these inputs cannot be explained",
+            expected="a tensor, a mapping of tensors, or PIL images",
+            got=", ".join(kinds),
+            todo="open picture files with clew.open_image(path)",
+        )
+    if loaded is None or loaded.preprocess is None:
+        raise InputError(
+            "PIL images need the model's own preprocessing",
+            expected="a model from clew.load, or a tensor (batch, channel, height, width)",
+            got=type(items[0]).__name__,
+            todo="load the model with clew.load, or preprocess the images yourself",
+        )
+    batch, pictures = loaded.preprocess.batch(items)
+    _check_image(batch, bound)
+    return {name: batch}, pictures
+
+
+def _check_image(x: Tensor, bound: Bound) -> None:
+    channels = getattr(bound.patches, "in_channels", None)
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (channels and x.shape[1] != channels):
+        raise InputError(
+            "the input is not a batch of images for this model",
+            expected=f"floats of shape (batch, {channels or 'channel'}, height, width), normalised for the model",
+            got=f"{x.dtype} of shape {tuple(x.shape)}",
+            todo="convert the image to RGB and preprocess it, or pass a PIL image to a model from clew.load",
+        )
+    _reject_nan(x)
+
+
+def _labels(model: nn.Module) -> Sequence[str] | None:
+    names: Any = getattr(getattr(model, "config", None), "id2label", None)
+    return [str(names[i]) for i in sorted(names)] if isinstance(names, Mapping) and names else None
+
+
+def _reject_nan(x: Tensor) -> None:
+    """Raise `InputError` where an input holds NaN or infinity."""
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        rows = sorted(set(bad.flatten(1).any(1).nonzero().flatten().tolist()))
+        raise InputError(
+            "the input holds NaN or infinite values",
+            expected="finite numbers",
+            got=f"{int(bad.sum())} of {x.numel()}, in examples {rows[:8]}",
+            todo="look at how the input was made (a division by a zero standard deviation is the usual cause)",
+        )

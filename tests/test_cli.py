@@ -1,0 +1,117 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import clew
+from clew import cli
+from clew.methods import parse
+from clew.shapes import ClewError, OptionError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    files = []
+    for i, image in enumerate(clew.scenes().images[:3]):
+        image.save(tmp_path / f"scene{i}.png")
+        files.append(str(tmp_path / f"scene{i}.png"))
+    return files
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_explain_writes_a_page_that_compares_methods(pictures, tmp_path):
+    out = tmp_path / "a.html"
+    method = "beyond_intuition_token(start_layer=2, n_steps=3)"
+    done = run("explain", *pictures, "-m", "mini:digits", "--method", "raw_attention", "--method", method, "-o", out)
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert text.count("heatmap: raw_attention") == 3
+    assert "start_layer=2" in text
+    assert "scene2.png" in done.output
+    assert "integration error" in done.output
+
+
+def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
+    out = tmp_path / "a.safetensors"
+    done = run(
+        "explain", pictures[0], "-m", "mini:digits", "--target", "seven / one", "--method", "saliency", "-o", out
+    )
+    assert done.exit_code == 0, done.output
+    found = clew.Attribution.load(out)
+    assert found.target == ["seven rather than one"]
+    assert found.provenance["model"] == "mini:digits"
+    done = run("explain", pictures[0], "-m", "mini:digits", "-t", "3", "--score", "probability", "-o", out)
+    assert clew.Attribution.load(out).target == ["three"]
+    assert clew.Attribution.load(out).score < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0}", "-m", "mini:digits", "--method", "rollout"], "attention_rollout"),
+        (["{0}", "-m", "mini:digits", "--method", "raw_attention(__import__('os'))"], "is written NAME"),
+        (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html or \.png"),
+        (["{0}", "-m", "mini:digits", "-t", "ten"], "no label 'ten'"),
+        (["nothing.png", "-m", "mini:digits"], "no image file"),
+        (["{0}", "-m", "mini:letters"], "no bundled model"),
+    ],
+)
+def test_errors_say_what_to_do(pictures, arguments, message):
+    with pytest.raises(ClewError, match=message):
+        run("explain", *(a.format(*pictures) for a in arguments))
+
+
+def test_an_error_is_shown_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "clew.cli", "explain", "no.png", "-m", "mini:digits"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.returncode == 1
+    assert "no image file" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_methods_models_and_doctor():
+    listed = run("methods").output
+    assert all(name in listed for name in clew.methods())
+    assert "n_steps=8" in run("methods", "beyond_intuition_head").output
+    assert "timm_vit" in run("models").output
+    done = run("doctor", "mini:digits")
+    assert (done.exit_code, done.output.count("│ ok │")) == (0, 6)
+
+
+def test_demo(tmp_path):
+    done = run("demo", "--out", tmp_path / "demo.html", "--limit", 2)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "demo.html").read_text().count("heatmap:") == 2 * len(cli.DEMO_METHODS)
+    assert "maximum on the digit" in done.output
+
+
+@pytest.mark.parametrize("command", ["explain", "methods", "models", "doctor", "demo"])
+def test_help_teaches(command):
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert len(done.output) > 200
+
+
+def test_methods_with_options_are_literals():
+    assert parse("saliency") == ("saliency", {})
+    assert parse("a(x=1, y='b', z=[1, 2.5])") == ("a", {"x": 1, "y": "b", "z": [1, 2.5]})
+    for wrong in ("", "a(1)", "a(x=y)", "a.b", "a(**{})", "1 + 1", "a(x=print())"):
+        with pytest.raises(OptionError):
+            parse(wrong)
+
+
+def test_every_method_is_found_from_the_command_line(pictures, tmp_path):
+    options = {"integrated_gradients": "(n_steps=4)", "smoothgrad": "(n_samples=2)"}
+    chosen = [a for name in clew.methods() if name != "value_norm" for a in ("--method", name + options.get(name, ""))]
+    done = run("explain", pictures[0], "-m", "mini:digits", *chosen, "-o", tmp_path / "all.png")
+    assert done.exit_code == 0, done.output
+    assert Path(tmp_path / "all.png").stat().st_size > 10_000

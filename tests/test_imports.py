@@ -1,0 +1,103 @@
+"""The order of the files, the names that are public, and how little `import clew` needs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import clew
+
+SOURCE = Path(clew.__file__).parent
+
+# A file imports only from files of a smaller number; imports inside functions count.
+LAYERS = {
+    "shapes": 0,
+    "seam": 1, "quadrature": 1,
+    "architectures": 2, "plots": 2,
+    "architectures.*": 3, "page": 3, "trace": 3,
+    "attribution": 4, "methods": 4, "targets": 4, "images": 4, "checkpoints": 4,
+    "methods.*": 5, "load": 5,
+    "minis.scenes": 5, "minis": 5, "minis.train_digits": 6,
+    "prepare": 6,
+    "explain": 7,
+    "doctor": 8,
+    "cli": 10,
+    "": 11,
+}  # fmt: skip
+
+
+def layer(name: str) -> int:
+    if name in LAYERS:
+        return LAYERS[name]
+    return LAYERS[name.rpartition(".")[0] + ".*"]
+
+
+def modules():
+    for file in SOURCE.rglob("*.py"):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        package = parts[:-1]
+        yield file, ".".join(package if parts[-1] == "__init__" else parts), package
+
+
+def imports_of(file: Path, package: tuple[str, ...]):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            target = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            if node.module is None:
+                for alias in node.names:
+                    name = ".".join([*base, alias.name])
+                    yield (
+                        name
+                        if name in LAYERS or (SOURCE / Path(*name.split("."))).with_suffix(".py").is_file()
+                        else target
+                    )
+            else:
+                yield target
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clew"):
+            yield node.module.removeprefix("clew").removeprefix(".")
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for file, name, package in modules():
+        for target in imports_of(file, package):
+            if target != name and layer(target) >= layer(name):
+                wrong.append(f"{name} (layer {layer(name)}) imports {target} (layer {layer(target)})")
+    assert not wrong
+
+
+def test_no_file_is_long():
+    assert not [f"{file.name}: {n}" for file, *_ in modules() if (n := len(file.read_text().splitlines())) > 400]
+
+
+def test_only_the_seam_intercepts_torch():
+    for file, name, _ in modules():
+        text = file.read_text()
+        if name != "seam":
+            assert "TorchFunctionMode" not in text, name
+        for banned in ("print(", "sys.exit(", "exit("):
+            if name not in ("cli", "minis.train_digits"):
+                assert banned not in text.replace("console.print(", "").replace("fingerprint(", ""), (name, banned)
+
+
+def test_public_names_exist_and_are_sorted():
+    assert clew.__all__ == sorted(clew.__all__)
+    assert all(hasattr(clew, name) for name in clew.__all__)
+
+
+def test_importing_needs_torch_and_little_else():
+    script = (
+        "import sys, torch, time; t = time.perf_counter(); import clew; took = time.perf_counter() - t;"
+        "heavy = [m for m in ('timm', 'torchvision', 'transformers', 'matplotlib', 'sklearn', 'scipy', 'rich', 'typer',"
+        " 'jinja2') if m in sys.modules]; print(heavy, took)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("[]"), run.stdout
+
+
+def test_everything_public_is_documented():
+    missing = [name for name in clew.__all__ if not (getattr(clew, name).__doc__ or "").strip()]
+    assert not missing

@@ -1,0 +1,66 @@
+"""The golden arrays that ship with the tests, and the rules that the comparison itself must keep."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import parity
+import pytest
+
+import clew
+
+TESTS = Path(__file__).parent
+CASES = [case.full_name for case in parity.collect(TESTS / "goldens")]
+
+
+def test_the_bundled_golden_arrays_agree(capsys):
+    status = parity.main([str(TESTS / "goldens"), "--through", "1"])
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    assert f"{len(CASES)} passed, 0 failed, 0 skipped, 0 todo" in printed
+    assert sum(f.stat().st_size for f in (TESTS / "goldens").rglob("*")) < 5_000_000
+
+
+@pytest.mark.parametrize("file", ["parity.py", "parity_vit.py"])
+def test_it_uses_public_names_only_and_computes_nothing(file):
+    tree = ast.parse((TESTS / file).read_text())
+    imported = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    modules = [a.name for n in imported if isinstance(n, ast.Import) for a in n.names]
+    modules += [n.module for n in imported if isinstance(n, ast.ImportFrom)]
+    assert not [m for m in modules if m.startswith("clew.")]
+    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "clew"}
+    assert used <= set(clew.__all__)
+    called = {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+    assert not called & {"backward", "grad", "softmax", "matmul", "einsum", "forward"}
+
+
+def test_a_wrong_array_fails(tmp_path, capsys):
+    source = TESTS / "goldens" / "vision" / "vit"
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    arrays = dict(np.load(folder / "expected.npz"))
+    arrays["r1__rollout__start0"] = arrays["r1__rollout__start0"] * (1 + 1e-7)
+    np.savez(folder / "expected.npz", **arrays)
+    assert parity.main([str(folder), "--only", "vit/r1__rollout*"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAIL vit/r1__rollout__start0" in printed
+    assert "ok   vit/r1__rollout__start1" in printed
+    assert "attention_rollout" in printed
+
+
+def test_listing_and_selecting(capsys):
+    assert parity.main([str(TESTS / "goldens"), "--list", "--only", "vit/*sub_*"]) == 0
+    assert capsys.readouterr().out.split("\n")[:-1] == [f"{name}  (issue 1)" for name in CASES if "sub_" in name]
+    assert parity.main([str(TESTS / "goldens"), "--only", "bert/*"]) == 1
+
+
+def test_nan_counts_as_zero_and_shapes_must_agree():
+    assert parity.compare(np.array([np.nan, 2.0]), np.array([0.0, 2.0])) == 0
+    assert parity.compare(np.array([np.nan, 2.0]), np.array([0.1, 2.0])) == pytest.approx(0.05)
+    assert parity.compare(np.zeros(3), np.zeros(2)) == float("inf")
+    assert parity.compare(np.zeros(3), np.full(3, 1e-3)) == 1e-3
+    assert not parity.compare(np.ones(2), np.array([np.nan, 1.0])) <= 1e9
