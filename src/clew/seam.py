@@ -154,6 +154,8 @@ class Seam(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is F.linear and self._leaf is not None:
+            return _linear(*args, **kwargs)
         if self._layer is None:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
@@ -237,6 +239,35 @@ class Seam(TorchFunctionMode):
         if layer in self._hidden:
             attention.hidden = self._inputs.pop(layer, None)
         self.records[layer] = attention
+
+
+class _SparseBackward(torch.autograd.Function):
+    """`F.linear` with frozen weights, whose backward computes only the tokens that a gradient reaches.
+
+    After the last attention these are the rows that the head reads: often one of hundreds. Exact for any gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (weight,), g = ctx.saved_tensors, gradients[0]
+        # Looking costs a pass over the gradient: not where its last token says that it is dense.
+        reached = None if g[:, -1].any() else g.ne(0).any(-1).any(0).nonzero().squeeze(1)
+        if reached is None or 2 * len(reached) > g.shape[1]:
+            return g @ weight, None, None
+        whole = g.new_zeros(*g.shape[:-1], weight.shape[1])
+        return whole.index_copy_(1, reached, g[:, reached] @ weight), None, None
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
+    if frozen and input.ndim == 3 and input.requires_grad:
+        return cast(Tensor, _SparseBackward.apply(input, weight, bias))
+    return F.linear(input, weight, bias)
 
 
 _PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from .shapes import Attn, CaptureError, ClewError, OptionError, Outputs, Pixels,
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
 _BLOCK = 2**23
+
+# Patch grids by model and input shape.
+_grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
 
 Mix = Callable[..., Tensor]
 Score = Callable[[Any, Tensor | None], Tensor]
@@ -197,7 +201,14 @@ class Subject:
                 self.progress(int(chunk[-1]) + 1, len(pairs))
 
     def grid(self) -> tuple[int, int]:
-        """Patches down and across, read from the output of the patch embedding for this very input."""
+        """Patches down and across, read from the output of the patch embedding; once per model and input shape."""
+        known = _grids.setdefault(self.model, {})
+        shape = self.x.shape[1:]
+        if shape not in known:
+            known[shape] = self._read_grid()
+        return known[shape]
+
+    def _read_grid(self) -> tuple[int, int]:
         seen: list[torch.Size] = []
         thread = threading.get_ident()
 
