@@ -136,10 +136,10 @@ def git(*arguments: str) -> str:
 
 def table(columns: dict[str, dict[str, float]], grown: float) -> str:
     changed = " with local changes" if git("status", "--porcelain", "src") else ""
+    where = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    when = f"commit {git('rev-parse', '--short', 'HEAD')}{changed}, {datetime.date.today()}"
     lines = [
-        "Cost in plain forward passes of the same batch, default checks on (commit "
-        f"{git('rev-parse', '--short', 'HEAD')}{changed}, {datetime.date.today()}, {platform.machine()} CPU, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}):",
+        f"Cost in plain forward passes of the same batch, default checks on ({when}, {where}):",
         "",
         "| | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
