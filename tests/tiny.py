@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import timm
@@ -11,6 +12,7 @@ import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 from transformers import (
     BeitConfig,
@@ -36,8 +38,6 @@ class Tiny:
     build: Callable[..., nn.Module]
     size: tuple[int, int] = (32, 32)
     prefix: int = 1
-    # Whether all its arithmetic stays in float64; transformers casts some softmaxes to float32.
-    float64: bool = True
     eager: bool = True
 
 
@@ -55,6 +55,27 @@ def build(name: str, attention: str = "sdpa") -> nn.Module:
             spread = 0.25 if parameter.ndim > 1 else 0.1
             parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     return model.double().eval()
+
+
+class _Dtypes(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point():
+            self.seen.add(result.dtype)
+        return result
+
+
+@cache
+def stays_in_float64(name: str, attention: str) -> bool:
+    """Whether all the model's arithmetic is in float64; some releases of transformers cast softmaxes to float32."""
+    model, x = build(name, attention), images(TINY[name].size)
+    with _Dtypes() as mode, torch.no_grad():
+        model(x)
+    return mode.seen == {torch.float64}
 
 
 def _timm(cls: type[nn.Module] = VisionTransformer, **options: Any) -> Callable[..., nn.Module]:
@@ -131,12 +152,10 @@ TINY: dict[str, Tiny] = {
         prefix=3,
     ),
     "dino_linear": Tiny(_dino),
-    "hf_vit": Tiny(_hf(ViTForImageClassification, ViTConfig), float64=False),
-    "hf_vit_not_square": Tiny(
-        _hf(ViTForImageClassification, ViTConfig, image_size=(24, 40)), size=(24, 40), float64=False
-    ),
-    "hf_deit": Tiny(_hf(DeiTForImageClassification, DeiTConfig), prefix=2, float64=False),
-    "hf_deit_with_teacher": Tiny(_hf(DeiTForImageClassificationWithTeacher, DeiTConfig), prefix=2, float64=False),
+    "hf_vit": Tiny(_hf(ViTForImageClassification, ViTConfig)),
+    "hf_vit_not_square": Tiny(_hf(ViTForImageClassification, ViTConfig, image_size=(24, 40)), size=(24, 40)),
+    "hf_deit": Tiny(_hf(DeiTForImageClassification, DeiTConfig), prefix=2),
+    "hf_deit_with_teacher": Tiny(_hf(DeiTForImageClassificationWithTeacher, DeiTConfig), prefix=2),
     "hf_dinov2": Tiny(_hf(Dinov2ForImageClassification, Dinov2Config)),
     "hf_dinov2_other_size": Tiny(_hf(Dinov2ForImageClassification, Dinov2Config), size=(40, 24)),
     "hf_dinov2_with_registers": Tiny(
@@ -144,11 +163,9 @@ TINY: dict[str, Tiny] = {
     ),
     "hf_beit": Tiny(
         _hf(BeitForImageClassification, BeitConfig, use_relative_position_bias=True, layer_scale_init_value=0.5),
-        float64=False,
     ),
     "hf_beit_cls": Tiny(
         _hf(BeitForImageClassification, BeitConfig, use_mean_pooling=False, use_absolute_position_embeddings=True),
-        float64=False,
     ),
     "torchvision_vit": Tiny(_torchvision, eager=False),
 }
