@@ -260,6 +260,25 @@ def test_details_only_on_request(model, x):
     assert details["feedback"].shape == (3, 17)
 
 
+@pytest.mark.parametrize(
+    "method", ["attention_rollout", "generic_attribution", "beyond_intuition_head", "beyond_intuition_token"]
+)
+def test_layer_maps_are_what_starting_at_each_layer_would_give(model, x, method):
+    options = {"n_steps": 2} if method.startswith("beyond") else {}
+    found = clew.explain(model, x, method=method, start_layer=1, target=1, details=True, **options)
+    assert found.details["layer_maps"].shape == (3, 3, 17)
+    for start in (1, 2, 3):
+        alone = clew.explain(model, x, method=method, start_layer=start, target=1, **options)
+        torch.testing.assert_close(found.details["layer_maps"][:, start - 1], alone.all_scores)
+
+
+def test_raw_attention_of_any_layer_with_an_attention_pool():
+    pooled = tiny.build("timm_attention_pool_cls")
+    for layer in range(4):
+        found = clew.explain(pooled, tiny.images((32, 32)), method="raw_attention", layer=layer)
+        torch.testing.assert_close(found.all_scores.sum(-1), torch.ones(3, dtype=torch.float64))
+
+
 def test_pixels_that_do_not_fill_a_patch_belong_to_none():
     from timm.models.vision_transformer import VisionTransformer
 

@@ -140,7 +140,7 @@ class Attribution:
         """One cell per example, for `page.page`."""
         scores = self.scores.detach().float().cpu().tolist()
         return [
-            Cell(panel.picture, panel.heat, panel.title, scores[i], self.patch_grid, self.facts(i))
+            Cell(panel.picture, panel.heat, self.method, self._target(i), scores[i], self.patch_grid, self.facts(i))
             for i, panel in enumerate(self.panels())
         ]
 
@@ -226,7 +226,7 @@ class Attribution:
         return Attribution(**values, details=details, pictures=pictures)
 
 
-def compare(attributions: Sequence[Attribution], path: str | Path) -> Path:
+def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew") -> Path:
     """Several results for the same inputs side by side, a column each: `.png`, or `.html` with a slider and numbers.
 
     Raises `ClewError` where they do not hold the same number of examples.
@@ -241,7 +241,7 @@ def compare(attributions: Sequence[Attribution], path: str | Path) -> Path:
         return grid(list(zip(*(a.panels() for a in attributions), strict=True)))
 
     def as_html() -> str:
-        return page("clew", list(zip(*(a.cells() for a in attributions), strict=True)))
+        return page(title, list(zip(*(a.cells() for a in attributions), strict=True)))
 
     return write(path, {".png": as_png, ".html": as_html})
 

@@ -168,7 +168,7 @@ def demo(
     console.print(table)
     read = _accuracy(results[0], data.labels)
     console.print(f"(the digit covers {data.masks.mean():.0%} of a scene; the model reads {read:.0%} of them)")
-    written = compare([result[:limit] for result in results], out)
+    written = compare([result[:limit] for result in results], out, title="clew: what did mini:digits look at?")
     console.print(f"written: {escape(str(written.resolve()))}  ({time.perf_counter() - began:.0f} s)")
 
 

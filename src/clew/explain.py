@@ -78,6 +78,7 @@ def explain(
             lambda output: resolve(target, output, ready.labels, score),
             per_row=not callable(target) or isinstance(target, Tensor),
             progress=progress,
+            details=details,
         )
         grid = subject.grid()
         result = chosen(subject, **options)

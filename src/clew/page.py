@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from .plots import Array, Picture, colour, in_frame, png
+from .plots import Array, Picture, colour, colour_scale, colour_stops, in_frame, png
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Cell:
     picture: Picture
     heat: Array
     title: str
+    subtitle: str
     scores: Sequence[float]
     grid: tuple[int, int]
     facts: Mapping[str, str]
@@ -33,10 +34,17 @@ def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
 def _drawn(cell: Cell) -> dict[str, Any]:
     height, width = cell.picture.pixels.shape[:2]
     left, top, right, bottom = cell.picture.box
+    frame = in_frame(cell.picture, cell.heat)
+    name, low, high = colour_scale(frame)
     return {
         "title": cell.title,
+        "subtitle": cell.subtitle,
+        "low": f"{low:.2g}",
+        "high": f"{high:.2g}",
+        "signed": low < 0,
+        "stops": ", ".join(colour_stops(name)),
         "picture": _data(png(cell.picture.pixels)),
-        "heat": _data(png(colour(in_frame(cell.picture, cell.heat)))),
+        "heat": _data(png(colour(frame))),
         "scores": [float(f"{s:.4g}") for s in cell.scores],
         "grid": list(cell.grid),
         "box": [left / width, top / height, right / width, bottom / height],

@@ -57,6 +57,14 @@ def colour(heat: Array) -> NDArray[np.uint8]:
     return (rgba * 255).astype(np.uint8)
 
 
+def colour_stops(name: str, count: int = 9) -> list[str]:
+    """A colour map as CSS colours, from its low end to its high end."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps[name](i / (count - 1))) for i in range(count)]
+
+
 def in_frame(picture: Picture, heat: Array) -> Array:
     """The heatmap in the frame of the whole picture, NaN where the model saw nothing: resize and crop undone."""
     height, width = picture.pixels.shape[:2]

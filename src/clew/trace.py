@@ -65,6 +65,7 @@ class Subject:
     resolve: Callable[[Any], Score]
     per_row: bool = True  # whether any selection of examples can be scored
     progress: Callable[[int, int], None] | None = None  # called with (done, all) along a path
+    details: bool = False  # whether intermediate results were asked for
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
     backend: str | None = field(default=None, init=False)
@@ -271,11 +272,13 @@ class Trace:
 
     # Readout
 
-    def readout(self) -> tuple[Tensor, Tensor]:
-        """Query rows of the last attention that the head reads, and their weights in the scores' dtype."""
-        last = self.layers[self.bound.last]
-        rows, weights = self.bound.readout_rows(last.v.shape[2], last.v.device)
-        return rows, weights.to(torch.promote_types(last.v.dtype, torch.float32))
+    def readout(self, layer: int | None = None) -> tuple[Tensor, Tensor]:
+        """Query rows of an attention (default: the last) that the head reads, and their weights, in at least float32."""
+        layer = self.bound.last if layer is None else layer
+        o = self.layers[layer].o
+        rows, weights = self.bound.readout_rows(layer, o.shape[2])
+        dtype = torch.promote_types(o.dtype, torch.float32)
+        return torch.tensor(rows, device=o.device), torch.tensor(weights, dtype=dtype, device=o.device)
 
     def start(self, *, separate: bool = False) -> QueryRows:
         """The readout as rows over the last attention's queries: one weighted row, or every row by itself."""

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..shapes import ClewError, UnknownArchitecture
@@ -159,14 +158,11 @@ class Bound:
         """The last attention before the head: the pool's where there is one."""
         return len(self.blocks) - 1
 
-    def readout_rows(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Query rows of the last attention that the head reads, and their weights (float64)."""
-        if self.pooled:
-            queries: int = getattr(self.blocks[-1], "latent_len", 1)
-            rows, weights = list(range(queries)), [1.0 / queries] * queries
-        else:
-            rows, weights = self.readout.positions(tokens, self.prefix)
-        return torch.tensor(rows, device=device), torch.tensor(weights, dtype=torch.float64, device=device)
+    def readout_rows(self, layer: int, queries: int) -> tuple[list[int], list[float]]:
+        """Query rows of a layer's attention that the head reads, and their weights; of an attention pool all."""
+        if self.pooled and layer == self.last:
+            return list(range(queries)), [1.0 / queries] * queries
+        return self.readout.positions(queries, self.prefix)
 
 
 _registered: dict[str, Architecture] = {}

@@ -30,24 +30,28 @@ def raw_attention(subject: Subject, *, layer: int | None = None, variant: str = 
     over keys instead of queries and so is almost constant. `details`: `attention` (batch, head, query, key).
     """
     chosen = subject.last if layer is None else subject.layers_from(layer, 0)[0]
-    trace = subject.run({chosen, subject.last})
-    A = trace[chosen].probabilities()
+    trace = subject.run([chosen])
+    details = {"attention": trace[chosen].probabilities()} if subject.details else {}
     if is_released(variant) and subject.bound.readout.patches_weight:
-        scores = _mean_over_keys(trace, mean_heads(A))
-    else:
-        scores = trace.over_tokens((trace.start() @ mean_heads(A)).squeeze(1), chosen)
-    return Result(scores, details={"attention": A})
+        return Result(_mean_over_keys(trace, mean_heads(trace[chosen].probabilities())), details=details)
+    rows, weights = trace.readout(chosen)
+    A = mean_heads(trace[chosen].probabilities(rows)).to(weights.dtype)
+    return Result(trace.over_tokens(torch.einsum("r,brk->bk", weights, A), chosen), details=details)
 
 
 @method(paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks")
 def attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Result:
-    """`M_l = (mean_h A_l + I)`, rows normalised to 1; `scores = readout · M_{L-1} ⋯ M_start`. Class-agnostic."""
+    """`M_l = (mean_h A_l + I)`, rows normalised to 1; `scores = readout · M_{L-1} ⋯ M_start`. Class-agnostic.
+
+    `details`: `layer_maps` (batch, layer, token), the map that starting at each layer would give.
+    """
     layers = subject.layers_from(start_layer, 0)
     trace = subject.run(layers)
-    r = trace.start()
+    r, maps = trace.start(), list[Tensor]()
     for layer in reversed(layers):
         r = trace.chain(r, layer, mean_heads, normalize=True)
-    return Result(r.squeeze(1), options={"start_layer": layers[0]})
+        maps.insert(0, r.squeeze(1))
+    return Result(maps[0], options={"start_layer": layers[0]}, details=_stacked(subject, maps))
 
 
 @method(paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block")
@@ -76,6 +80,7 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
     """`R ← R + C_l R` from `R = I`, with `C_l = mean_h max(G_l ⊙ A_l, 0)`; `scores = readout · R`.
 
     `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
+    `details`: `layer_maps`, see `attention_rollout`.
     """
 
     def per_head(A: Attn, G: Attn) -> Tensor:
@@ -86,28 +91,37 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
 
     layers = subject.layers_from(start_layer, 0)
     mix = after_mean if is_released(variant) else per_head
-    return Result(_through(subject, layers, mix), options={"start_layer": layers[0]})
+    return _through(subject, layers, mix)
 
 
 @method(paper="Chefer et al. 2021a; Qiang et al. 2022", summary="rollout of attention times its positive gradient")
 def gradient_attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Result:
-    """`C_l = mean_h max(A_l ⊙ G_l, 0)`, rows of `C_l + I` normalised to 1, product over blocks, readout row."""
+    """`C_l = mean_h max(A_l ⊙ G_l, 0)`, rows of `C_l + I` normalised to 1, product over blocks, readout row.
+
+    `details`: `layer_maps`, see `attention_rollout`.
+    """
 
     def positive(A: Attn, G: Attn) -> Tensor:
         return (A * G).clamp(min=0).mean(1)
 
     layers = subject.layers_from(start_layer, 0)
-    return Result(_through(subject, layers, positive, normalize=True), options={"start_layer": layers[0]})
+    return _through(subject, layers, positive, normalize=True)
 
 
-def _through(subject: Subject, layers: range, mix: Mix, *, normalize: bool = False) -> Scores:
+def _through(subject: Subject, layers: range, mix: Mix, *, normalize: bool = False) -> Result:
     """`readout · ∏ (I + mix(A_l, G_l))`, from the last block down, with one backward pass for all gradients."""
     trace = subject.run(layers, leaf=(layers[0], "o"))
     gradients = trace.gradients((layer, "o") for layer in layers)
-    r = trace.start()
+    r, maps = trace.start(), list[Tensor]()
     for layer in reversed(layers):
         r = trace.chain(r, layer, mix, gradient=gradients[layer, "o"], normalize=normalize)
-    return r.squeeze(1)
+        maps.insert(0, r.squeeze(1))
+    return Result(maps[0], options={"start_layer": layers[0]}, details=_stacked(subject, maps))
+
+
+def _stacked(subject: Subject, maps: list[Tensor]) -> dict[str, Tensor]:
+    """`layer_maps` (batch, layer, token): entry l is the map that starting at that layer would give."""
+    return {"layer_maps": torch.stack(maps, 1)} if subject.details else {}
 
 
 def _mean_over_keys(trace: Trace, maps: Tensor) -> Scores:

@@ -10,6 +10,8 @@ reads are ever formed. Blocks before the last run without a graph along the path
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,8 @@ def beyond_intuition_head(
 
     `start_layer` defaults to a quarter of the depth. `feedback=False` leaves out `W` (the released `ssl` flag).
     `quadrature="uniform", n_steps=20` is the papers' setting. `details`: `head_importance` (batch, layer, head),
-    `feedback` (batch, token) at the readout. `checks`: `integration_error`, an estimate relative to the largest score.
+    `feedback` (batch, token) at the readout, `layer_maps` (batch, layer, token), the map that starting at each layer
+    would give. `checks`: `integration_error`, an estimate relative to the largest score.
     """
     layers = subject.layers_from(start_layer, subject.depth // 4)
     rule = quadrature_rule(quadrature, n_steps)
@@ -45,16 +48,15 @@ def beyond_intuition_head(
     wanted = [(layer, "v") for layer in layers] + ([(subject.last, "o")] if clean else [])
     gradients = trace.gradients(wanted)
 
-    r = trace.start(separate=feedback)
-    importances: list[Tensor] = []
+    r, rows, importances = trace.start(separate=feedback), list[Tensor](), list[Tensor]()
     for layer in reversed(layers):
         importance = _head_importance(gradients[layer, "v"], trace[layer].v.detach())
         r = trace.chain(r, layer, lambda A, w=importance: torch.einsum("bh,bhqk->bqk", w.to(A.dtype), A))
+        rows.insert(0, r)
         importances.insert(0, importance)
-    details = {"head_importance": torch.stack(importances, 1)} if _same_heads(importances) else {}
-    last_gradient = gradients.get((subject.last, "o"))
-    result = _times_feedback(subject, trace, r, rule, baselines, internal_batch_size, last_gradient, feedback)
-    return Result(result.scores, None, {"start_layer": layers[0]}, result.checks, details | result.details)
+    details = {"head_importance": torch.stack(importances, 1)} if len({i.shape for i in importances}) == 1 else {}
+    path = _Path(rule, baselines, internal_batch_size, gradients.get((subject.last, "o")))
+    return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
 @method(paper="Chen et al., TMLR 2023", summary="tokens weighted by their change, times integrated gradients")
@@ -72,7 +74,7 @@ def beyond_intuition_token(
 
     `x_l` is the block's input, `W_O` the output projection without its bias, `γ` LayerScale where the model has it.
     `start_layer` defaults to half the depth. `feedback=False` leaves out `W`, and with it the class. Other options as
-    in `beyond_intuition_head`. `details`: `token_ratio` (batch, layer, token), `feedback` (batch, token).
+    in `beyond_intuition_head`. `details`: `token_ratio` (batch, layer, token), `feedback`, `layer_maps`.
     """
     layers = subject.layers_from(start_layer, subject.depth // 2)
     rule = quadrature_rule(quadrature, n_steps)
@@ -80,15 +82,15 @@ def beyond_intuition_token(
     trace = subject.run(layers, hidden=layers, leaf=(subject.last, "o") if clean else None)
     last_gradient = trace.gradients([(subject.last, "o")])[subject.last, "o"] if clean else None
 
-    r = trace.start(separate=feedback)
-    ratios: list[Tensor] = []
+    r, rows, ratios = trace.start(separate=feedback), list[Tensor](), list[Tensor]()
     for layer in reversed(layers):
         ratio = _token_ratio(trace, layer)
         r = trace.chain(r, layer, lambda A, rho=ratio: mean_heads(A) * rho[:, None].to(A.dtype))
+        rows.insert(0, r)
         ratios.insert(0, trace.over_tokens(ratio, layer))
     details = {"token_ratio": torch.stack(ratios, 1)}
-    result = _times_feedback(subject, trace, r, rule, baselines, internal_batch_size, last_gradient, feedback)
-    return Result(result.scores, None, {"start_layer": layers[0]}, result.checks, details | result.details)
+    path = _Path(rule, baselines, internal_batch_size, last_gradient)
+    return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
 def _head_importance(g_v: Tensor, v: Tensor) -> Tensor:
@@ -113,58 +115,54 @@ def _token_ratio(trace: Trace, layer: int) -> Tensor:
     return projected.to(at_least_float32).norm(dim=-1) / hidden.to(at_least_float32).norm(dim=-1)
 
 
-def _times_feedback(
-    subject: Subject,
-    trace: Trace,
-    P: Rows,
-    rule: Quadrature,
-    baselines: Baselines,
-    internal_batch_size: int | None,
-    clean_gradient: Tensor | None,
-    feedback: bool,
+@dataclass(frozen=True)
+class _Path:
+    """How the feedback is integrated; `clean_gradient` is `∂s/∂o` of the last block at the input, if it is a point."""
+
+    rule: Quadrature
+    baselines: Baselines
+    internal_batch_size: int | None
+    clean_gradient: Tensor | None
+
+
+def _with_feedback(
+    subject: Subject, trace: Trace, rows: list[Rows], start: int, path: _Path | None, details: dict[str, Tensor]
 ) -> Result:
-    """The readout of `W ⊙ P`, or of `P` alone; `clean_gradient` is `∂s/∂o` of the last block at the input itself."""
-    if not feedback:
-        return Result(P.squeeze(1))
+    """The readout of `W ⊙ P`, or of `P` alone without a path; `rows[i]` are the rows of `P` from layer `start + i`."""
     _, weights = trace.readout()
-    W, coarse = _integrated_gradient(subject, trace, rule, baselines, internal_batch_size, clean_gradient)
-    scores, other = (torch.einsum("r,brk,brk->bk", weights, w, P) for w in (W, coarse))
-    return Result(
-        scores,
-        checks={"integration_error": _relative(scores - other, scores)},
-        details={"feedback": torch.einsum("r,brk->bk", weights, W)},
-    )
+    if path is None:
+        maps, checks = [P.squeeze(1) for P in rows], dict[str, Tensor]()
+    else:
+        W, coarse = _integrated_gradient(subject, trace, path)
+        maps = [torch.einsum("r,brk,brk->bk", weights, W, P) for P in (rows if subject.details else rows[:1])]
+        other = torch.einsum("r,brk,brk->bk", weights, coarse, rows[0])
+        checks = {"integration_error": _relative(maps[0] - other, maps[0])}
+        details = {**details, "feedback": torch.einsum("r,brk->bk", weights, W)}
+    if subject.details:
+        details = {**details, "layer_maps": torch.stack(maps, 1)}
+    return Result(maps[0], options={"start_layer": start}, checks=checks, details=details)
 
 
-def _integrated_gradient(
-    subject: Subject,
-    clean: Trace,
-    rule: Quadrature,
-    baselines: Baselines,
-    internal_batch_size: int | None,
-    clean_gradient: Tensor | None,
-) -> tuple[Rows, Rows]:
+def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[Rows, Rows]:
     """`W = mean_h max(∫ ∂s/∂A_last dα, 0)` at the readout rows, by the rule and by the coarser one it embeds."""
-    last, start = subject.last, subject.baseline(baselines)
-    rows, _ = clean.readout()
-    points = len(rule.points) - (clean_gradient is not None)
-    alphas, weights, coarse = (t.to(subject.x.device) for t in (rule.points, rule.weights, rule.coarse))
-
-    at_least_float32 = torch.promote_types(subject.x.dtype, torch.float32)
-    v = clean[last].v
-    totals = [v.new_zeros(*v.shape[:2], len(rows), v.shape[2], dtype=at_least_float32) for _ in range(2)]
+    last, start, x, rule = subject.last, subject.baseline(path.baselines), subject.x, path.rule
+    (rows, like), v = clean.readout(), clean[last].v
+    alphas = rule.points.to(x.dtype).to(x.device)
+    totals = [v.new_zeros(*v.shape[:2], len(rows), v.shape[2], dtype=like.dtype) for _ in range(2)]
+    weights = [w.to(like.dtype).to(x.device) for w in (rule.weights, rule.coarse)]
 
     def add(G: Attn, point: Tensor, example: Tensor) -> None:
-        for total, w in zip(totals, (weights, coarse), strict=True):
-            total.index_add_(0, example, G.to(total.dtype) * w[point].to(total.dtype)[:, None, None, None])
+        for total, w in zip(totals, weights, strict=True):
+            total.index_add_(0, example, G.to(total.dtype) * w[point][:, None, None, None])
 
-    everyone = torch.arange(subject.batch, device=subject.x.device)
-    if clean_gradient is not None:
-        add(clean[last].attention_gradient(clean_gradient, rows), everyone * 0 + points, everyone)
-    for point, example in subject.chunks(points, internal_batch_size):
-        alpha = alphas[point].to(subject.x.dtype).view(-1, *[1] * (subject.x.ndim - 1))
-        x = start[example] + alpha * (subject.x - start)[example]
-        trace = subject.run([last], leaf=(last, "o"), x=x, rows=example)
+    points, everyone = len(alphas), torch.arange(subject.batch, device=x.device)
+    if path.clean_gradient is not None:  # the clean pass is the last point
+        points -= 1
+        add(clean[last].attention_gradient(path.clean_gradient, rows), torch.full_like(everyone, points), everyone)
+    for point, example in subject.chunks(points, path.internal_batch_size):
+        alpha = alphas[point].view(-1, *[1] * (x.ndim - 1))
+        scaled = start[example] + alpha * (x - start)[example]
+        trace = subject.run([last], leaf=(last, "o"), x=scaled, rows=example)
         g_o = trace.gradients([(last, "o")])[last, "o"]
         add(trace[last].attention_gradient(g_o, rows), point, example)
     W, other = (clean.over_tokens(total.clamp(min=0).mean(1), last) for total in totals)
@@ -174,7 +172,3 @@ def _integrated_gradient(
 def _relative(difference: Scores, scores: Scores) -> Tensor:
     largest = scores.abs().amax(-1)
     return torch.where(largest > 0, difference.abs().amax(-1) / largest, 0.0)
-
-
-def _same_heads(importances: list[Tensor]) -> bool:
-    return len({i.shape for i in importances}) == 1

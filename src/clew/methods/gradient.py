@@ -44,7 +44,7 @@ def integrated_gradients(
     x = subject.x
     start = subject.baseline(baselines)
     rule = quadrature_rule(quadrature, n_steps)
-    points, weights = rule.points.to(x.device, x.dtype), rule.weights.to(x.device, x.dtype)
+    points, weights = (t.to(x.dtype).to(x.device) for t in (rule.points, rule.weights))
     released = is_released(variant)
     if released:
         weights = weights * points
