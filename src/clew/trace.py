@@ -273,7 +273,7 @@ class Trace:
     # Readout
 
     def readout(self, layer: int | None = None) -> tuple[Tensor, Tensor]:
-        """Query rows of an attention (default: the last) that the head reads, and their weights, in at least float32."""
+        """Query rows of an attention (default: the last) that the head reads, and their weights (float32 or more)."""
         layer = self.bound.last if layer is None else layer
         o = self.layers[layer].o
         rows, weights = self.bound.readout_rows(layer, o.shape[2])

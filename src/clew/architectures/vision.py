@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..shapes import UnknownArchitecture
 from . import Architecture, Readout, register
-
-# transformers moved these between 4.56 and 5.x.
-_HF_ATTENTION = ("attention.attention", "attention")
-_HF_OUTPUT = ("attention.output.dense", "attention.o_proj")
 
 
 def _timm_readout(model: Any) -> Readout:
@@ -37,140 +34,102 @@ def _timm_check(model: Any) -> None:
         )
 
 
-register(
-    Architecture(
-        name="timm_vit",
-        classes=("timm.models.vision_transformer.VisionTransformer",),
-        blocks="blocks",
-        attention="attn",
-        output_projection="attn.proj",
-        patches="patch_embed.proj",
-        prefix=lambda model: model.num_prefix_tokens,
-        readout=_timm_readout,
-        layer_scale="ls1.gamma",
-        attention_pool="attn_pool",
-        check=_timm_check,
+def _timm(name: str, cls: str, readout: Callable[[Any], Readout] = _timm_readout, **more: Any) -> None:
+    places: dict[str, Any] = {
+        "blocks": "blocks",
+        "attention": "attn",
+        "output_projection": "attn.proj",
+        "patches": "patch_embed.proj",
+        "layer_scale": "ls1.gamma",
+        "prefix": lambda model: model.num_prefix_tokens,
+    }
+    register(Architecture(name=name, classes=(cls,), readout=readout, **(places | more)))
+
+
+def _hf(
+    name: str, cls: str, stem: str, readout: Callable[[Any], Readout], prefix: Callable[[Any], int], **more: Any
+) -> None:
+    # transformers moved blocks and attention between 4.56 and 5.x
+    register(
+        Architecture(
+            name=name,
+            classes=(f"transformers.models.{cls}",),
+            blocks=(f"{stem}.encoder.layer", f"{stem}.layers"),
+            attention=("attention.attention", "attention"),
+            output_projection=("attention.output.dense", "attention.o_proj"),
+            patches=f"{stem}.embeddings.patch_embeddings.projection",
+            prefix=prefix,
+            readout=readout,
+            input_name="pixel_values",
+            **more,
+        )
     )
+
+
+def _cls(model: Any) -> Readout:
+    return Readout.cls()
+
+
+def _cls_and_mean(model: Any) -> Readout:
+    return Readout.cls_and_mean()
+
+
+def _cls_and_distillation(model: Any) -> Readout:
+    return Readout((0, 1), (0.5, 0.5))
+
+
+def _beit(model: Any) -> Readout:
+    return Readout.mean() if model.config.use_mean_pooling else Readout.cls()
+
+
+def _tokens(count: int) -> Callable[[Any], int]:
+    return lambda model: count
+
+
+_timm("timm_vit", "timm.models.vision_transformer.VisionTransformer", attention_pool="attn_pool", check=_timm_check)
+_timm("timm_vit_distilled", "timm.models.deit.VisionTransformerDistilled", _cls_and_distillation)
+_timm("timm_eva", "timm.models.eva.Eva", layer_scale="gamma_1", attention_pool="attn_pool", check=_timm_check)
+_timm(
+    "dino_linear",
+    "clew.load.DinoLinear",
+    _cls_and_mean,
+    blocks="backbone.blocks",
+    patches="backbone.patch_embed.proj",
+    prefix=lambda model: model.backbone.num_prefix_tokens,
 )
 
-register(
-    Architecture(
-        name="timm_vit_distilled",
-        classes=("timm.models.deit.VisionTransformerDistilled",),
-        blocks="blocks",
-        attention="attn",
-        output_projection="attn.proj",
-        patches="patch_embed.proj",
-        prefix=lambda model: model.num_prefix_tokens,
-        readout=lambda model: Readout((0, 1), (0.5, 0.5)),
-        layer_scale="ls1.gamma",
-    )
+_hf("hf_vit", "vit.modeling_vit.ViTForImageClassification", "vit", _cls, _tokens(1))
+_hf("hf_deit", "deit.modeling_deit.DeiTForImageClassification", "deit", _cls, _tokens(2))
+_hf(
+    "hf_deit_with_teacher",
+    "deit.modeling_deit.DeiTForImageClassificationWithTeacher",
+    "deit",
+    _cls_and_distillation,
+    _tokens(2),
 )
-
-register(
-    Architecture(
-        name="timm_eva",
-        classes=("timm.models.eva.Eva",),
-        blocks="blocks",
-        attention="attn",
-        output_projection="attn.proj",
-        patches="patch_embed.proj",
-        prefix=lambda model: model.num_prefix_tokens,
-        readout=_timm_readout,
-        layer_scale="gamma_1",
-        attention_pool="attn_pool",
-        check=_timm_check,
-    )
+_hf(
+    "hf_dinov2",
+    "dinov2.modeling_dinov2.Dinov2ForImageClassification",
+    "dinov2",
+    _cls_and_mean,
+    _tokens(1),
+    layer_scale="layer_scale1.lambda1",
 )
-
-register(
-    Architecture(
-        name="hf_vit",
-        classes=("transformers.models.vit.modeling_vit.ViTForImageClassification",),
-        blocks=("vit.encoder.layer", "vit.layers"),
-        attention=_HF_ATTENTION,
-        output_projection=_HF_OUTPUT,
-        patches="vit.embeddings.patch_embeddings.projection",
-        prefix=lambda model: 1,
-        readout=lambda model: Readout.cls(),
-        input_name="pixel_values",
-    )
+_hf(
+    "hf_dinov2_with_registers",
+    "dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegistersForImageClassification",
+    "dinov2_with_registers",
+    _cls_and_mean,
+    lambda model: 1 + model.config.num_register_tokens,
+    layer_scale="layer_scale1.lambda1",
 )
-
-register(
-    Architecture(
-        name="hf_deit",
-        classes=("transformers.models.deit.modeling_deit.DeiTForImageClassification",),
-        blocks=("deit.encoder.layer", "deit.layers"),
-        attention=_HF_ATTENTION,
-        output_projection=_HF_OUTPUT,
-        patches="deit.embeddings.patch_embeddings.projection",
-        prefix=lambda model: 2,
-        readout=lambda model: Readout.cls(),
-        input_name="pixel_values",
-    )
-)
-
-register(
-    Architecture(
-        name="hf_deit_with_teacher",
-        classes=("transformers.models.deit.modeling_deit.DeiTForImageClassificationWithTeacher",),
-        blocks=("deit.encoder.layer", "deit.layers"),
-        attention=_HF_ATTENTION,
-        output_projection=_HF_OUTPUT,
-        patches="deit.embeddings.patch_embeddings.projection",
-        prefix=lambda model: 2,
-        readout=lambda model: Readout((0, 1), (0.5, 0.5)),
-        input_name="pixel_values",
-    )
-)
-
-register(
-    Architecture(
-        name="hf_dinov2",
-        classes=("transformers.models.dinov2.modeling_dinov2.Dinov2ForImageClassification",),
-        blocks=("dinov2.encoder.layer", "dinov2.layers"),
-        attention=_HF_ATTENTION,
-        output_projection=_HF_OUTPUT,
-        patches="dinov2.embeddings.patch_embeddings.projection",
-        prefix=lambda model: 1,
-        readout=lambda model: Readout.cls_and_mean(),
-        layer_scale="layer_scale1.lambda1",
-        input_name="pixel_values",
-    )
-)
-
-register(
-    Architecture(
-        name="hf_dinov2_with_registers",
-        classes=(
-            "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers"
-            ".Dinov2WithRegistersForImageClassification",
-        ),
-        blocks=("dinov2_with_registers.encoder.layer", "dinov2_with_registers.layers"),
-        attention=_HF_ATTENTION,
-        output_projection=_HF_OUTPUT,
-        patches="dinov2_with_registers.embeddings.patch_embeddings.projection",
-        prefix=lambda model: 1 + model.config.num_register_tokens,
-        readout=lambda model: Readout.cls_and_mean(),
-        layer_scale="layer_scale1.lambda1",
-        input_name="pixel_values",
-    )
-)
-
-register(
-    Architecture(
-        name="hf_beit",
-        classes=("transformers.models.beit.modeling_beit.BeitForImageClassification",),
-        blocks=("beit.encoder.layer", "beit.layers"),
-        attention=_HF_ATTENTION,
-        output_projection=_HF_OUTPUT,
-        patches="beit.embeddings.patch_embeddings.projection",
-        prefix=lambda model: 1,
-        readout=lambda model: Readout.mean() if model.config.use_mean_pooling else Readout.cls(),
-        layer_scale="lambda_1",
-        input_name="pixel_values",
-    )
+_hf(
+    "hf_beit",
+    "beit.modeling_beit.BeitForImageClassification",
+    "beit",
+    _beit,
+    _tokens(1),
+    layer_scale="lambda_1",
 )
 
 register(
@@ -181,21 +140,7 @@ register(
         attention="self_attention",
         output_projection="self_attention.out_proj",
         patches="conv_proj",
-        prefix=lambda model: 1,
-        readout=lambda model: Readout.cls(),
-    )
-)
-
-register(
-    Architecture(
-        name="dino_linear",
-        classes=("clew.load.DinoLinear",),
-        blocks="backbone.blocks",
-        attention="attn",
-        output_projection="attn.proj",
-        patches="backbone.patch_embed.proj",
-        prefix=lambda model: model.backbone.num_prefix_tokens,
-        readout=lambda model: Readout.cls_and_mean(),
-        layer_scale="ls1.gamma",
+        prefix=_tokens(1),
+        readout=_cls,
     )
 )
