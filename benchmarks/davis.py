@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,8 @@ def main() -> None:
         "",
         "![contact sheet](davis.jpg)",
     ]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    lines += ["", f"Commit {commit.strip()}, {datetime.date.today()}, torch {torch.__version__}."]
     (ROOT / "docs" / "davis.md").write_text("\n".join(lines) + "\n")
     sheet(names, images, masks, heats, scores).save(ROOT / "docs" / "davis.jpg", quality=82)
     print("\n".join(lines[:30]))

@@ -122,6 +122,35 @@ def test_html_is_one_file_and_escapes_words(result, tmp_path):
     assert text.count("<img") == 3 + 2 * 3
 
 
+def test_large_pictures_are_shrunk_on_pages_and_kept_in_results(tmp_path):
+    from PIL import Image as Pillow
+
+    photo = Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (900, 1500, 3), dtype=np.uint8))
+    model = clew.LoadedModel(tiny.build("timm_token"), clew.Preprocess((32, 32), (32, 32), "cover"), None, "m")
+    found = clew.explain(model, photo, method="raw_attention")
+    assert found.pictures[0].pixels.shape == (900, 1500, 3)
+    small = plots.shrunk(found.pictures[0])
+    assert small.pixels.shape == (384, 640, 3)
+    np.testing.assert_allclose(small.box, np.array(found.pictures[0].box) * 640 / 1500)
+    assert len(found.to_html()) < 2_000_000
+
+
+def test_scores_that_are_no_numbers_do_not_break_the_page(result):
+    from dataclasses import replace
+
+    scores = result.all_scores.clone()
+    scores[0, 3] = torch.nan
+    text = replace(result, all_scores=scores).to_html()
+    assert "NaN" not in re.search(r'data-scores="([^"]*)"', text)[1]
+    assert "null" in text
+
+
+def test_a_score_that_shares_memory_with_the_logits_is_saved(tmp_path):
+    model, x = tiny.build("timm_token"), tiny.images((32, 32), batch=1)
+    found = clew.explain(model, x, method="raw_attention", target=lambda output: output[:, 0])
+    assert torch.equal(clew.Attribution.load(found.save(tmp_path / "a.safetensors")).score, found.score)
+
+
 def test_comparing_needs_the_same_examples(result, tmp_path):
     with pytest.raises(ClewError, match="same examples"):
         clew.compare([result, result[:2]], tmp_path / "a.png")

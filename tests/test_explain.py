@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -81,6 +82,8 @@ def test_a_callable_target_scores_the_raw_output(x):
         (1.5, "no target"),
         (torch.ones(3), "integers"),
         (lambda output: output, "one number per example"),
+        (lambda output: output[0], "one number per example"),
+        (lambda output: output.argmax(-1), "one number per example"),
         (True, "int or str"),
         (clew.Contrast(0, "elm"), "no label 'elm'"),
     ],
@@ -88,6 +91,22 @@ def test_a_callable_target_scores_the_raw_output(x):
 def test_wrong_targets(loaded, x, target, message, untyped):
     with pytest.raises(TargetError, match=message):
         clew.explain(loaded, x, method="raw_attention", target=target)
+
+
+def test_numpy_targets_and_scores_of_functions(model, x):
+    labels = np.array([1, 2, 3])
+    assert clew.explain(model, x, method="random", target=labels).target == ["class 1", "class 2", "class 3"]
+    assert clew.explain(model, x, method="random", target=labels[0]).target == ["class 1"] * 3
+    with pytest.raises(TargetError, match="makes its own score"):
+        clew.explain(model, x, target=lambda output: output[:, 0], score="probability")
+    with pytest.raises(TargetError, match="logit or probability"):
+        clew.explain(model, x, target=lambda output: output[:, 0], score="bogus")
+
+
+def test_a_label_that_two_classes_share_is_ambiguous(model, x):
+    twins = clew.LoadedModel(model, None, ["crane", "crane", "a", "b", "c"], "birds")
+    with pytest.raises(TargetError, match=r"classes \[0, 1\]"):
+        clew.explain(twins, x, target="crane")
 
 
 def test_a_label_needs_labels(model, x):
@@ -127,6 +146,52 @@ def test_inputs_follow_the_models_dtype(model):
     assert ranks[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", sorted(set(clew.methods()) - {"random", "smoothgrad", "value_norm"}))
+def test_half_precision_gives_float32_scores_close_to_the_exact_ones(method, dtype):
+    model, x = tiny.build("timm_token"), tiny.images((32, 32))
+    options = {"n_steps": 4} if "n_steps" in clew.methods()[method].options else {}
+    exact = clew.explain(model, x, method=method, target=1, **options).all_scores.float()
+    found = clew.explain(model.to(dtype), x, method=method, target=1, **options)
+    assert found.all_scores.dtype == torch.float32
+    assert found.to_numpy().dtype == np.float32
+    together = torch.stack([exact.flatten(), found.all_scores.flatten()])
+    assert torch.corrcoef(together)[0, 1] > (0.97 if dtype == torch.bfloat16 else 0.999)
+
+
+def test_probabilities_do_not_overflow_in_half_precision():
+    from clew.seam import Attention
+
+    q = torch.full((1, 1, 2, 64), 60.0, dtype=torch.float16)
+    v = torch.ones(1, 1, 2, 4, dtype=torch.float16)
+    A = Attention(v, v, "sdpa", q=q, k=q).probabilities()
+    torch.testing.assert_close(A, torch.full((1, 1, 2, 2), 0.5))
+
+
+def test_other_sizes_of_hugging_face_models_with_interpolated_positions():
+    model, x = tiny.build("hf_vit"), tiny.images((48, 40))
+    found = clew.explain(model, {"pixel_values": x, "interpolate_pos_encoding": True}, n_steps=2)
+    assert found.patch_grid == (6, 5)
+    with pytest.raises(InputError, match="interpolate_pos_encoding"):
+        clew.explain(model, x)
+
+
+def test_hybrids_with_a_convolutional_stem():
+    import timm
+
+    model = timm.create_model("vit_tiny_r_s16_p8_224", pretrained=False, num_classes=5, img_size=64, depth=2).eval()
+    x = torch.randn(2, 3, 64, 64)
+    found = clew.explain(model, x, n_steps=2)
+    assert found.patch_grid == (2, 2)
+    assert not [f for f in clew.doctor(model, x) if not f.ok]
+
+
+def test_a_part_in_training_mode_is_found(model, x):
+    model.blocks[2].train()
+    with pytest.raises(InputError, match=r"blocks\.2"):
+        clew.explain(model, x)
+
+
 NAN = tiny.images((32, 32))
 NAN[1, 0, 3, 3] = torch.nan
 
@@ -142,7 +207,7 @@ NAN[1, 0, 3, 3] = torch.nan
         ("cat.jpg", "open_image"),
         ([], "nothing"),
         (Image.new("RGB", (32, 32)), "clew.load"),
-        ({"pixel_values": "x"}, "holds tensors"),
+        ({"pixel_values": "x"}, "holds the images"),
     ],
 )
 def test_wrong_inputs(model, inputs, message, untyped):
@@ -205,6 +270,23 @@ def test_a_declaration_of_ones_own(x):
         clew.explain(model, x, architecture=wrong)
 
 
+def test_a_corrected_declaration_is_used_and_entries_of_the_register_are_methods(x):
+    import dataclasses
+
+    model = tiny.build("timm_token")
+    good = clew.architectures()["timm_vit"]
+    wrong = dataclasses.replace(good, prefix=lambda model: 2)
+    with pytest.raises(InputError, match="2 prefix tokens"):
+        clew.explain(model, x, architecture=wrong)
+    found = clew.explain(model, x, architecture=good, method=clew.methods()["raw_attention"])
+    assert found.method == "raw_attention"
+
+
+def test_doctor_looks_inside_wrappers_and_at_half_precision(model, x):
+    for wrapped in (torch.nn.DataParallel(model), torch.compile(model), copy.deepcopy(model).bfloat16()):
+        assert [f for f in clew.doctor(wrapped, x) if not f.ok] == []
+
+
 # Results
 
 
@@ -216,6 +298,7 @@ def test_raw_scores_by_default_and_the_papers_forms_on_request(model, x):
     largest = clew.explain(model, x, method="attention_rollout", normalize="max")
     torch.testing.assert_close(largest.scores, raw.scores / high)
     assert (raw.all_scores[:, 0] > 0).all()
+    assert clew.explain(model, x, method="attention_rollout", zero_cls=True).options["zero_cls"]
     assert (clew.explain(model, x, method="attention_rollout", zero_cls=True).all_scores[:, 0] == 0).all()
 
 
@@ -306,10 +389,13 @@ def test_no_attention_map_is_kept_for_blocks_a_method_does_not_read(model, x, mo
 
     monkeypatch.setattr(Subject, "run", spying)
     clew.explain(model, x, method="beyond_intuition_token", start_layer=2, n_steps=2, checks="off")
-    layers = [kept for kept, _ in seen]
-    assert layers[0] == [2, 3]
-    assert all(kept == [3] for kept in layers[1:])
+    assert [kept for kept, _ in seen] == [[2, 3]] + [[3]] * (len(seen) - 1)
     assert not any(any(maps) for _, maps in seen)
+    # Hand-written attention makes the maps; even so only those of the blocks that are read are kept.
+    seen.clear()
+    eager = tiny.build("timm_token", "eager")
+    clew.explain(eager, x, method="beyond_intuition_token", start_layer=2, n_steps=2, checks="off")
+    assert [maps for _, maps in seen] == [[True, True]] + [[True]] * (len(seen) - 1)
 
 
 def test_option_errors_leave_the_model_as_it_was(model, x):

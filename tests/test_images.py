@@ -31,6 +31,16 @@ def test_it_opens_pictures_upright_and_in_rgb(tmp_path):
     assert clew.open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_sixteen_bits_keep_their_greys(tmp_path):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    opened = np.asarray(clew.open_image(tmp_path / "deep.png"))[..., 0]
+    np.testing.assert_array_equal(opened, (ramp // 257).astype(np.uint8))
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "floats.tif")
+    with pytest.raises(InputError, match="8 or 16 bits"):
+        clew.open_image(tmp_path / "floats.tif")
+
+
 def test_files_that_are_no_pictures(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "words.png").write_text("not a picture")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 
@@ -247,5 +248,7 @@ def test_explaining_works_in_inference_mode_and_with_gradient_checkpointing():
 def test_a_compiled_or_wrapped_model_is_explained_as_the_model_inside():
     model, x = tiny.build("timm_token"), tiny.images((32, 32))
     expected = clew.explain(model, x, method="raw_attention").scores
-    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+    in_place = copy.deepcopy(model)
+    in_place.blocks[1].compile()
+    for wrapped in (torch.compile(model), nn.DataParallel(model), in_place):
         assert torch.equal(clew.explain(wrapped, x, method="raw_attention").scores, expected)

@@ -199,7 +199,7 @@ class Attribution:
             "boxes": [list(p.box) for p in self.pictures],
             "provenance": dict(self.provenance),
         }
-        on_disk = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         return save_tensors(on_disk, {"format": FORMAT, "attribution": json.dumps(meta)})
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,21 @@ def read_weights(path: str | Path) -> Weights:
         with torch.serialization.safe_globals([argparse.Namespace]):
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise LoadError(
-            f"{path} was not opened: it is no plain file of weights, and reading it would run code from it",
-            expected="tensors in plain containers",
-            got=str(error).splitlines()[0],
-            todo="if you trust its source, load it yourself and save its state dict with safetensors",
-        ) from error
+        raise refused(path, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise LoadError(f"{path} cannot be read", expected="a file written by torch.save", got=error) from error
     return _unwrap(found, path)
+
+
+def refused(path: str | Path, error: Exception) -> LoadError:
+    """The error for a pickle that holds more than weights."""
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    return LoadError(
+        f"{path} was not opened: it is no plain file of weights, and reading it could run code from it",
+        expected="tensors in plain containers",
+        got=f"a pickle that wants {found[1]}" if found else str(error).strip().splitlines()[0],
+        todo="if you trust its source, load it yourself and save its state dict with safetensors",
+    )
 
 
 def _unwrap(found: Any, path: Path) -> Weights:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .architectures import Architecture
 from .explain import explain
 from .load import LoadedModel
-from .prepare import prepare
+from .prepare import prepare, unwrap
 from .shapes import ClewError
 from .trace import Subject, logits_of
 
@@ -35,10 +35,14 @@ def doctor(
     output; the declared readout is what the head really reads; a batch equals its single examples; nothing is left
     behind.
     """
-    before = _state(model.model if isinstance(model, LoadedModel) else model)
-    tolerance = 1e-4
+    inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    before = _state(inside)
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
+    tolerance = 2e-2 if half else 1e-4
     try:
-        ready = prepare(model, _example(model) if inputs is None else inputs, architecture)
+        first = next((m for m in inside.modules() if isinstance(m, nn.Conv2d)), None)
+        example = _example(model, first.in_channels if first is not None else None) if inputs is None else inputs
+        ready = prepare(model, example, architecture)
     except ClewError as error:
         return [Finding("declaration", False, str(error))]
     subject = Subject(ready.model, ready.bound, ready.inputs, lambda output: _largest)
@@ -104,7 +108,7 @@ def _largest(output: Any, rows: Tensor | None) -> Tensor:
     return logits_of(output).amax(-1)
 
 
-def _example(model: nn.Module | LoadedModel) -> Tensor:
+def _example(model: nn.Module | LoadedModel, channels: int | None) -> Tensor:
     if isinstance(model, LoadedModel) and model.preprocess is not None:
         size: Any = model.preprocess.size
     else:
@@ -113,7 +117,8 @@ def _example(model: nn.Module | LoadedModel) -> Tensor:
         size = size or getattr(getattr(module, "config", None), "image_size", None)
         size = size or getattr(module, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(2, channels or 3, height, width, generator=generator, device="cpu")
 
 
 def _state(model: nn.Module) -> list[Any]:

@@ -46,8 +46,8 @@ def explain(
     Args:
         model: any supported `nn.Module` in evaluation mode, or what `clew.load` returned.
         inputs: images as the model takes them, `(batch, channel, height, width)` or without batch; a mapping of
-            arguments; or, for a loaded model, PIL images or paths, single or in a list.
-        method: a name from `clew.methods()`, or a function like those.
+            arguments; or, for a loaded model, PIL images, single or in a list.
+        method: a name from `clew.methods()`, an entry of it, or a function like those.
         target: None (the predicted class), an index, a label, one of these per example, `Contrast(a, b)`, or a
             callable `output -> Tensor[batch]`.
         score: explain the logit, the probability or the log-probability of the target.
@@ -75,7 +75,7 @@ def explain(
             ready.model,
             ready.bound,
             ready.inputs,
-            lambda output: resolve(target, output, ready.labels, score),
+            lambda output: resolve(target, output, ready.batch, ready.labels, score),
             per_row=not callable(target) or isinstance(target, Tensor),
             progress=progress,
             details=details,
@@ -129,7 +129,8 @@ def _attribution(
     if zero_cls and bound.prefix:
         scores = scores.clone()
         scores[:, 0] = 0
-    common = {"score": subject.target.kind} | ({"normalize": normalize} if normalize else {})
+    common: dict[str, Any] = {"score": subject.target.kind}
+    common |= {k: v for k, v in (("normalize", normalize), ("zero_cls", zero_cls)) if v}
     return Attribution(
         all_scores=_normalized(scores.detach(), bound.prefix, normalize),
         prefix=bound.prefix,
@@ -157,7 +158,13 @@ def _attribution(
 
 def _forward_difference(subject: Subject, *, again: bool) -> float:
     """Largest change that instrumenting every block makes to the logits; measured once per model and input shape."""
-    key = (tuple(subject.x.shape), subject.x.dtype, str(subject.x.device))
+    key = (
+        subject.bound.architecture.name,
+        subject.backend,
+        tuple(subject.x.shape),
+        subject.x.dtype,
+        str(subject.x.device),
+    )
     known = _differences.setdefault(subject.model, {})
     if again or key not in known:
         with torch.no_grad(), borrowed(subject.model):

@@ -34,6 +34,8 @@ def open_image(path: str | Path) -> Image.Image:
             with Image.open(path) as image:
                 image.load()
                 return as_rgb(image)
+    except InputError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} is too large to open", got=error, todo="shrink it first") from error
     except UnidentifiedImageError as error:
@@ -47,6 +49,15 @@ def open_image(path: str | Path) -> Image.Image:
 def as_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright; what is transparent becomes white."""
     turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I;16"):  # 16 bits a pixel: `convert` would cut everything above 255
+        return Image.fromarray((np.asarray(turned).astype(np.uint16) // 257).astype(np.uint8)).convert("RGB")
+    if turned.mode in ("I", "F"):
+        raise InputError(
+            "this picture's values have no fixed range",
+            expected="8 or 16 bits a pixel",
+            got=f"mode {turned.mode!r}",
+            todo="scale it to 8 bits yourself",
+        )
     if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
         clear = turned.convert("RGBA")
         white = Image.new("RGBA", clear.size, "white")
@@ -86,7 +97,7 @@ class Preprocess:
         x, y = width / across, height / down
         box = (left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y)
         values = torch.from_numpy(np.array(cut, dtype=np.float32)).permute(2, 0, 1) * self.rescale
-        mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, dtype=torch.float32, device="cpu")[:, None, None] for v in (self.mean, self.std))
         return (values - mean) / std, Picture(np.asarray(image), box)
 
     def batch(self, images: Sequence[Image.Image]) -> tuple[Tensor, list[Picture]]:

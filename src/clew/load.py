@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Weights, fit_names, load_weights, read_weights
+from .checkpoints import Weights, fit_names, load_weights, read_weights, refused
 from .images import Preprocess
 from .shapes import LoadError, close_matches, optional_import
 
@@ -66,7 +67,10 @@ def load(
     *,
     checkpoint: str | Path | None = None,
     linear: str | Path | None = None,
+    interleaved: bool = True,
     labels: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     **model_args: Any,
@@ -78,7 +82,9 @@ def load(
         checkpoint: weights to use instead: `.safetensors`, or `.pth` as training codes write it, read as weights only.
             The number of classes and mean pooling (`fc_norm`, as in MAE) are taken from it.
         linear: weights of a DINO linear head (CLS and mean of the patches) on top of a timm backbone.
+        interleaved: how that head reads the two features, see `DinoLinear`.
         labels: names of the classes, where the model does not bring them.
+        mean, std: normalisation of the pixels, where a checkpoint was trained with other values than the named model.
         device, dtype: where and how to hold it.
         **model_args: passed to `timm.create_model` or `from_pretrained`, for example `img_size` or `global_pool`.
 
@@ -87,14 +93,17 @@ def load(
     """
     text = str(name)
     kind, _, rest = text.partition(":")
+    probe = _Linear(linear, interleaved) if linear is not None else None
     if kind == "mini" and rest:
+        _refuse(text, checkpoint=checkpoint, linear=linear, **model_args)
         found = _load_mini(rest)
     elif kind == "timm" and rest:
-        found = _load_timm(rest, None, checkpoint, linear, model_args)
+        found = _load_timm(rest, None, checkpoint, probe, model_args)
     elif kind == "hf" and rest:
+        _refuse(text, linear=linear)
         found = _load_hf(rest, text, checkpoint, model_args)
     elif Path(text).is_dir():
-        found = _load_folder(Path(text), checkpoint, linear, model_args)
+        found = _load_folder(Path(text), checkpoint, probe, model_args)
     else:
         raise LoadError(
             f"no model {text!r}",
@@ -102,10 +111,41 @@ def load(
             got=text,
             todo="see `clew models`",
         )
-    found.model.eval().to(device, dtype)
+    try:
+        found.model.eval().to(device, dtype)
+    except (RuntimeError, AssertionError) as error:
+        raise LoadError(f"the model cannot be held on {device}", got=error, todo="choose another device") from error
+    if found.preprocess is not None:
+        found.preprocess = replace(
+            found.preprocess,
+            mean=tuple(mean) if mean is not None else found.preprocess.mean,
+            std=tuple(std) if std is not None else found.preprocess.std,
+        )
+        if checkpoint is not None and (mean is None or std is None):
+            logger.warning(
+                "%s: pixels are normalised as for %s (mean %s, std %s); pass mean= and std= if the checkpoint differs",
+                checkpoint,
+                text,
+                found.preprocess.mean,
+                found.preprocess.std,
+            )
     found.labels = labels if labels is not None else found.labels
     found.name = text
     return found
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear head to put on a backbone."""
+
+    path: str | Path
+    interleaved: bool
+
+
+def _refuse(name: str, **arguments: Any) -> None:
+    given = [key for key, value in arguments.items() if value is not None]
+    if given:
+        raise LoadError(f"{name} does not take {', '.join(given)}", todo="leave it out, or name another model")
 
 
 def _load_mini(name: str) -> LoadedModel:
@@ -118,7 +158,7 @@ def _load_mini(name: str) -> LoadedModel:
 
 
 def _load_folder(
-    folder: Path, checkpoint: str | Path | None, linear: str | Path | None, model_args: dict[str, Any]
+    folder: Path, checkpoint: str | Path | None, linear: _Linear | None, model_args: dict[str, Any]
 ) -> LoadedModel:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -133,6 +173,7 @@ def _load_folder(
         if weights is None:
             raise LoadError(f"{folder} has no weights", expected="model.safetensors or pytorch_model.bin")
         return _load_timm(config["architecture"], config, weights, linear, model_args)
+    _refuse(str(folder), linear=linear)
     return _load_hf(str(folder), str(folder), checkpoint, model_args)
 
 
@@ -143,7 +184,7 @@ def _load_timm(
     name: str,
     config: dict[str, Any] | None,
     checkpoint: str | Path | None,
-    linear: str | Path | None,
+    linear: _Linear | None,
     model_args: dict[str, Any],
 ) -> LoadedModel:
     timm = optional_import("timm", extra="timm", purpose="load timm models")
@@ -159,6 +200,13 @@ def _load_timm(
         args["num_classes"] = 0
     if weights is not None:
         args = _implied_by(weights) | args
+    if linear is None and args.get("num_classes") == 0:
+        raise LoadError(
+            f"{checkpoint or name} has no classification head, so there is no class to explain",
+            expected="head.weight beside the blocks, or linear= with the weights of a linear head",
+            got=", ".join(list(weights or {})[-4:]) or "num_classes=0",
+            todo="add the head to the checkpoint under the names of the model",
+        )
     if weights is None:
         _announce_timm(timm, name)
     try:
@@ -178,7 +226,8 @@ def _load_timm(
     if size is not None:
         settings["input_size"] = (3, *size)
     names = (config or {}).get("label_names") or _timm_labels(data, model)
-    return LoadedModel(model, Preprocess.from_timm(settings), names, name)
+    classes = model.linear.out_features if isinstance(model, DinoLinear) else getattr(model, "num_classes", None)
+    return LoadedModel(model, Preprocess.from_timm(settings), names if names and len(names) == classes else None, name)
 
 
 def _implied_by(weights: Weights) -> dict[str, Any]:
@@ -193,7 +242,8 @@ def _implied_by(weights: Weights) -> dict[str, Any]:
     return implied
 
 
-def _with_linear(backbone: nn.Module, path: str | Path) -> DinoLinear:
+def _with_linear(backbone: nn.Module, head: _Linear) -> DinoLinear:
+    path = head.path
     weights = fit_names(read_weights(path), {"linear.weight", "linear.bias"})
     shape = tuple(weights["linear.weight"].shape) if "linear.weight" in weights else None
     width: Any = backbone.embed_dim
@@ -204,7 +254,7 @@ def _with_linear(backbone: nn.Module, path: str | Path) -> DinoLinear:
             got=shape or ", ".join(weights),
             todo="heads on CLS tokens of several blocks (n_last_blocks=4) are not supported",
         )
-    model = DinoLinear(backbone, shape[0])
+    model = DinoLinear(backbone, shape[0], interleaved=head.interleaved)
     model.linear.load_state_dict({k.removeprefix("linear."): v for k, v in weights.items()})
     return model
 
@@ -238,7 +288,7 @@ def _load_hf(
     from transformers.utils import logging as hf_logging
 
     if not Path(path).is_dir():
-        _announce(path, "config.json")
+        _announce(path, "model.safetensors", "pytorch_model.bin")
     bar_was_shown = hf_logging.is_progress_bar_enabled()
     if quiet:
         hf_logging.disable_progress_bar()
@@ -252,7 +302,11 @@ def _load_hf(
             )
     except LoadError:
         raise
+    except pickle.UnpicklingError as error:
+        raise refused(path, error) from error
     except Exception as error:
+        if "weights_only" in str(error) or isinstance(error.__cause__, pickle.UnpicklingError):
+            raise refused(path, error) from error
         raise _not_fetched(name, error) from error
     finally:
         if quiet and bar_was_shown:
@@ -300,11 +354,12 @@ def _preprocessor(path: str) -> dict[str, Any]:
     return {}
 
 
-def _announce(repository: str, filename: str) -> None:
+def _announce(repository: str, *filenames: str) -> None:
     """Say what will be downloaded and where to, unless it is there already."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repository, filename), str):
+    cached = (try_to_load_from_cache(repository, filename) for filename in filenames)
+    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
         return
     logger.warning("downloading %s from the Hugging Face Hub to %s", repository, constants.HF_HUB_CACHE)
 

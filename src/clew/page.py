@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from math import isfinite
 from typing import Any
 
-from .plots import Array, Picture, colour, colour_scale, colour_stops, in_frame, png
+from .plots import Array, Picture, colour, colour_scale, colour_stops, in_frame, jpeg, png, shrunk
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _drawn(cell: Cell) -> dict[str, Any]:
+    cell = replace(cell, picture=shrunk(cell.picture))
     height, width = cell.picture.pixels.shape[:2]
     left, top, right, bottom = cell.picture.box
     frame = in_frame(cell.picture, cell.heat)
@@ -43,17 +45,17 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "high": f"{high:.2g}",
         "signed": low < 0,
         "stops": ", ".join(colour_stops(name)),
-        "picture": _data(png(cell.picture.pixels)),
+        "picture": _data(jpeg(cell.picture.pixels), "jpeg"),
         "heat": _data(png(colour(frame))),
-        "scores": [float(f"{s:.4g}") for s in cell.scores],
+        "scores": [float(f"{s:.4g}") if isfinite(s) else None for s in cell.scores],
         "grid": list(cell.grid),
         "box": [left / width, top / height, right / width, bottom / height],
         "facts": dict(cell.facts),
     }
 
 
-def _data(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+def _data(image: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(image).decode()
 
 
 @cache

@@ -84,6 +84,26 @@ def png(image: Array) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg(image: Array) -> bytes:
+    """An image array as JPEG of high quality."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=92, subsampling=0)
+    return buffer.getvalue()
+
+
+def shrunk(picture: Picture, longest: int = 640) -> Picture:
+    """A picture no longer than `longest` pixels on either side, with its box; photographs would fill pages."""
+    height, width = picture.pixels.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return picture
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    pixels = np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.LANCZOS))
+    x, y = size[0] / width, size[1] / height
+    left, top, right, bottom = picture.box
+    return Picture(pixels, (left * x, top * y, right * x, bottom * y))
+
+
 def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
     """Examples downwards, their picture and one overlay per panel across, each with a colour bar; as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -98,11 +118,12 @@ def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
     for line, panels in zip(axes, rows, strict=True):
         for axis in line:
             axis.axis("off")
-        line[0].imshow(panels[0].picture.pixels)
+        line[0].imshow(shrunk(panels[0].picture).pixels)
         for axis, panel in zip(line[1:], panels, strict=False):
-            frame = in_frame(panel.picture, panel.heat)
+            picture = shrunk(panel.picture)
+            frame = in_frame(picture, panel.heat)
             name, low, high = colour_scale(frame)
-            axis.imshow(panel.picture.pixels)
+            axis.imshow(picture.pixels)
             size = np.clip(np.abs(np.nan_to_num(frame)) / high, 0, 1)
             opacity = np.where(np.isfinite(frame), 0.25 + 0.6 * size, 0.0)
             clipped = np.nanmax(np.abs(frame)) > high

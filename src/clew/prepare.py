@@ -24,34 +24,44 @@ class Prepared:
 
     model: nn.Module
     bound: Bound
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     labels: Sequence[str] | None
     pictures: Sequence[Picture]
     name: str
+
+    @property
+    def batch(self) -> int:
+        """Number of examples."""
+        return len(self.pictures)
 
 
 def prepare(model: nn.Module | LoadedModel, inputs: Any, architecture: Architecture | None = None) -> Prepared:
     """Check a model and its inputs, and bring the inputs to the model's device and dtype."""
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
-    if module.training:
+    training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+    if training:
         raise InputError(
             f"{type(module).__name__} is in training mode, so dropout makes every pass different",
             expected="a model in evaluation mode",
-            got="model.training == True",
+            got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
             todo="call model.eval()",
         )
     bound = (architecture or find_architecture(module)).bind(module)
     tensors, pictures = _as_tensors(inputs, loaded, bound)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    moved = {
-        name: value.to(like.device, like.dtype if value.is_floating_point() else None)
-        for name, value in tensors.items()
-    }
+    moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
     labels = loaded.labels if loaded is not None else _labels(module)
-    moved = {k: v.clone() if v.is_inference() else v.detach() for k, v in moved.items()}
     return Prepared(module, bound, moved, labels, pictures, name)
+
+
+def _moved(value: Any, like: Tensor) -> Any:
+    """An input on the model's device, floats in its dtype, free of any graph; what is no tensor as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    moved = value.to(like.device, like.dtype if value.is_floating_point() else None)
+    return moved.clone() if moved.is_inference() else moved.detach()
 
 
 def unwrap(model: Any) -> nn.Module:
@@ -68,13 +78,14 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
-def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[dict[str, Tensor], Sequence[Picture]]:
+def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[dict[str, Any], Sequence[Picture]]:
     name = bound.architecture.input_name or ""
     if isinstance(inputs, Mapping):
         given = {str(k): v for k, v in inputs.items() if v is not None}
-        if not given or not all(isinstance(v, Tensor) for v in given.values()):
-            raise InputError("a mapping of inputs holds tensors", got={k: type(v).__name__ for k, v in given.items()})
-        main = given.get(name, next(iter(given.values())))
+        main = given.get(name, next((v for v in given.values() if isinstance(v, Tensor)), None))
+        if not isinstance(main, Tensor):
+            found = {k: type(v).__name__ for k, v in given.items()}
+            raise InputError("a mapping of inputs holds the images as a tensor", expected=name or "a tensor", got=found)
         _check_image(main, bound)
         return given, [picture_of(image) for image in main]
     if isinstance(inputs, Tensor):
@@ -103,7 +114,7 @@ def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[
 
 
 def _check_image(x: Tensor, bound: Bound) -> None:
-    channels = getattr(bound.patches, "in_channels", None)
+    channels = bound.channels
     if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (channels and x.shape[1] != channels):
         raise InputError(
             "the input is not a batch of images for this model",

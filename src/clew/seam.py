@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values
+from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
 
 Leaf = tuple[int, Literal["v", "o"]]
 
@@ -48,10 +48,10 @@ class Attention:
         if self.probs is not None:
             return self.probs.detach()[:, :, rows]
         assert self.q is not None and self.k is not None
-        q, k = self.q.detach()[:, :, rows], self.k.detach()
-        at_least_float32 = torch.promote_types(q.dtype, torch.float32)
+        # In half precision the product itself would round, and could overflow.
+        q, k = at_least_float32(self.q.detach()[:, :, rows]), at_least_float32(self.k.detach())
         scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
-        logits = (q @ k.mT).to(at_least_float32) * scale
+        logits = (q @ k.mT) * scale
         if self.mask is not None:
             mask = self.mask.detach()
             mask = mask.expand(*mask.shape[:-2], self.q.shape[-2], k.shape[-2])[..., rows, :]
@@ -63,7 +63,7 @@ class Attention:
 
     def attention_gradient(self, g_o: Tensor, rows: Tensor | slice = slice(None)) -> Attn:
         """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
-        return g_o[:, :, rows] @ self.v.detach().mT
+        return at_least_float32(g_o[:, :, rows]) @ at_least_float32(self.v.detach()).mT
 
 
 class Seam(TorchFunctionMode):
@@ -376,6 +376,10 @@ def borrowed(model: nn.Module) -> Generator[None]:
                 if getattr(module, name, False):
                     setattr(module, name, False)
                     restore.callback(setattr, module, name, True)
+            compiled: Any = getattr(module, "_compiled_call_impl", None)
+            if compiled is not None:  # compiled in place: run it as it was written
+                setattr(module, "_compiled_call_impl", None)  # noqa: B010
+                restore.callback(setattr, module, "_compiled_call_impl", compiled)
         config: Any = getattr(model, "config", None)
         kernel = getattr(config, "_attn_implementation", None)
         if isinstance(kernel, str) and kernel not in ("sdpa", "eager"):

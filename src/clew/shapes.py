@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +30,7 @@ __all__ = [
     "TargetError",
     "UnknownArchitecture",
     "Values",
+    "at_least_float32",
     "close_matches",
     "optional_import",
 ]
@@ -85,6 +87,11 @@ class LoadError(ClewError, OSError):
 
 class MissingDependency(ClewError, ImportError):
     """An optional package is needed for this."""
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .shapes import TargetError, close_matches
 from .trace import logits_of
 
 KINDS = ("logit", "probability", "log_probability")
-Classes = int | str | Sequence[int] | Sequence[str] | Tensor
+Classes = int | str | Sequence[int] | Sequence[str] | Tensor | NDArray[Any] | np.integer[Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Resolved:
 
     kind: str
     names: list[str]
+    batch: int
     plus: Tensor | None = None
     minus: Tensor | None = None
     function: Callable[[Any], Tensor] | None = None
@@ -45,23 +48,25 @@ class Resolved:
     def __call__(self, output: Any, rows: Tensor | None = None) -> Tensor:
         """One score per example of `output`, which holds the examples `rows` (all of them, if None)."""
         if self.function is not None:
-            return _one_per_example(self.function(output), output)
+            return _one_per_example(self.function(output), self.batch)
         values = _as_kind(logits_of(output), self.kind)
         score = _pick(values, self.plus, rows)
         return score if self.minus is None else score - _pick(values, self.minus, rows)
 
 
-def resolve(target: Target, output: Any, labels: Sequence[str] | None, kind: str = "logit") -> Resolved:
+def resolve(target: Target, output: Any, batch: int, labels: Sequence[str] | None, kind: str = "logit") -> Resolved:
     """Fix a target on the clean output of a batch, so that it stays the same however the input is changed.
 
     Raises `TargetError` for a class that does not exist (with the labels most like it).
     """
-    if callable(target) and not isinstance(target, Tensor):
-        _one_per_example(target(output), output)
-        return Resolved(kind, [getattr(target, "__name__", repr(target))], function=target)
-    logits = logits_of(output).detach()
     if kind not in KINDS:
         raise TargetError("unknown score", expected=" or ".join(KINDS), got=kind)
+    if callable(target) and not isinstance(target, Tensor):
+        if kind != "logit":
+            raise TargetError("a target function makes its own score", expected="score='logit', the default", got=kind)
+        _one_per_example(target(output), batch)
+        return Resolved(kind, [getattr(target, "__name__", repr(target))], batch, function=target)
+    logits = logits_of(output).detach()
     if logits.ndim != 2:
         raise TargetError(
             "the model's output is no table of classes",
@@ -72,9 +77,9 @@ def resolve(target: Target, output: Any, labels: Sequence[str] | None, kind: str
     if isinstance(target, Contrast):
         plus, minus = _indices(target.a, logits, labels), _indices(target.b, logits, labels)
         names = [f"{_name(i, labels)} rather than {_name(j, labels)}" for i, j in _pairs(plus, minus)]
-        return Resolved(kind, names, plus, minus)
+        return Resolved(kind, names, batch, plus, minus)
     plus = logits.argmax(-1) if target is None else _indices(target, logits, labels)
-    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], plus)
+    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], batch, plus)
 
 
 def _indices(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tensor:
@@ -82,6 +87,8 @@ def _indices(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tenso
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TargetError("a target tensor holds class indices", expected="integers", got=target.dtype)
+        target = target.tolist()
+    if isinstance(target, (np.ndarray, np.integer)):
         target = target.tolist()
     if isinstance(target, (int, str)):
         target = [target] * batch
@@ -101,6 +108,8 @@ def _indices(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tenso
 
 
 def _index(target: Any, labels: Sequence[str] | None) -> int:
+    if isinstance(target, np.integer):
+        return int(target)
     if isinstance(target, bool) or not isinstance(target, (int, str)):
         raise TargetError("a class is an index or a label", expected="int or str", got=repr(target))
     if isinstance(target, int):
@@ -117,6 +126,13 @@ def _index(target: Any, labels: Sequence[str] | None) -> int:
         found = [i for i, label in enumerate(lowered) if match(label)]
         if len(found) == 1:
             return found[0]
+        if found:
+            raise TargetError(
+                f"the label {target!r} is not the only one",
+                expected="one class",
+                got=f"classes {found}",
+                todo="pass the class index",
+            )
     raise TargetError(f"no label {target!r}", got=target, todo=close_matches(target, labels))
 
 
@@ -132,12 +148,11 @@ def _as_kind(logits: Tensor, kind: str) -> Tensor:
     return logits.softmax(-1) if kind == "probability" else logits.log_softmax(-1)
 
 
-def _one_per_example(score: Any, output: Any) -> Tensor:
-    if not isinstance(score, Tensor) or score.ndim != 1:
-        got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise TargetError(
-            "the target function must return one number per example", expected="a tensor of shape (batch,)", got=got
-        )
+def _one_per_example(score: Any, batch: int) -> Tensor:
+    if not isinstance(score, Tensor) or score.shape != (batch,) or not score.is_floating_point():
+        got = f"{score.dtype} of shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+        expected = f"a floating point tensor of shape ({batch},)"
+        raise TargetError("the target function must return one number per example", expected=expected, got=got)
     return score
 
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .seam import Attention, Leaf, Seam, borrowed
-from .shapes import Attn, CaptureError, ClewError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
+from .shapes import Attn, CaptureError, ClewError, InputError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
 _BLOCK = 2**23
 
-# Patch grids by model and input shape.
+# Patch grids by patch embedding and input shape.
 _grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
 
 Mix = Callable[..., Tensor]
@@ -61,7 +61,7 @@ class Subject:
 
     model: nn.Module
     bound: Bound
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     resolve: Callable[[Any], Score]
     per_row: bool = True  # whether any selection of examples can be scored
     progress: Callable[[int, int], None] | None = None  # called with (done, all) along a path
@@ -98,30 +98,44 @@ class Subject:
 
     def layers_from(self, start_layer: int | None, default: int) -> range:
         """Layers `start_layer` (counted from 0) to the last attention. Raises `OptionError` when out of range."""
-        start = default if start_layer is None else start_layer
-        if not 0 <= start < self.depth:
+        start: Any = default if start_layer is None else start_layer
+        if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < self.depth:
             raise OptionError(
                 "start_layer is out of range",
                 expected=f"0 to {self.depth - 1}, for this model's {self.depth} blocks (counted from 0)",
-                got=start,
+                got=repr(start),
                 todo="leave it out for the default of the method",
             )
         return range(start, self.last + 1)
 
     def forward(self, x: Tensor | None = None, rows: Tensor | None = None) -> Any:
-        """Call the model as it is, on `x` in place of the explained input; other inputs follow `rows`."""
+        """Call the model as it is, on `x` in place of the explained input; other inputs follow `rows`.
+
+        Raises `InputError` where the model refuses the input.
+        """
         args: list[Tensor] = []
-        kwargs: dict[str, Tensor] = {}
+        kwargs: dict[str, Any] = {}
         for name, value in self.inputs.items():
             if name == self._main:
                 value = value if x is None else x
-            elif rows is not None:
+            elif rows is not None and isinstance(value, Tensor):
                 value = value[rows]
             if name:
                 kwargs[name] = value
             else:
                 args.append(value)
-        return self.model(*args, **kwargs)
+        try:
+            return self.model(*args, **kwargs)
+        except ClewError:
+            raise
+        except (ValueError, AssertionError, TypeError) as error:
+            raise InputError(
+                f"{type(self.model).__name__} does not take this input",
+                expected="inputs that model(**inputs) takes",
+                got=f"{tuple(self.x.shape)}: {error}",
+                todo="resize the images; Hugging Face ViTs take other sizes with a mapping {'pixel_values': …, "
+                "'interpolate_pos_encoding': True}",
+            ) from error
 
     def run(
         self,
@@ -202,8 +216,11 @@ class Subject:
                 self.progress(int(chunk[-1]) + 1, len(pairs))
 
     def grid(self) -> tuple[int, int]:
-        """Patches down and across, read from the output of the patch embedding; once per model and input shape."""
-        known = _grids.setdefault(self.model, {})
+        """Patches down and across, read from the output of the patch embedding; once per input shape.
+
+        Raises `InputError` where the model refuses the input, `CaptureError` where the embedding shows no grid.
+        """
+        known = _grids.setdefault(self.bound.patches, {})
         shape = self.x.shape[1:]
         if shape not in known:
             known[shape] = self._read_grid()
@@ -313,7 +330,8 @@ class Trace:
             C = mix(A) if gradient is None else mix(A, attention.attention_gradient(gradient, rows).to(r.dtype))
             weight = r[..., rows]
             if normalize:
-                weight = weight / (C.sum(-1) + (0 if pool else 1))[:, None]
+                sums = C.sum(-1) + (0 if pool else 1)
+                weight = weight * torch.where(sums == 0, 0.0, 1 / sums)[:, None]
                 if not pool:
                     out[..., rows] = out[..., rows] + weight - r[..., rows]
             out = out + weight @ C

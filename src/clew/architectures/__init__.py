@@ -120,6 +120,7 @@ class Architecture:
             prefix=self.prefix(model),
             readout=self.readout(model),
             pooled=pool is not None,
+            channels=next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), None),
         )
 
     def _place(self, root: nn.Module, path: Path, what: str) -> Any:
@@ -147,6 +148,7 @@ class Bound:
     prefix: int
     readout: Readout
     pooled: bool
+    channels: int | None
 
     @property
     def depth(self) -> int:
@@ -166,11 +168,12 @@ class Bound:
 
 
 _registered: dict[str, Architecture] = {}
+_discovered = False
 
 
 def register(architecture: Architecture) -> Architecture:
     """Make a declaration known, so that `explain` finds it. Raises `ClewError` for a name that is taken."""
-    if architecture.name in _registered:
+    if architecture.name in architectures():
         raise ClewError(
             f"an architecture named {architecture.name!r} is registered already", todo="choose another name"
         )
@@ -180,8 +183,11 @@ def register(architecture: Architecture) -> Architecture:
 
 def architectures() -> dict[str, Architecture]:
     """All declarations, by name. The files of this folder are read on first use."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    global _discovered
+    if not _discovered:
+        _discovered = True
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
     return dict(_registered)
 
 

@@ -50,6 +50,7 @@ class Method:
 
 
 _registered: dict[str, Method] = {}
+_discovered = False
 
 
 def method(*, paper: str, summary: str) -> Callable[[Function], Function]:
@@ -57,7 +58,7 @@ def method(*, paper: str, summary: str) -> Callable[[Function], Function]:
 
     def add(function: Function) -> Function:
         name = function.__name__
-        if name in _registered:
+        if name in methods():
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
         _registered[name] = Method(name, function, paper, summary)
         return function
@@ -67,15 +68,21 @@ def method(*, paper: str, summary: str) -> Callable[[Function], Function]:
 
 def methods() -> dict[str, Method]:
     """All methods, by name. The files of this folder are read on first use."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    global _discovered
+    if not _discovered:
+        _discovered = True
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
     return dict(_registered)
 
 
-def find(method: str | Function) -> Method:
+def find(method: str | Function | Method) -> Method:
     """The method of that name, or a function as a method. Raises `OptionError` for an unknown name."""
+    if isinstance(method, Method):
+        return method
     if callable(method):
-        return Method(method.__name__, method, "", inspect.getdoc(method) or "")
+        name = getattr(method, "__name__", type(method).__name__)
+        return Method(name, method, "", inspect.getdoc(method) or "")
     known = methods()
     if method not in known:
         raise OptionError(f"no method {method!r}", got=method, todo=close_matches(method, known))

@@ -17,8 +17,8 @@ from . import is_released, method
 def random(subject: Subject, *, seed: int = 0) -> Scores:
     """Uniform random scores, the same for the same `seed`, token count and batch position."""
     trace = subject.run([subject.last])
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.rand(subject.batch, trace.tokens, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    scores = torch.rand(subject.batch, trace.tokens, generator=generator, dtype=torch.float64, device="cpu")
     return scores.to(subject.x.device, torch.promote_types(subject.x.dtype, torch.float32))
 
 

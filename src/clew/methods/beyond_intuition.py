@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..quadrature import Quadrature, quadrature_rule
-from ..shapes import Attn, Rows, Scores
+from ..shapes import Attn, Rows, Scores, at_least_float32
 from ..trace import Result, Subject, Trace, mean_heads
 from . import method
 
@@ -52,7 +52,7 @@ def beyond_intuition_head(
     for layer in reversed(layers):
         importance = _head_importance(gradients[layer, "v"], trace[layer].v.detach())
         r = trace.chain(r, layer, lambda A, w=importance: torch.einsum("bh,bhqk->bqk", w.to(A.dtype), A))
-        rows.insert(0, r)
+        rows = [r, *rows] if subject.details else [r]
         importances.insert(0, importance)
     details = {"head_importance": torch.stack(importances, 1)} if len({i.shape for i in importances}) == 1 else {}
     path = _Path(rule, baselines, internal_batch_size, gradients.get((subject.last, "o")))
@@ -86,7 +86,7 @@ def beyond_intuition_token(
     for layer in reversed(layers):
         ratio = _token_ratio(trace, layer)
         r = trace.chain(r, layer, lambda A, rho=ratio: mean_heads(A) * rho[:, None].to(A.dtype))
-        rows.insert(0, r)
+        rows = [r, *rows] if subject.details else [r]
         ratios.insert(0, trace.over_tokens(ratio, layer))
     details = {"token_ratio": torch.stack(ratios, 1)}
     path = _Path(rule, baselines, internal_batch_size, last_gradient)
@@ -95,6 +95,7 @@ def beyond_intuition_token(
 
 def _head_importance(g_v: Tensor, v: Tensor) -> Tensor:
     """`I_h ∝ Σ_ij |g_V[i] · V[j]|`, per example, normalised over heads: (batch, head). Uniform where all are zero."""
+    g_v, v = at_least_float32(g_v), at_least_float32(v)
     size = max(1, 2**23 // (v.shape[0] * v.shape[1] * v.shape[2]))
     total = torch.stack([(part @ v.mT).abs().sum((-2, -1)) for part in g_v.split(size, dim=2)]).sum(0)
     everything = total.sum(-1, keepdim=True)
@@ -111,8 +112,7 @@ def _token_ratio(trace: Trace, layer: int) -> Tensor:
         projected = projected * scale.detach()
     assert attention.hidden is not None
     hidden = attention.hidden[:, -merged.shape[1] :]  # a pool may leave prefix tokens out
-    at_least_float32 = torch.promote_types(projected.dtype, torch.float32)
-    return projected.to(at_least_float32).norm(dim=-1) / hidden.to(at_least_float32).norm(dim=-1)
+    return at_least_float32(projected).norm(dim=-1) / at_least_float32(hidden).norm(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _with_feedback(
         maps, checks = [P.squeeze(1) for P in rows], dict[str, Tensor]()
     else:
         W, coarse = _integrated_gradient(subject, trace, path)
-        maps = [torch.einsum("r,brk,brk->bk", weights, W, P) for P in (rows if subject.details else rows[:1])]
+        maps = [torch.einsum("r,brk,brk->bk", weights, W, P) for P in rows]
         other = torch.einsum("r,brk,brk->bk", weights, coarse, rows[0])
         checks = {"integration_error": _relative(maps[0] - other, maps[0])}
         details = {**details, "feedback": torch.einsum("r,brk->bk", weights, W)}
@@ -153,7 +153,7 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[R
 
     def add(G: Attn, point: Tensor, example: Tensor) -> None:
         for total, w in zip(totals, weights, strict=True):
-            total.index_add_(0, example, G.to(total.dtype) * w[point][:, None, None, None])
+            total.index_add_(0, example, G * w[point][:, None, None, None])
 
     points, everyone = len(alphas), torch.arange(subject.batch, device=x.device)
     if path.clean_gradient is not None:  # the clean pass is the last point

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..quadrature import quadrature_rule
-from ..shapes import OptionError, Pixels
+from ..shapes import OptionError, Pixels, at_least_float32
 from ..trace import Result, Subject
 from . import is_released, method
 
@@ -48,12 +48,12 @@ def integrated_gradients(
     released = is_released(variant)
     if released:
         weights = weights * points
-    total = torch.zeros_like(x)
+    total = torch.zeros_like(at_least_float32(x))
     for point, example in subject.chunks(n_steps, internal_batch_size):
         alpha = points[point].view(-1, *[1] * (x.ndim - 1))
         scaled = start[example] + alpha * (x - start)[example]
         gradient, _ = subject.input_gradient(scaled, example)
-        total.index_add_(0, example, gradient * weights[point].view_as(alpha))
+        total.index_add_(0, example, (gradient * weights[point].view_as(alpha)).to(total.dtype))
     if released or not multiply_by_inputs:
         return Result(pixels=_over_channels(total))
     pixels = _over_channels((x - start) * total)
@@ -79,17 +79,17 @@ def smoothgrad(
     if n_samples < 1:
         raise OptionError("n_samples is too small", expected="at least 1", got=n_samples)
     spread = stdevs * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).view(-1, *[1] * (x.ndim - 1))
-    total = torch.zeros_like(x)
+    total = torch.zeros_like(at_least_float32(x))
     for sample, example in subject.chunks(n_samples, internal_batch_size):
         noise = torch.stack([_noise(seed, int(k), x[0]) for k in sample])
         gradient, _ = subject.input_gradient(x[example] + spread[example] * noise, example)
-        total.index_add_(0, example, gradient / n_samples)
+        total.index_add_(0, example, gradient.to(total.dtype) / n_samples)
     return Result(pixels=_over_channels(total.abs() if absolute else total))
 
 
 def _noise(seed: int, sample: int, like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + sample)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
+    generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + sample)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
 def _score(subject: Subject, x: Tensor) -> Tensor:
@@ -98,4 +98,4 @@ def _score(subject: Subject, x: Tensor) -> Tensor:
 
 
 def _over_channels(values: Tensor) -> Pixels:
-    return values.sum(1)
+    return at_least_float32(values).sum(1)
