@@ -153,11 +153,11 @@ def main() -> None:
     parser.add_argument("--batches", default="1,16")
     parser.add_argument("--dry", action="store_true", help="print the table, leave the README alone")
     args = parser.parse_args()
-    columns = {
-        f"{name}, batch {batch}": measure(name, int(batch), args.rounds)
-        for name in MODELS
-        for batch in args.batches.split(",")
-    }
+    columns: dict[str, dict[str, float]] = {}
+    for batch in args.batches.split(","):
+        for name in MODELS:
+            columns[f"{name}, batch {batch}"] = measure(name, int(batch), args.rounds)
+            print(f"{name}, batch {batch}: {columns[f'{name}, batch {batch}']}", flush=True)
     text = table(columns, growth())
     print(text)
     if not args.dry:
