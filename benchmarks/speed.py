@@ -35,10 +35,13 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def ratio(call: Callable[[], object], plain: Callable[[], object], rounds: int) -> float:
-    """Median over rounds of the time of `call` over the mean of the plain passes just before and after it."""
-    call(), plain()
-    found = []
-    for _ in range(rounds):
+    """Median over rounds of the time of `call` over the mean of the plain passes just before and after it.
+
+    At least `rounds` rounds and ten seconds: short calls are noisy.
+    """
+    found: list[float] = []
+    began = time.perf_counter()
+    while len(found) < rounds or time.perf_counter() - began < 10:
         before = seconds(plain)
         taken = seconds(call)
         found.append(taken / ((before + seconds(plain)) / 2))
@@ -74,11 +77,13 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float]:
         with torch.no_grad():
             model(x)
 
+    seconds(lambda: clew.explain(model, x, method="raw_attention"))  # warm, and the once-only check is made
+
     def explain(method: str, **options: object) -> Callable[[], object]:
         return lambda: clew.explain(model, x, method=method, **options)
 
     found = {
-        "inside the seam": ratio(seam(model, x), plain, 4 * rounds),
+        "inside the seam": ratio(seam(model, x), plain, 2 * rounds),
         "raw_attention": ratio(explain("raw_attention"), plain, rounds),
         "attention_rollout": ratio(explain("attention_rollout"), plain, rounds),
         "generic_attribution": ratio(explain("generic_attribution"), plain, rounds),
