@@ -159,17 +159,22 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the table, leave the README alone")
     args = parser.parse_args()
     columns: dict[str, dict[str, float]] = {}
+    grown = growth()
     for batch in args.batches.split(","):
         for name in MODELS:
             columns[f"{name}, batch {batch}"] = measure(name, int(batch), args.rounds)
             print(f"{name}, batch {batch}: {columns[f'{name}, batch {batch}']}", flush=True)
-    text = table(columns, growth())
-    print(text)
-    if not args.dry:
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text().partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+            if not args.dry:
+                write(table(columns, grown))
+    print(table(columns, grown))
+
+
+def write(text: str) -> None:
+    """Put the table between its marks in the README."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ SOURCE = Path(clew.__file__).parent
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
     "shapes": 0,
-    "seam": 1, "quadrature": 1,
+    "borrow": 1, "quadrature": 1,
+    "seam": 2,
     "architectures": 2, "plots": 2,
     "architectures.*": 3, "page": 3, "trace": 3,
     "attribution": 4, "methods": 4, "targets": 4, "images": 4, "checkpoints": 4,

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import clew
-from clew.seam import Seam, borrowed
+from clew.borrow import borrowed
+from clew.seam import Seam
 from clew.shapes import CaptureError
 
 

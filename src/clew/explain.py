@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from .architectures import Architecture
 from .attribution import Attribution
+from .borrow import borrowed
 from .load import LoadedModel
 from .methods import find as find_method
 from .prepare import Prepared, prepare
-from .seam import borrowed
 from .shapes import InputError, OptionError
 from .targets import Target, resolve
 from .trace import Result, Subject, logits_of

@@ -11,17 +11,17 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, cast
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .borrow import frozen
 from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
 
 Leaf = tuple[int, Literal["v", "o"]]
@@ -91,6 +91,7 @@ class Seam(TorchFunctionMode):
         self._keep, self._hidden, self._leaf = keep, hidden, leaf
         self._inputs: dict[int, Tensor] = {}
         self._layer: int | None = None
+        self._on = False
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -103,25 +104,49 @@ class Seam(TorchFunctionMode):
             return threading.get_ident() == thread
 
         for layer in self._keep | self._hidden:
-            attention = self._attentions[layer]
-            block = self._blocks[layer]
+            attention, block = self._attentions[layer], self._blocks[layer]
+            # The mode costs Python time at every torch call, so it is on only inside the blocks that are kept.
             handles = [
+                block.register_forward_pre_hook(self._switching_on(layer, here), with_kwargs=True),
                 attention.register_forward_pre_hook(self._entering(layer, here)),
                 attention.register_forward_hook(self._leaving(here), always_call=True),
+                block.register_forward_hook(self._switching_off(here), always_call=True),
             ]
-            if layer in self._hidden:
-                handles.append(block.register_forward_pre_hook(self._block_input(layer, here), with_kwargs=True))
             for handle in handles:
                 self._stack.callback(handle.remove)
-        super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         try:
-            super().__exit__(*error)
+            self._switch_off()
         finally:
             self._stack.close()
             self._forget()
+
+    def _switching_on(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not here():
+                return
+            if layer in self._hidden:
+                value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+                self._inputs[layer] = value.detach()
+            if not self._on:
+                super(Seam, self).__enter__()
+                self._on = True
+
+        return hook
+
+    def _switching_off(self, here: Callable[[], bool]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if here():
+                self._switch_off()
+
+        return hook
+
+    def _switch_off(self) -> None:
+        if self._on:
+            self._on = False
+            super().__exit__(None, None, None)
 
     def _entering(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -134,14 +159,6 @@ class Seam(TorchFunctionMode):
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if here():
                 self._forget()
-
-        return hook
-
-    def _block_input(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if here():
-                value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-                self._inputs[layer] = value.detach()
 
         return hook
 
@@ -325,7 +342,7 @@ def _as_found(weight: Tensor) -> Tensor:
 
     On inputs that are not contiguous, whether it asks decides how torch folds the matrix product, and so the last bit.
     """
-    return weight.detach().requires_grad_() if id(weight) in _frozen else weight
+    return weight.detach().requires_grad_() if id(weight) in frozen else weight
 
 
 def _merge_masks(
@@ -346,43 +363,3 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -math.inf)
-
-
-# Leaving the model as it was
-
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
-_frozen: set[int] = set()  # ids of parameters that are frozen just now
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Generator[None]:
-    """Freeze a model's parameters, give it kernels the seam can see, and put everything back, exception or not.
-
-    One thread borrows a model at a time. Switched inside: `requires_grad` of parameters; checkpointing, whose
-    recomputation the seam would not see; and attention packages that bypass torch functions (to SDPA).
-    """
-    with _locks_guard:
-        lock = _locks.setdefault(model, threading.RLock())
-    with lock, ExitStack() as restore, torch.inference_mode(False):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
-                restore.callback(parameter.requires_grad_, True)
-                _frozen.add(id(parameter))
-                restore.callback(_frozen.discard, id(parameter))
-        for module in model.modules():
-            for name in ("grad_checkpointing", "gradient_checkpointing"):
-                if getattr(module, name, False):
-                    setattr(module, name, False)
-                    restore.callback(setattr, module, name, True)
-            compiled: Any = getattr(module, "_compiled_call_impl", None)
-            if compiled is not None:  # compiled in place: run it as it was written
-                setattr(module, "_compiled_call_impl", None)  # noqa: B010
-                restore.callback(setattr, module, "_compiled_call_impl", compiled)
-        config: Any = getattr(model, "config", None)
-        kernel = getattr(config, "_attn_implementation", None)
-        if isinstance(kernel, str) and kernel not in ("sdpa", "eager"):
-            config._attn_implementation = "sdpa"
-            restore.callback(setattr, config, "_attn_implementation", kernel)
-        yield

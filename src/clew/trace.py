@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Bound
-from .seam import Attention, Leaf, Seam, borrowed
+from .borrow import borrowed
+from .seam import Attention, Leaf, Seam
 from .shapes import Attn, CaptureError, ClewError, InputError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
