@@ -202,12 +202,13 @@ class Subject:
     def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Tensor]]:
         """Pairs (point, example) of a path, a chunk at a time: `points` × `batch` of them in all.
 
-        Without `internal_batch_size` a chunk is as large as runs fastest: 4 examples on a CPU, whose caches are
-        small, a whole batch or 64 examples elsewhere. A target that scores whole batches only gets whole batches.
+        Without `internal_batch_size` a chunk is as large as runs fastest: 4 to 16 examples on a CPU, whose caches
+        are small, a whole batch or 64 examples elsewhere. A target that scores whole batches only gets whole batches.
         """
         if internal_batch_size is not None and internal_batch_size < 1:
             raise OptionError("internal_batch_size is too small", expected="at least 1", got=internal_batch_size)
-        size = internal_batch_size or (4 if self.x.device.type == "cpu" else max(64, self.batch))
+        on_cpu = self.x.device.type == "cpu"
+        size = internal_batch_size or (min(max(4, self.batch), 16) if on_cpu else max(64, self.batch))
         if not self.per_row:
             size = self.batch
         pairs = torch.arange(points * self.batch, device=self.x.device)
