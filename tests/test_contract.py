@@ -129,3 +129,31 @@ def test_nothing_is_left_behind(case):
 def test_doctor_finds_nothing_wrong(case):
     *_, model, x = case
     assert [f for f in clew.doctor(model, x) if not f.ok] == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_the_head_reads_is_enough(name):
+    model, x = build(name), images(TINY[name].size)
+    subject = subject_of(model, x)
+    last, found = subject.last, []
+    for readout_only in (False, True):
+        trace = subject.run([last], leaf=(last, "o"), readout_only=readout_only)
+        found.append((trace.score.detach(), trace.gradients([(last, "o")])[last, "o"]))
+    for whole, read in zip(*found, strict=True):
+        torch.testing.assert_close(read, whole, rtol=0, atol=1e-12)
+
+
+def test_of_the_last_block_only_what_the_head_reads_is_computed():
+    model, x = build("timm_token"), images((32, 32))
+    subject, seen = subject_of(model, x), []
+    handles = [
+        block.mlp.fc1.register_forward_hook(lambda module, args, output: seen.append(output.detach().abs().sum(-1)))
+        for block in model.blocks
+    ]
+    try:
+        subject.run([3], leaf=(3, "o"), readout_only=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert all((layer > 0).all() for layer in seen[:-1])
+    assert (seen[-1][:, 0] > 0).all() and not seen[-1][:, 1:].any()

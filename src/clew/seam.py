@@ -70,8 +70,9 @@ class Seam(TorchFunctionMode):
     """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
 
     `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
-    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. Use with `with`;
-    hooks are removed on exit, exception or not.
+    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
+    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
+    leave the others zero. Use with `with`; hooks are removed on exit, exception or not.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -84,11 +85,12 @@ class Seam(TorchFunctionMode):
         keep: frozenset[int] = frozenset(),
         hidden: frozenset[int] = frozenset(),
         leaf: Leaf | None = None,
+        reads: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.records: dict[int, Attention] = {}
         self._blocks, self._attentions = blocks, attentions
-        self._keep, self._hidden, self._leaf = keep, hidden, leaf
+        self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
         self._inputs: dict[int, Tensor] = {}
         self._layer: int | None = None
         self._on = False
@@ -172,7 +174,7 @@ class Seam(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.linear and self._leaf is not None:
-            return _linear(*args, **kwargs)
+            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads)
         if self._layer is None:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
@@ -258,33 +260,51 @@ class Seam(TorchFunctionMode):
         self.records[layer] = attention
 
 
-class _SparseBackward(torch.autograd.Function):
-    """`F.linear` with frozen weights, whose backward computes only the tokens that a gradient reaches.
+class _SparseLinear(torch.autograd.Function):
+    """`F.linear` with frozen weights, computed only for the tokens that matter.
 
-    After the last attention these are the rows that the head reads: often one of hundreds. Exact for any gradient.
+    Forwards these are `rows`, if given; the others become zero. Backwards they are those that a gradient reaches:
+    after the last attention the rows that the head reads, often one of hundreds. Exact for any gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return F.linear(x, weight, bias)
+        ctx.rows = rows
+        if rows is None:
+            return F.linear(x, weight, bias)
+        whole = x.new_zeros(*x.shape[:-1], weight.shape[0])
+        return whole.index_copy_(1, rows, F.linear(x[:, rows], weight, bias))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (weight,), g = ctx.saved_tensors, gradients[0]
-        # Looking costs a pass over the gradient: not where its last token says that it is dense.
-        reached = None if g[:, -1].any() else g.ne(0).any(-1).any(0).nonzero().squeeze(1)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,), g, reached = ctx.saved_tensors, gradients[0], ctx.rows
+        if reached is None and not g[:, -1].any():  # looking costs a pass: not where the last token says it is dense
+            reached = g.ne(0).any(-1).any(0).nonzero().squeeze(1)
         if reached is None or 2 * len(reached) > g.shape[1]:
-            return g @ weight, None, None
+            return g @ weight, None, None, None
         whole = g.new_zeros(*g.shape[:-1], weight.shape[1])
-        return whole.index_copy_(1, reached, g[:, reached] @ weight), None, None
+        return whole.index_copy_(1, reached, g[:, reached] @ weight), None, None, None
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seen: Attention | None,
+    reads: Sequence[int] | None,
+) -> Tensor:
     frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
-    if frozen and input.ndim == 3 and input.requires_grad:
-        return cast(Tensor, _SparseBackward.apply(input, weight, bias))
-    return F.linear(input, weight, bias)
+    if not (frozen and input.ndim == 3 and input.requires_grad):
+        return F.linear(input, weight, bias)
+    rows: Tensor | None = None
+    if seen is not None and reads is not None and 2 * len(reads) <= input.shape[1]:
+        batch, tokens = seen.o.shape[0], seen.o.shape[2]
+        # Not (token, batch, width), as nn.MultiheadAttention may have it.
+        if input.shape[:2] == (batch, tokens) and batch != tokens:
+            rows = torch.tensor(reads, device=input.device)
+    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows))
 
 
 _PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})

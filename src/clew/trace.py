@@ -146,15 +146,17 @@ class Subject:
         leaf: Leaf | None = None,
         x: Tensor | None = None,
         rows: Tensor | None = None,
+        readout_only: bool = False,
     ) -> Trace:
         """One forward pass in the seam, keeping `attention` (and block inputs `hidden`) of some layers.
 
         `leaf=(layer, "v" | "o")` starts the graph there; without it no graph is built. `x` replaces the explained
-        input, holding the examples `rows` (default: all, in order). Raises `CaptureError` where a block shows no
-        attention.
+        input, holding the examples `rows` (default: all, in order). `readout_only` spares what the head does not read
+        of the last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
         """
         keep, inputs_of = frozenset(attention), frozenset(hidden)
-        seam = Seam(self.bound.blocks, self.bound.attentions, keep=keep, hidden=inputs_of, leaf=leaf)
+        reads = self.bound.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
+        seam = Seam(self.bound.blocks, self.bound.attentions, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads)
         with borrowed(self.model):
             with seam, torch.set_grad_enabled(leaf is not None):
                 output = self.forward(x, rows)

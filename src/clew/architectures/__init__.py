@@ -160,6 +160,11 @@ class Bound:
         """The last attention before the head: the pool's where there is one."""
         return len(self.blocks) - 1
 
+    @property
+    def rows_read(self) -> tuple[int, ...] | None:
+        """Rows of the last block's output that the head reads, where they are few: None for means and pools."""
+        return None if self.pooled or self.readout.patches_weight else self.readout.rows
+
     def readout_rows(self, layer: int, queries: int) -> tuple[list[int], list[float]]:
         """Query rows of a layer's attention that the head reads, and their weights; of an attention pool all."""
         if self.pooled and layer == self.last:

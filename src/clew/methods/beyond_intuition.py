@@ -162,7 +162,7 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[R
     for point, example in subject.chunks(points, path.internal_batch_size):
         alpha = alphas[point].view(-1, *[1] * (x.ndim - 1))
         scaled = start[example] + alpha * (x - start)[example]
-        trace = subject.run([last], leaf=(last, "o"), x=scaled, rows=example)
+        trace = subject.run([last], leaf=(last, "o"), x=scaled, rows=example, readout_only=True)
         g_o = trace.gradients([(last, "o")])[last, "o"]
         add(trace[last].attention_gradient(g_o, rows), point, example)
     W, other = (clean.over_tokens(total.clamp(min=0).mean(1), last) for total in totals)
