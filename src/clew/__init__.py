@@ -1,6 +1,6 @@
 """clew: what did this transformer look at?"""
 
-from . import targets
+from . import rules, targets
 from .architectures import Architecture, Readout, architectures, register
 from .attribution import Attribution, compare
 from .doctor import doctor
@@ -9,11 +9,13 @@ from .images import Preprocess, open_image
 from .load import DinoLinear, LoadedModel, load
 from .methods import method, methods
 from .minis import scenes
+from .rule_sets import RULE_SETS
 from .shapes import ClewError
 from .targets import Contrast
 from .trace import Result, Subject, Trace
 
 __all__ = [
+    "RULE_SETS",
     "Architecture",
     "Attribution",
     "ClewError",
@@ -34,6 +36,7 @@ __all__ = [
     "methods",
     "open_image",
     "register",
+    "rules",
     "scenes",
     "targets",
 ]

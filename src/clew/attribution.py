@@ -149,7 +149,7 @@ class Attribution:
         facts = {"explained": f"{self._target(example)}, score {float(self.score[example]):.4g}"}
         for name, value in self.checks.items():
             shown = value[example] if isinstance(value, Tensor) and value.ndim else value
-            facts[name.replace("_", " ")] = f"{float(shown):.3g}" if isinstance(shown, (Tensor, float)) else str(shown)
+            facts[name.replace("_", " ")] = _in_words(shown)
         facts["options"] = ", ".join(f"{k}={v}" for k, v in self.options.items()) or "none"
         return facts | {k: str(v) for k, v in self.provenance.items()}
 
@@ -274,6 +274,12 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Tensor) and value.ndim:
+        return ", ".join(f"{v:.3g}" for v in value.flatten().tolist())
+    return f"{float(value):.3g}" if isinstance(value, (Tensor, float)) else str(value)
 
 
 def _is_plain(value: Any) -> bool:

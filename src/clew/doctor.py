@@ -36,7 +36,7 @@ def doctor(
     behind.
     """
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
-    before = _state(inside)
+    before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
     tolerance = 2e-2 if half else 1e-4
     try:
@@ -100,7 +100,7 @@ def doctor(
     attempt("attention captured", captured)
     attempt("readout", read_out)
     attempt("batch = single", batches)
-    findings.append(Finding("nothing left behind", _state(ready.model) == before, "hooks, gradients, modes, kernels"))
+    findings.append(Finding("nothing left behind", state(ready.model) == before, "hooks, gradients, modes, kernels"))
     return findings
 
 
@@ -121,7 +121,7 @@ def _example(model: nn.Module | LoadedModel, channels: int | None) -> Tensor:
     return torch.randn(2, channels or 3, height, width, generator=generator, device="cpu")
 
 
-def _state(model: nn.Module) -> list[Any]:
+def state(model: nn.Module) -> list[Any]:
     """Everything that a careless library would leave changed."""
     modules: list[Any] = [
         (len(m._forward_hooks), len(m._forward_pre_hooks), m.training)  # pyright: ignore[reportPrivateUsage]

@@ -38,6 +38,7 @@ def explain(
     details: bool = False,
     normalize: str | None = None,
     zero_cls: bool = False,
+    compute_dtype: torch.dtype | None = None,
     show_progress: bool = False,
     **options: Any,
 ) -> Attribution:
@@ -57,6 +58,7 @@ def explain(
         details: keep the method's intermediate results in `Attribution.details`.
         normalize: "minmax" or "max" over the patches of each example, as the papers' code does; default: raw scores.
         zero_cls: set the score of the first prefix token to 0.
+        compute_dtype: `torch.float64` explains a copy of the model in double precision; the model stays as it is.
         show_progress: show a progress bar along paths.
         **options: options of the method, see `clew.methods()[name].options`.
 
@@ -70,7 +72,7 @@ def explain(
         raise OptionError("unknown normalize", expected="minmax or max", got=normalize)
     # Gradients are needed whatever mode the caller is in.
     with torch.inference_mode(False), torch.enable_grad(), _progress(chosen.name, show_progress) as progress:
-        ready = prepare(model, inputs, architecture)
+        ready = prepare(model, inputs, architecture, compute_dtype)
         subject = Subject(
             ready.model,
             ready.bound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,16 @@ class Prepared:
         return len(self.pictures)
 
 
-def prepare(model: nn.Module | LoadedModel, inputs: Any, architecture: Architecture | None = None) -> Prepared:
-    """Check a model and its inputs, and bring the inputs to the model's device and dtype."""
+def prepare(
+    model: nn.Module | LoadedModel,
+    inputs: Any,
+    architecture: Architecture | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> Prepared:
+    """Check a model and its inputs, and bring the inputs to the model's device and dtype.
+
+    With a `compute_dtype` other than its own, a copy of the model takes its place.
+    """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
     training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
@@ -47,6 +56,8 @@ def prepare(model: nn.Module | LoadedModel, inputs: Any, architecture: Architect
             got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
             todo="call model.eval()",
         )
+    if compute_dtype is not None:
+        module = _in_dtype(module, compute_dtype)
     bound = (architecture or find_architecture(module)).bind(module)
     tensors, pictures = _as_tensors(inputs, loaded, bound)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
@@ -54,6 +65,13 @@ def prepare(model: nn.Module | LoadedModel, inputs: Any, architecture: Architect
     name = loaded.name if loaded is not None else type(module).__name__
     labels = loaded.labels if loaded is not None else _labels(module)
     return Prepared(module, bound, moved, labels, pictures, name)
+
+
+def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise InputError("no dtype to compute in", expected="torch.float64 or another float", got=dtype)
+    same = all(p.dtype == dtype for p in module.parameters() if p.is_floating_point())
+    return module if same else copy.deepcopy(module).to(dtype)
 
 
 def _moved(value: Any, like: Tensor) -> Any:

@@ -1,385 +1,95 @@
 """The one place that intercepts torch.
 
-A `Seam` is entered around one forward pass of one model. Temporary hooks on the declared blocks and attention modules
-tell it where the pass is; being a `TorchFunctionMode` it sees every torch call made there. Attention is recognised in
-three forms: `F.scaled_dot_product_attention`, `F.multi_head_attention_forward` (taken apart, because its inner calls
-are hidden), and written out by hand as a softmax between two matrix products. The model's own kernel still runs.
+A `Seam` is entered around one forward pass of one model. Temporary hooks on declared modules tell it where the pass is;
+being a `TorchFunctionMode` it sees every torch call made there. What it does with them is its subclasses': `Capture`
+keeps what attention computed, `Tape` replaces the backward of operations by LRP rules.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .borrow import frozen
-from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
-
-Leaf = tuple[int, Literal["v", "o"]]
-
-
-@dataclass
-class Attention:
-    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
-
-    v: Values
-    o: Outputs
-    backend: Literal["sdpa", "eager"]
-    q: Queries | None = None
-    k: Keys | None = None
-    scale: float | None = None
-    mask: Tensor | None = None
-    causal: bool = False
-    probs: Attn | None = None
-    hidden: Hidden | None = None
-
-    @torch.no_grad()
-    def probabilities(self, rows: Tensor | slice = slice(None)) -> Attn:
-        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA)."""
-        if self.probs is not None:
-            return self.probs.detach()[:, :, rows]
-        assert self.q is not None and self.k is not None
-        # In half precision the product itself would round, and could overflow.
-        q, k = at_least_float32(self.q.detach()[:, :, rows]), at_least_float32(self.k.detach())
-        scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
-        logits = (q @ k.mT) * scale
-        if self.mask is not None:
-            mask = self.mask.detach()
-            mask = mask.expand(*mask.shape[:-2], self.q.shape[-2], k.shape[-2])[..., rows, :]
-            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
-        if self.causal:
-            full = torch.ones(self.q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-            logits = logits.masked_fill(~full[rows], -math.inf)
-        return logits.softmax(-1)
-
-    def attention_gradient(self, g_o: Tensor, rows: Tensor | slice = slice(None)) -> Attn:
-        """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
-        return at_least_float32(g_o[:, :, rows]) @ at_least_float32(self.v.detach()).mT
+Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+After = Callable[[Any], Any]
 
 
 class Seam(TorchFunctionMode):
-    """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
+    """Hooks and torch calls of one forward pass, of one thread. Use with `with`; nothing is left, exception or not."""
 
-    `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
-    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
-    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
-    leave the others zero. Use with `with`; hooks are removed on exit, exception or not.
-
-    Raises `CaptureError` where a block shows more than one attention call.
-    """
-
-    def __init__(
-        self,
-        blocks: Sequence[nn.Module],
-        attentions: Sequence[nn.Module],
-        *,
-        keep: frozenset[int] = frozenset(),
-        hidden: frozenset[int] = frozenset(),
-        leaf: Leaf | None = None,
-        reads: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.records: dict[int, Attention] = {}
-        self._blocks, self._attentions = blocks, attentions
-        self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
-        self._inputs: dict[int, Tensor] = {}
-        self._layer: int | None = None
         self._on = False
-        # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
-        self._logits: dict[int, Tensor] = {}
-        self._probs: dict[int, Tensor] = {}
         self._stack = ExitStack()
+        self._thread = 0
 
     def __enter__(self) -> Seam:
-        thread = threading.get_ident()
-
-        def here() -> bool:
-            return threading.get_ident() == thread
-
-        for layer in self._keep | self._hidden:
-            attention, block = self._attentions[layer], self._blocks[layer]
-            # The mode costs Python time at every torch call, so it is on only inside the blocks that are kept.
-            handles = [
-                block.register_forward_pre_hook(self._switching_on(layer, here), with_kwargs=True),
-                attention.register_forward_pre_hook(self._entering(layer, here)),
-                attention.register_forward_hook(self._leaving(here), always_call=True),
-                block.register_forward_hook(self._switching_off(here), always_call=True),
-            ]
-            for handle in handles:
-                self._stack.callback(handle.remove)
+        self._thread = threading.get_ident()
+        try:
+            self.place_hooks()
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(self, *error: Any) -> None:
         try:
-            self._switch_off()
+            self.switch_off()
         finally:
             self._stack.close()
-            self._forget()
+            self.forget()
 
-    def _switching_on(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not here():
-                return
-            if layer in self._hidden:
-                value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-                self._inputs[layer] = value.detach()
-            if not self._on:
-                super(Seam, self).__enter__()
-                self._on = True
+    def place_hooks(self) -> None:
+        """Say with `watch` where the pass is to be seen."""
+        raise NotImplementedError
 
-        return hook
+    def forget(self) -> None:
+        """Let go of everything that is needed only while the pass runs."""
 
-    def _switching_off(self, here: Callable[[], bool]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if here():
-                self._switch_off()
-
-        return hook
-
-    def _switch_off(self) -> None:
-        if self._on:
-            self._on = False
-            super().__exit__(None, None, None)
-
-    def _entering(self, layer: int, here: Callable[[], bool]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if here():
-                self._layer = layer
-
-        return hook
-
-    def _leaving(self, here: Callable[[], bool]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if here():
-                self._forget()
-
-        return hook
-
-    def _forget(self) -> None:
-        self._layer = None
-        self._logits.clear()
-        self._probs.clear()
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One torch call made by the model. The mode is off in here; `seen` switches it on again."""
+        raise NotImplementedError
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear and self._leaf is not None:
-            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads)
-        if self._layer is None:
-            return func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            return self._sdpa(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
-            super().__enter__()  # a mode is off inside its own handler; the steps are to be seen
-            try:
-                return _multi_head_attention(*args, **kwargs)
-            finally:
-                super().__exit__(None, None, None)
-        if func in _PRODUCTS:
-            return self._product(func, args, kwargs)
-        result = func(*args, **kwargs)
-        if self._logits and isinstance(result, Tensor):
-            self._follow(func, args, result)
-        return result
+        return self.call(func, args, kwargs or {})
 
-    # Fused attention
+    def seen(self, steps: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call whose torch calls are seen too; a mode is off inside its own handler."""
+        super().__enter__()
+        try:
+            return steps(*args, **kwargs)
+        finally:
+            super().__exit__(None, None, None)
 
-    def _sdpa(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if enable_gqa and key.shape[1] != query.shape[1]:
-            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-        value = self._maybe_leaf("v", value)
-        output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
-        )
-        output = self._maybe_leaf("o", output)
-        self._record(Attention(value, output, "sdpa", q=query, k=key, scale=scale, mask=attn_mask, causal=is_causal))
-        return output
+    def switch_on(self) -> None:
+        """See torch calls from here on."""
+        if not self._on:
+            super().__enter__()
+            self._on = True
 
-    # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second
+    def switch_off(self) -> None:
+        """See no torch calls any more."""
+        if self._on:
+            self._on = False
+            super().__exit__(None, None, None)
 
-    def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        left, right = args[0], args[1]
-        probs = self._probs.get(id(left))
-        if probs is None:
-            result: Tensor = func(*args, **kwargs)
-            self._logits[id(result)] = result
-            return result
-        value = self._maybe_leaf("v", right)
-        output = self._maybe_leaf("o", func(left, value, *args[2:], **kwargs))
-        self._record(Attention(value, output, "eager", probs=probs))
-        return output
+    def watch(self, module: nn.Module, *, before: Before | None = None, after: After | None = None) -> None:
+        """Call `before(args, kwargs)` and `after(output)` around a module, in this thread; their results replace."""
 
-    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
-        sources = [id(a) for a in args if isinstance(a, Tensor)]
-        if any(s in self._probs for s in sources):
-            self._probs[id(result)] = result
-        elif any(s in self._logits for s in sources):
-            (self._probs if func in _SOFTMAX else self._logits)[id(result)] = result
+        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return before(args, kwargs) if before is not None and threading.get_ident() == self._thread else None
 
-    def _maybe_leaf(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor.detach().requires_grad_() if self._leaf == (self._layer, name) else tensor
+        def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return after(output) if after is not None and threading.get_ident() == self._thread else None
 
-    def _record(self, attention: Attention) -> None:
-        layer = cast(int, self._layer)
-        if layer in self.records:
-            raise CaptureError(
-                f"block {layer} computed attention twice in one forward pass",
-                expected="one attention call in each declared attention module",
-                got=type(self._attentions[layer]).__name__,
-                todo="declare the module that computes attention once: explain(..., architecture=Architecture(...))",
-            )
-        if attention.o.ndim != 4:
-            raise CaptureError(
-                f"block {layer}: the attention output has {attention.o.ndim} axes",
-                expected="(batch, head, query, dim)",
-                got=tuple(attention.o.shape),
-                todo="attention must keep heads on an axis of their own",
-            )
-        if layer in self._hidden:
-            attention.hidden = self._inputs.pop(layer, None)
-        self.records[layer] = attention
-
-
-class _SparseLinear(torch.autograd.Function):
-    """`F.linear` with frozen weights, computed only for the tokens that matter.
-
-    Forwards these are `rows`, if given; the others become zero. Backwards they are those that a gradient reaches:
-    after the last attention the rows that the head reads, often one of hundreds. Exact for any gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.rows = rows
-        if rows is None:
-            return F.linear(x, weight, bias)
-        whole = x.new_zeros(*x.shape[:-1], weight.shape[0])
-        return whole.index_copy_(1, rows, F.linear(x[:, rows], weight, bias))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,), g, reached = ctx.saved_tensors, gradients[0], ctx.rows
-        if reached is None and not g[:, -1].any():  # looking costs a pass: not where the last token says it is dense
-            reached = g.ne(0).any(-1).any(0).nonzero().squeeze(1)
-        if reached is None or 2 * len(reached) > g.shape[1]:
-            return g @ weight, None, None, None
-        whole = g.new_zeros(*g.shape[:-1], weight.shape[1])
-        return whole.index_copy_(1, reached, g[:, reached] @ weight), None, None, None
-
-
-def _linear(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    seen: Attention | None,
-    reads: Sequence[int] | None,
-) -> Tensor:
-    frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
-    if not (frozen and input.ndim == 3 and input.requires_grad):
-        return F.linear(input, weight, bias)
-    rows: Tensor | None = None
-    if seen is not None and reads is not None and 2 * len(reads) <= input.shape[1]:
-        batch, tokens = seen.o.shape[0], seen.o.shape[2]
-        # Not (token, batch, width), as nn.MultiheadAttention may have it.
-        if input.shape[:2] == (batch, tokens) and batch != tokens:
-            rows = torch.tensor(reads, device=input.device)
-    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows))
-
-
-_PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})
-_SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})
-_packed: Callable[..., list[Tensor]] = getattr(F, "_in_projection_packed")  # noqa: B009
-_MHA_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
-
-
-def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """`F.multi_head_attention_forward` in steps that the seam sees; the same operations in the same order."""
-    bound = _MHA_SIGNATURE.bind(*args, **kwargs)
-    bound.apply_defaults()
-    a: Mapping[str, Any] = bound.arguments
-    query: Tensor = a["query"]
-    unusual = [name for name in ("bias_k", "bias_v", "static_k", "static_v") if a[name] is not None]
-    if unusual or a["add_zero_attn"] or query.ndim != 3:
-        raise CaptureError(
-            "this nn.MultiheadAttention adds keys of its own, or its input has no batch axis",
-            expected="bias_k, bias_v, static_k, static_v unused, add_zero_attn=False, a three-axis input",
-            got=", ".join(unusual) or f"add_zero_attn={a['add_zero_attn']}, input {tuple(query.shape)}",
-            todo="build the module without them",
-        )
-    inputs: list[Tensor] = [query, a["key"], a["value"]]
-    with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
-        if a["use_separate_proj_weight"]:
-            weights = [_as_found(a[f"{name}_proj_weight"]) for name in "qkv"]
-            biases = a["in_proj_bias"].chunk(3) if a["in_proj_bias"] is not None else [None] * 3
-            projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
-        else:
-            projected = _packed(*inputs, _as_found(a["in_proj_weight"]), a["in_proj_bias"])
-    length, batch, width = query.shape
-    heads: int = a["num_heads"]
-    # (token, batch, width) -> (batch, head, token, dim)
-    q, k, v = (t.view(t.shape[0], batch * heads, width // heads).transpose(0, 1) for t in projected)
-    q, k, v = (t.view(batch, heads, t.shape[1], t.shape[2]) for t in (q, k, v))
-
-    causal = a["is_causal"] and a["key_padding_mask"] is None and not a["need_weights"]
-    mask = None if causal else _merge_masks(a["attn_mask"], a["key_padding_mask"], batch, heads, q.dtype)
-    dropout = a["dropout_p"] if a["training"] else 0.0
-    probs: Tensor | None = None
-    if a["need_weights"]:
-        logits = (q * math.sqrt(1.0 / q.shape[-1])) @ k.mT
-        probs = F.dropout(F.softmax(logits if mask is None else mask + logits, dim=-1), dropout)
-        output = probs @ v
-        probs = probs.mean(1) if a["average_attn_weights"] else probs
-    else:
-        output = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-    merged = output.permute(2, 0, 1, 3).contiguous().view(batch * length, width)
-    result = F.linear(merged, a["out_proj_weight"], a["out_proj_bias"])
-    return result.view(length, batch, result.shape[1]), probs
-
-
-def _as_found(weight: Tensor) -> Tensor:
-    """A weight that asks for its gradient if it did before it was frozen.
-
-    On inputs that are not contiguous, whether it asks decides how torch folds the matrix product, and so the last bit.
-    """
-    return weight.detach().requires_grad_() if id(weight) in frozen else weight
-
-
-def _merge_masks(
-    attn_mask: Tensor | None, padding: Tensor | None, batch: int, heads: int, dtype: torch.dtype
-) -> Tensor | None:
-    """One additive mask that broadcasts to (batch, head, query, key), or none. In `nn` masks, True means masked."""
-    merged: Tensor | None = None
-    if attn_mask is not None:
-        shape = (1, 1, *attn_mask.shape) if attn_mask.ndim == 2 else (batch, heads, *attn_mask.shape[-2:])
-        merged = _additive(attn_mask, dtype).view(shape)
-    if padding is not None:
-        columns = _additive(padding, dtype).view(batch, 1, 1, -1)
-        merged = columns if merged is None else merged + columns
-    return merged
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -math.inf)
+        if before is not None:
+            self._stack.callback(module.register_forward_pre_hook(entering, with_kwargs=True).remove)
+        if after is not None:
+            self._stack.callback(module.register_forward_hook(leaving, always_call=True).remove)

@@ -9,7 +9,7 @@ so that no n × n map outlives the block of queries it was made for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .borrow import borrowed
-from .seam import Attention, Leaf, Seam
+from .capture import Attention, Capture, Leaf
 from .shapes import Attn, CaptureError, ClewError, InputError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
@@ -156,7 +156,7 @@ class Subject:
         """
         keep, inputs_of = frozenset(attention), frozenset(hidden)
         reads = self.bound.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
-        seam = Seam(self.bound.blocks, self.bound.attentions, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads)
+        seam = Capture(self.bound.blocks, self.bound.attentions, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads)
         with borrowed(self.model):
             with seam, torch.set_grad_enabled(leaf is not None):
                 output = self.forward(x, rows)
@@ -317,21 +317,28 @@ class Trace:
         return maps
 
     def chain(
-        self, r: QueryRows, layer: int, mix: Mix, *, gradient: Outputs | None = None, normalize: bool = False
+        self,
+        r: QueryRows,
+        layer: int,
+        mix: Mix,
+        *,
+        gradient: Outputs | Sequence[Outputs] = (),
+        normalize: bool = False,
     ) -> Rows:
-        """`r (I + C_l)`, with `C_l = mix(A)`, or `mix(A, ∂score/∂A)` where the gradient of `o` is given.
+        """`r (I + C_l)`, with `C_l = mix(A)`, or `mix(A, ∂score/∂A, …)` where gradients of `o` are given.
 
         `mix` maps a block of query rows `(batch, head, query, key)` to `(batch, query, key)`. `normalize` divides each
         row of `I + C_l` by its sum. An attention pool has no residual, so there it is `r C_l`.
         """
         attention = self.layers[layer]
+        gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         pool = self.bound.pooled and layer == self.bound.last
         support = r.ne(0).any(0).any(0).nonzero().squeeze(1)
         out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r.clone()
         per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
         for rows in support.split(max(1, _BLOCK // per_row)):
             A = attention.probabilities(rows).to(r.dtype)
-            C = mix(A) if gradient is None else mix(A, attention.attention_gradient(gradient, rows).to(r.dtype))
+            C = mix(A, *(attention.attention_gradient(g, rows).to(r.dtype) for g in gradients))
             weight = r[..., rows]
             if normalize:
                 sums = C.sum(-1) + (0 if pool else 1)

@@ -89,14 +89,15 @@ def find(method: str | Function | Method) -> Method:
     return known[method]
 
 
-def is_released(variant: str, name: str = "beyond_intuition") -> bool:
-    """Whether a method is asked for what that released code computes, rather than for the paper's method done right.
+def is_released(variant: str, *names: str) -> bool:
+    """Whether a method is asked for what some released code computes, rather than for the paper's method done right.
 
-    Raises `OptionError` for a variant that the method does not have.
+    `names` are the variants that the method has (default: "beyond_intuition"). Raises `OptionError` for another.
     """
-    if variant not in ("paper", name):
-        raise OptionError("unknown variant", expected=f"paper or {name}", got=variant)
-    return variant == name
+    names = names or ("beyond_intuition",)
+    if variant not in ("paper", *names):
+        raise OptionError("unknown variant", expected=" or ".join(("paper", *names)), got=variant)
+    return variant != "paper"
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:

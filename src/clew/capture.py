@@ -1,0 +1,260 @@
+"""Capture: keep what the attention of chosen blocks computed, while the model's own kernel still runs.
+
+Attention is recognised in three forms: `F.scaled_dot_product_attention`, `F.multi_head_attention_forward` (taken apart,
+because its inner calls are hidden), and written out by hand as a softmax between two matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .mha import multi_head_attention
+from .seam import Seam
+from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
+
+Leaf = tuple[int, Literal["v", "o"]]
+
+
+@dataclass
+class Attention:
+    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
+
+    v: Values
+    o: Outputs
+    backend: Literal["sdpa", "eager"]
+    q: Queries | None = None
+    k: Keys | None = None
+    scale: float | None = None
+    mask: Tensor | None = None
+    causal: bool = False
+    probs: Attn | None = None
+    hidden: Hidden | None = None
+
+    @torch.no_grad()
+    def probabilities(self, rows: Tensor | slice = slice(None)) -> Attn:
+        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA)."""
+        if self.probs is not None:
+            return self.probs.detach()[:, :, rows]
+        assert self.q is not None and self.k is not None
+        # In half precision the product itself would round, and could overflow.
+        q, k = at_least_float32(self.q.detach()[:, :, rows]), at_least_float32(self.k.detach())
+        scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
+        logits = (q @ k.mT) * scale
+        if self.mask is not None:
+            mask = self.mask.detach()
+            mask = mask.expand(*mask.shape[:-2], self.q.shape[-2], k.shape[-2])[..., rows, :]
+            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+        if self.causal:
+            full = torch.ones(self.q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+            logits = logits.masked_fill(~full[rows], -math.inf)
+        return logits.softmax(-1)
+
+    def attention_gradient(self, g_o: Tensor, rows: Tensor | slice = slice(None)) -> Attn:
+        """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
+        return at_least_float32(g_o[:, :, rows]) @ at_least_float32(self.v.detach()).mT
+
+
+class Capture(Seam):
+    """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
+
+    `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
+    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
+    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
+    leave the others zero.
+
+    Raises `CaptureError` where a block shows more than one attention call.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        attentions: Sequence[nn.Module],
+        *,
+        keep: frozenset[int] = frozenset(),
+        hidden: frozenset[int] = frozenset(),
+        leaf: Leaf | None = None,
+        reads: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.records: dict[int, Attention] = {}
+        self._blocks, self._attentions = blocks, attentions
+        self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
+        self._inputs: dict[int, Tensor] = {}
+        self._layer: int | None = None
+        # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
+        self._logits: dict[int, Tensor] = {}
+        self._probs: dict[int, Tensor] = {}
+
+    def place_hooks(self) -> None:
+        for layer in self._keep | self._hidden:
+            # The mode costs Python time at every torch call, so it is on only inside the blocks that are kept.
+            self.watch(self._blocks[layer], before=self._at_block(layer))
+            self.watch(self._attentions[layer], before=self._at_attention(layer), after=self._after_attention)
+            self.watch(self._blocks[layer], after=self._after_block)
+
+    def _at_block(self, layer: int) -> Callable[..., None]:
+        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if layer in self._hidden:
+                value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+                self._inputs[layer] = value.detach()
+            self.switch_on()
+
+        return before
+
+    def _at_attention(self, layer: int) -> Callable[..., None]:
+        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._layer = layer
+
+        return before
+
+    def _after_attention(self, output: Any) -> None:
+        self.forget()
+
+    def _after_block(self, output: Any) -> None:
+        self.switch_off()
+
+    def forget(self) -> None:
+        self._layer = None
+        self._logits.clear()
+        self._probs.clear()
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is F.linear and self._leaf is not None:
+            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads)
+        if self._layer is None:
+            return func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._sdpa(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self.seen(multi_head_attention, args, kwargs)
+        if func in _PRODUCTS:
+            return self._product(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self._logits and isinstance(result, Tensor):
+            self._follow(func, args, result)
+        return result
+
+    # Fused attention
+
+    def _sdpa(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if enable_gqa and key.shape[1] != query.shape[1]:
+            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+        value = self._maybe_leaf("v", value)
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+        )
+        output = self._maybe_leaf("o", output)
+        self._record(Attention(value, output, "sdpa", q=query, k=key, scale=scale, mask=attn_mask, causal=is_causal))
+        return output
+
+    # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second
+
+    def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        left, right = args[0], args[1]
+        probs = self._probs.get(id(left))
+        if probs is None:
+            result: Tensor = func(*args, **kwargs)
+            self._logits[id(result)] = result
+            return result
+        value = self._maybe_leaf("v", right)
+        output = self._maybe_leaf("o", func(left, value, *args[2:], **kwargs))
+        self._record(Attention(value, output, "eager", probs=probs))
+        return output
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
+        sources = [id(a) for a in args if isinstance(a, Tensor)]
+        if any(s in self._probs for s in sources):
+            self._probs[id(result)] = result
+        elif any(s in self._logits for s in sources):
+            (self._probs if func in _SOFTMAX else self._logits)[id(result)] = result
+
+    def _maybe_leaf(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_() if self._leaf == (self._layer, name) else tensor
+
+    def _record(self, attention: Attention) -> None:
+        layer = cast(int, self._layer)
+        if layer in self.records:
+            raise CaptureError(
+                f"block {layer} computed attention twice in one forward pass",
+                expected="one attention call in each declared attention module",
+                got=type(self._attentions[layer]).__name__,
+                todo="declare the module that computes attention once: explain(..., architecture=Architecture(...))",
+            )
+        if attention.o.ndim != 4:
+            raise CaptureError(
+                f"block {layer}: the attention output has {attention.o.ndim} axes",
+                expected="(batch, head, query, dim)",
+                got=tuple(attention.o.shape),
+                todo="attention must keep heads on an axis of their own",
+            )
+        if layer in self._hidden:
+            attention.hidden = self._inputs.pop(layer, None)
+        self.records[layer] = attention
+
+
+class _SparseLinear(torch.autograd.Function):
+    """`F.linear` with frozen weights, computed only for the tokens that matter.
+
+    Forwards these are `rows`, if given; the others become zero. Backwards they are those that a gradient reaches:
+    after the last attention the rows that the head reads, often one of hundreds. Exact for any gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.rows = rows
+        if rows is None:
+            return F.linear(x, weight, bias)
+        whole = x.new_zeros(*x.shape[:-1], weight.shape[0])
+        return whole.index_copy_(1, rows, F.linear(x[:, rows], weight, bias))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,), g, reached = ctx.saved_tensors, gradients[0], ctx.rows
+        if reached is None and not g[:, -1].any():  # looking costs a pass: not where the last token says it is dense
+            reached = g.ne(0).any(-1).any(0).nonzero().squeeze(1)
+        if reached is None or 2 * len(reached) > g.shape[1]:
+            return g @ weight, None, None, None
+        whole = g.new_zeros(*g.shape[:-1], weight.shape[1])
+        return whole.index_copy_(1, reached, g[:, reached] @ weight), None, None, None
+
+
+def _linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seen: Attention | None,
+    reads: Sequence[int] | None,
+) -> Tensor:
+    frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
+    if not (frozen and input.ndim == 3 and input.requires_grad):
+        return F.linear(input, weight, bias)
+    rows: Tensor | None = None
+    if seen is not None and reads is not None and 2 * len(reads) <= input.shape[1]:
+        batch, tokens = seen.o.shape[0], seen.o.shape[2]
+        # Not (token, batch, width), as nn.MultiheadAttention may have it.
+        if input.shape[:2] == (batch, tokens) and batch != tokens:
+            rows = torch.tensor(reads, device=input.device)
+    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows))
+
+
+_PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})
+_SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

@@ -1,0 +1,193 @@
+"""Attention: fused, written out by hand, and `nn.MultiheadAttention`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..mha import multi_head_attention
+from ..rules import (
+    Half,
+    Identity,
+    Stop,
+    Taylor,
+    as_gradient,
+    share,
+)
+from ..tape import Tape
+from . import Args, Call, Kwargs, handles, plain
+
+# Attention
+
+
+@handles("multi_head_attention_forward")
+def mha(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    return tape.seen(multi_head_attention, args, {**kwargs, "batch_first": True})
+
+
+@handles("scaled_dot_product_attention")
+def sdpa(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    def call(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        if enable_gqa and key.shape[1] != query.shape[1]:
+            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+        softmax_rule, product_rule = tape.rule("softmax"), tape.rule("matmul")
+        fused = isinstance(softmax_rule, (Taylor, Stop)) and isinstance(product_rule, Half)
+        if not fused:
+            return tape.seen(written_out, (query, key, value, attn_mask, is_causal, scale), {})
+        assert isinstance(product_rule, Half)
+        if isinstance(softmax_rule, Stop):
+            query, key = query.detach(), key.detach()
+        return _fused(tape, func, query, key, value, attn_mask, is_causal, scale, product_rule)
+
+    return call(*args, **kwargs)
+
+
+def _fused(
+    tape: Tape,
+    func: Call,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    rule: Half,
+) -> Tensor:
+    """Attention through the model's own kernel: its gradients, halved at each product, are AttnLRP's.
+
+    Relevance of the scores `x = QKᵀ·scale + mask` is `Σ x·g_x = Σ q·g_q + Σ mask·g_x`; the rest of the half that `A`
+    got is the softmax's.
+    """
+    attends, valued = q.requires_grad or k.requires_grad, v.requires_grad
+    half = rule.fraction
+    to_v = half if attends or rule.halve_stopped else 1.0
+    to_a = half if valued else 1.0
+    to_qk = to_a * (half if q.requires_grad and k.requires_grad else 1.0)
+    page, layer, sums = tape.page("attention"), tape.block, dict[str, Tensor]()
+
+    def keep(name: str, factor: float) -> Callable[[Tensor, Tensor | None], Tensor]:
+        def note(g: Tensor, x: Tensor | None) -> Tensor:
+            sums[name] = tape.relevance(x, g)
+            return g * factor
+
+        return note
+
+    biased = mask is not None and mask.dtype != torch.bool and attends
+
+    def at_output(g: Tensor, o: Tensor | None) -> Tensor:
+        assert o is not None
+        S = share(o * g, o, rule.epsilon, rule.signed, page) if rule.epsilon else g
+        sums["o"] = tape.relevance(o, S)
+        if layer is not None and attends:
+            tape.attention[layer] = to_a * S
+        if biased and mask is not None:
+            sums["mask"] = tape.per_example(mask_relevance(q, k, v, o, S, mask, causal, scale))
+        return S
+
+    def account() -> None:
+        if "o" not in sums:
+            return
+        if attends:
+            bias = sums.get("mask", torch.zeros_like(sums["o"]))
+            scores = sums["q" if q.requires_grad else "k"]
+            page.leak("softmax", to_a * (sums["o"] - scores - bias))
+            if biased:
+                page.leak("attention_bias", to_a * bias)
+            if half != 0.5:
+                more_v, more_qk = (1 - to_a - to_v) * valued, to_a - to_qk * (q.requires_grad + k.requires_grad)
+                page.leak("copies", more_v * sums["o"] + more_qk * scores)
+        elif to_v != 1:
+            page.leak("stopped", (1 - to_v) * sums["o"])
+
+    tape.at_end(account)
+    q2, k2 = (tape.through(t, keep(name, to_qk), keep=True) for t, name in ((q, "q"), (k, "k")))
+    o = func(q2, k2, tape.scaled(v, to_v), attn_mask=mask, is_causal=causal, scale=scale)
+    return tape.through(o, at_output, keep=True)
+
+
+@torch.no_grad()
+def mask_relevance(
+    q: Tensor, k: Tensor, v: Tensor, o: Tensor, S: Tensor, mask: Tensor, causal: bool, scale: float | None
+) -> Tensor:
+    """`Σ_ij mask_ij · A_ij (S_i·v_j - S_i·o_i)`, of every (batch, head), a block of queries at a time."""
+    total = q.new_zeros(*q.shape[:2])
+    mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
+    size = max(1, 2**23 // (q.shape[0] * q.shape[1] * k.shape[2]))
+    for rows in torch.arange(q.shape[2], device=q.device).split(size):
+        bias = mask[..., rows, :]
+        logits = (q[:, :, rows] @ k.mT) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale) + bias
+        if causal:
+            later = torch.arange(k.shape[2], device=q.device) > rows[:, None]
+            logits = logits.masked_fill(later, -math.inf)
+        g = logits.softmax(-1) * (S[:, :, rows] @ v.mT - (S[:, :, rows] * o[:, :, rows]).sum(-1, keepdim=True))
+        total += torch.where(g == 0, 0.0, bias * g).sum((-2, -1))
+    return total
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+    """Attention in steps, for rules that need its scores."""
+    logits = torch.matmul(q, k.mT) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if causal:
+        seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        logits = logits + torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -math.inf)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+    return torch.matmul(torch.softmax(logits if mask is None else logits + mask, -1), v)
+
+
+@handles("matmul", "bmm", "__matmul__")
+def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b = args[:2]
+    tape.products += tape.place == "attention"
+    second = tape.place == "attention" and tape.products == 2
+    both = a.requires_grad and b.requires_grad
+    rule = tape.rule("matmul") if both or second else Half()
+    if not isinstance(rule, Half):
+        return plain(tape, "matmul", rule, func, args, kwargs)
+    page, layer = tape.page("matmul"), tape.block
+    stopped = second and not both and rule.halve_stopped
+    factor = rule.fraction if both or stopped else 1.0
+
+    def at_output(g: Tensor, y: Tensor | None) -> Tensor:
+        assert y is not None
+        S = share(y * g, y, rule.epsilon, rule.signed, page) if rule.epsilon else g
+        if stopped:
+            page.leak("stopped", (1 - factor) * y * S)
+        if both and factor != 0.5:
+            page.leak("copies", (1 - 2 * factor) * y * S)
+        if second and both and layer is not None:
+            tape.attention[layer] = factor * S
+        return S
+
+    y = func(tape.scaled(a, factor), tape.scaled(b, factor), *args[2:], **kwargs)
+    return tape.through(y, at_output, keep=True) if rule.epsilon or second or factor == rule.fraction != 0.5 else y
+
+
+@handles("softmax")
+def softmax(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    rule, page = tape.rule("softmax"), tape.page("softmax")
+    if isinstance(rule, Taylor):
+        return tape.bracket("softmax", "softmax", func, args, kwargs)
+    if isinstance(rule, Stop):
+        return func(*args, **kwargs).detach()
+    if not isinstance(rule, Identity):
+        return plain(tape, "softmax", rule, func, args, kwargs)
+
+    def identity(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor]:
+        assert inputs is not None and y is not None
+        return (as_gradient(y * g, inputs[0], page, rule.epsilon),)
+
+    return tape.ruled(lambda x: func(x, *args[1:], **kwargs), identity, rule.saves, args[0])

@@ -1,0 +1,191 @@
+"""Sums, products, and what joins or averages tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..rules import (
+    AsConcatenated,
+    ByAbsoluteSum,
+    CopyToAll,
+    Epsilon,
+    StopGate,
+    Uniform,
+    as_gradient,
+    share,
+)
+from ..tape import Tape, named
+from . import Args, Call, Kwargs, handles, plain
+
+# Sums and products
+
+
+@handles("add", "__add__", "__radd__", "__iadd__")
+def add(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b, alpha = args[0], args[1], kwargs.get("alpha", 1)
+    b = b * alpha if alpha != 1 else b
+    tracked = [isinstance(t, Tensor) and t.requires_grad for t in (a, b)]
+    rule = tape.rule("add", "residual" if tape.place == "mlp" and all(tracked) else None)
+    if not isinstance(rule, (Epsilon, ByAbsoluteSum)):
+        return plain(tape, "add", rule, torch.add, (a, b), {})
+    if all(tracked):
+        return _add_two(tape, a, b, rule)
+    x, c = (a, b) if tracked[0] else (b, a)
+    return _add_constant(tape, x, c, rule)
+
+
+def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) -> Tensor:
+    page = tape.page("add")
+    if isinstance(rule, Epsilon):
+        y = torch.add(a, b)
+        if not rule.epsilon:
+            return y
+        return tape.through(y, lambda g, y: share(y * g, y, rule.epsilon, rule.signed, page), keep=True)  # pyright: ignore[reportOptionalOperand, reportArgumentType]
+
+    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor, ...]:
+        assert inputs is not None and y is not None
+        S = share(y * g, y, rule.epsilon, False, page)
+        first, second = (S * f for f in _by_absolute_sum(tape, [x * S for x in inputs], y * g, rule.epsilon))
+        lost = tape.per_example(y * g) - tape.per_example(inputs[0] * first) - tape.per_example(inputs[1] * second)
+        page.leak("stabiliser", lost - tape.per_example(y * (g - S)))
+        if rule.fork_epsilon:
+            first = as_gradient(inputs[0] * first, inputs[0], page, rule.fork_epsilon)
+        return first, second
+
+    return tape.ruled(torch.add, back, rule.saves, *torch.broadcast_tensors(a, b))
+
+
+def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float) -> list[Tensor]:
+    """What each part is multiplied by so that the parts sum to `Σ R` in the ratio of their absolute sums."""
+    sums = [tape.per_example(part) for part in parts]
+    size, total = sum(s.abs() for s in sums), tape.per_example(R)
+    assert isinstance(size, Tensor)
+    wanted = [torch.where(size == 0, 0.0, s.abs() / (size + epsilon)) * total for s in sums]
+    factors = [torch.where(s == 0, 0.0, w / (s + epsilon)) for s, w in zip(sums, wanted, strict=True)]
+    return [f.to(R.dtype).view(-1, *[1] * (R.ndim - 1)) for f in factors]
+
+
+def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAbsoluteSum) -> Tensor:
+    """`x + c`: what `c` gets leaves the model here; it is the positional part, where tokens are embedded."""
+    page, place = tape.page("add"), tape.place
+    positional = place == "embedding" and x.ndim == 3 and isinstance(c, Tensor) and c.ndim >= 2
+    cause = "attention_bias" if place == "attention" else "constant"
+    epsilon = rule.epsilon
+
+    def back(g: Tensor, y: Tensor | None) -> Tensor:
+        per_unit = share(y * g, y, epsilon, getattr(rule, "signed", False), page) if epsilon and y is not None else g
+        own, kept = c * per_unit, 1.0
+        if cause == "attention_bias":
+            own = torch.where(per_unit == 0, 0.0, own)
+        if isinstance(rule, ByAbsoluteSum):
+            assert y is not None
+            rest = (y - c) * per_unit
+            kept, factor = _by_absolute_sum(tape, [rest, own], y * g, epsilon)
+            lost = tape.per_example(y * per_unit) - tape.per_example(rest * kept) - tape.per_example(own * factor)
+            page.leak("stabiliser", lost)
+            own = own * factor
+        if positional:
+            assert y is not None
+            tape.positions.append(own.expand_as(y))
+            if tape.entering is None:
+                tape.entering = y * g
+        else:
+            page.leak(cause, own.expand_as(g))
+        return per_unit * kept
+
+    return tape.through(torch.add(x, c), back, keep=positional or bool(epsilon))
+
+
+@handles("sub", "__sub__", "__rsub__")
+def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b = args[:2]
+    if func in named(["__rsub__"]):
+        a, b = b, a
+    return add(tape, torch.add, (a, -b), kwargs)
+
+
+@handles("mul", "__mul__", "__rmul__", "__imul__", "multiply")
+def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b = args[:2]
+    if not all(isinstance(t, Tensor) and t.requires_grad for t in (a, b)):
+        return torch.mul(a, b)
+    rule = tape.rule("product")
+    if isinstance(rule, StopGate):
+        gates = [id(t) in tape.activated for t in (a, b)]
+        if any(gates):
+            return torch.mul(a.detach() if gates[0] else a, b.detach() if gates[1] and not gates[0] else b)
+    if isinstance(rule, (Uniform, StopGate)):
+        return torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5))
+    return plain(tape, "product", rule, torch.mul, (a, b), {})
+
+
+@handles("div", "__truediv__", "__div__", "true_divide")
+def div(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    divisor = args[1]
+    if isinstance(divisor, Tensor) and divisor.requires_grad:
+        return tape.without_rule("div", func, args, kwargs)
+    return func(*args, **kwargs)
+
+
+# Tokens
+
+
+@handles("cat", "concat", "concatenate")
+def cat(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    y = func(*args, **kwargs)
+    parts: list[Tensor] = list(args[0] if args else kwargs["tensors"])
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))) % y.ndim
+    if all(t.requires_grad for t in parts):
+        return y
+    page, prefix = tape.page("cat"), tape.place == "embedding" and y.ndim == 3 and axis == 1
+    order = len(tape.prefix)
+    if prefix:
+        tape.prefix[order] = torch.empty(0)
+
+    def back(g: Tensor, _: Tensor | None) -> None:
+        slices = g.split([t.shape[axis] for t in parts], axis)
+        lost = [t.detach() * s for t, s in zip(parts, slices, strict=True) if not t.requires_grad]
+        if prefix:
+            tape.prefix[order] = torch.cat(lost, 1)
+        else:
+            page.leak("constant", torch.cat([R.flatten(1) for R in lost], 1))
+
+    return tape.through(y, back)
+
+
+@handles("stack")
+def stack(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    y = func(*args, **kwargs)
+    if not isinstance(tape.rules.get("stack"), AsConcatenated):
+        return y
+    tape.rule("stack")
+
+    def back(g: Tensor, y: Tensor | None) -> Tensor:
+        assert y is not None
+        R = (y * g).flatten(1)
+        halves = torch.stack(R.chunk(y.shape[-1], 1), -1)
+        return as_gradient(halves.view_as(y), y, page)
+
+    page = tape.page("stack")
+    return tape.through(y, back, keep=True)
+
+
+@handles("mean")
+def mean(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    x = args[0]
+    y = func(*args, **kwargs)
+    if not isinstance(tape.rules.get("mean"), CopyToAll) or x.ndim != 3 or y.numel() * x.shape[1] != x.numel():
+        return y
+    tape.rule("mean")
+    page = tape.page("mean")
+
+    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor]:
+        assert inputs is not None and y is not None
+        R = (y * g).view(x.shape[0], 1, -1).expand_as(x)
+        page.leak("copies", R[:, 1:] * -1.0)
+        return (as_gradient(R, inputs[0], page),)
+
+    return tape.ruled(lambda x: func(x, *args[1:], **kwargs), back, ("x", "y"), x)

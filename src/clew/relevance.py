@@ -1,0 +1,193 @@
+"""Run a model under a rule set, and hand a method the relevance that reached the patches, with the account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import operations as operations  # fills the tape's table
+from .borrow import borrowed
+from .rule_sets import rule_set
+from .shapes import CaptureError, ClewError, Pixels, Scores, at_least_float32
+from .tape import Entry, Flow, Met, Tape
+from .trace import Subject, logits_of
+
+# Above this, rounding of float32 sums may be seen in a heatmap.
+_ILL = 1e-2
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Where the relevance of a score went. Vectors are (batch, token, width); sums over tokens and width conserve.
+
+    `semantic` is what the content of each token got (patches; for prefix tokens their embedding), `position` what its
+    positional encoding got, `entering` both together before they were told apart. `pixels` (batch, height, width) on
+    the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from input to
+    output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention `A_l`.
+    """
+
+    rules: str
+    prefix: int
+    total: Tensor
+    semantic: Tensor
+    position: Tensor
+    entering: Tensor
+    pixels: Pixels | None
+    flow: Mapping[str, Flow]
+    entries: list[Entry]
+    met: Mapping[Met, int]
+    attention: Mapping[int, Tensor]
+
+    def leaks(self) -> dict[str, Tensor]:
+        """Relevance that was not handed on, by cause, each summed from its own operations: (batch,) each."""
+        causes: dict[str, Tensor] = {}
+        for entry in self.entries:
+            values = entry.values.to(self.total.dtype)
+            causes[entry.cause] = causes[entry.cause] + values if entry.cause in causes else values
+        return causes
+
+    def account(self, part: str) -> dict[str, Tensor]:
+        """What became of `total`: `relevance` in the result, each `leak_…` by cause, and `unexplained`, the rest.
+
+        What a result leaves out counts as a leak too: `leak_position`, `leak_semantic`, `leak_prefix`.
+        """
+        leaks = {f"leak_{cause}": values for cause, values in self.leaks().items()}
+        semantic, position = ({"prefix": v[:, : self.prefix], "patches": v[:, self.prefix :]} for v in self._both())
+        kept = torch.zeros_like(self.total)
+        for name, vectors, wanted in (
+            ("semantic", semantic, part in ("all", "semantic")),
+            ("position", position, part in ("all", "position")),
+        ):
+            sums = {place: v.flatten(1).sum(1).to(self.total.dtype) for place, v in vectors.items()}
+            if self.pixels is not None and name == "semantic":
+                sums["patches"] = self.pixels.flatten(1).sum(1).to(self.total.dtype)
+            if not wanted:
+                leaks[f"leak_{name}"] = sums["patches"] + sums["prefix"]
+            elif self.pixels is not None:  # prefix tokens have no pixels
+                kept = kept + sums["patches"]
+                leaks["leak_prefix"] = leaks.get("leak_prefix", 0) + sums["prefix"]
+            else:
+                kept = kept + sums["patches"] + sums["prefix"]
+        unexplained = self.total - kept - sum(leaks.values(), torch.zeros_like(kept))
+        return {"explained": self.total, "relevance": kept, **leaks, "unexplained": unexplained}
+
+    def _both(self) -> tuple[Tensor, Tensor]:
+        return at_least_float32(self.semantic), at_least_float32(self.position)
+
+    def stages(self) -> dict[str, Tensor]:
+        """Sums of relevance, (batch,) each, from the input to the output: parts of the input, then what enters each
+        block, what leaves the last, and the head's norm, pooled tokens and classifier as far as there are any."""
+        parts = {} if self.pixels is None else {"pixels": self.pixels.flatten(1).sum(1)}
+        parts |= {"position": self.position.flatten(1).sum(1), "semantic": self.semantic.flatten(1).sum(1)}
+        return {k: at_least_float32(v).to(self.total.dtype) for k, v in parts.items()} | {
+            k: f.total for k, f in self.flow.items()
+        }
+
+    def conditioning(self) -> Tensor:
+        """Rounding of sums against the total: unit round-off × largest `Σ|R|` of a stage / `|total|`, (batch,)."""
+        largest = torch.stack([f.size for f in self.flow.values()]).amax(0)
+        return torch.finfo(self.total.dtype).eps * largest / self.total.abs()
+
+    def checks(self, part: str) -> dict[str, Any]:
+        """The account, relevance by stage, and a word of advice where the numbers are not to be trusted."""
+        found: dict[str, Any] = dict(self.account(part))
+        stages = self.stages()
+        found["relevance_by_stage"] = torch.stack(list(stages.values()), 1)
+        found["stages"] = ", ".join(stages)
+        found["conditioning"] = conditioning = self.conditioning()
+        finite = all(bool(v.isfinite().all()) for v in (self.semantic, self.position, found["unexplained"]))
+        if not finite or bool((conditioning > _ILL).any()):
+            found["advice"] = (
+                f"relevance is {'ill-conditioned' if finite else 'not finite'} in {self.semantic.dtype} under these "
+                "rules: explain again with compute_dtype=torch.float64"
+            )
+        return found
+
+
+def propagate(
+    subject: Subject, rules: str | Mapping[str, Any], *, level: str = "token", start: str = "score"
+) -> Relevance:
+    """One forward pass under `rules` and one backward pass.
+
+    `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
+    score). Raises `OptionError` for rules that do not fit or that miss an operation.
+    """
+    name, chosen = rule_set(rules)
+    tape = Tape(subject.bound, chosen, subject.batch, level=level)
+    with borrowed(subject.model), torch.enable_grad():
+        x = subject.x.detach()
+        if level == "pixel":
+            x = tape.leaf = x.requires_grad_() if x is not subject.x else x.clone().requires_grad_()
+        with tape:
+            output = subject.forward(x)
+        score = subject.score(output, clean=True)
+        if tape.leaf is None:
+            raise CaptureError(
+                "the declared patch embedding was not called",
+                expected="a forward pass through `patches`",
+                got=type(subject.bound.patches).__name__,
+                todo="correct `patches` in the declaration",
+            )
+        seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
+        logits = _logits(output)
+        wanted = [tape.leaf] if logits is None else [tape.leaf, logits]
+        found = torch.autograd.grad(score, wanted, seed, allow_unused=True, materialize_grads=True)
+        tape.close()
+    total = at_least_float32((score * seed).detach())
+    if logits is not None:  # a probability or another function of the logits is no sum of them
+        handed = tape.per_example(logits.detach() * found[1])
+        tape.entries.append(Entry("score", None, "head", "target", total - handed))
+    pixels = None
+    if level == "pixel":
+        pixels = (tape.leaf.detach() * found[0] if tape.pixels is None else tape.pixels).sum(1)
+    return _collected(subject, name, tape, total, pixels)
+
+
+def _logits(output: Any) -> Tensor | None:
+    try:
+        logits = logits_of(output)
+    except ClewError:
+        return None
+    return logits if logits.requires_grad else None
+
+
+def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: Tensor | None) -> Relevance:
+    prefix, patches = subject.bound.prefix, tape.patches
+    if patches is None:
+        raise CaptureError("no relevance reached the patch embedding", expected="a score that depends on the patches")
+    width = patches.shape[2]
+    constant = [tape.prefix[i] for i in sorted(tape.prefix) if tape.prefix[i].numel()]
+    lead = torch.cat(constant, 1) if constant else patches.new_zeros(len(patches), 0, width)
+    lead = torch.nn.functional.pad(lead, (0, 0, 0, prefix - lead.shape[1]))
+    semantic, tokens = torch.cat([lead, patches], 1), prefix + patches.shape[1]
+    position = torch.zeros_like(semantic)
+    for added in tape.positions:  # prefix tokens that came later have none
+        early = added.shape[1] - patches.shape[1]
+        position[:, :early] += added[:, :early]
+        position[:, prefix:] += added[:, early:]
+    entering = tape.entering
+    if entering is None or entering.shape[1] != tokens:
+        entering = semantic + position
+    return Relevance(
+        rules=rules,
+        prefix=prefix,
+        total=total,
+        semantic=semantic.detach(),
+        position=position.detach(),
+        entering=entering.detach(),
+        pixels=None if pixels is None else pixels.detach(),
+        flow=tape.flow,
+        entries=tape.entries,
+        met=tape.met,
+        attention=tape.attention,
+    )
+
+
+def reduced(vectors: Tensor, reduction: str) -> Scores:
+    """Relevance vectors as one number per token: their "sum", which conserves, or their "l2" norm, without a sign."""
+    vectors = at_least_float32(vectors)
+    return vectors.sum(-1) if reduction == "sum" else vectors.norm(dim=-1)

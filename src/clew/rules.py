@@ -1,0 +1,392 @@
+"""LRP rules: how an operation hands relevance from its output to its inputs, as small functions of one operation.
+
+**Two currencies, and where they meet.** The backward pass carries a modified gradient `g`; the relevance of a tensor is
+`R = x · g` everywhere. Rules that multiply each input by something (epsilon, gamma, alpha-beta, z-plus, all of AttnLRP)
+are written in that currency: most operations then need no rule at all, and no division by `x` is ever made. Rules whose
+equation hands out relevance as such (z-box, flat, w², identity through a norm) are written in the other: they take
+`R_y = y · g_y` and give `R_x`. `as_gradient` is the one place where the two meet: `g_x = R_x / x`. It is exact wherever
+`x ≠ 0`; what an exact zero would have received is booked as lost under "stabiliser". At the pixels, where a rule ends,
+`R_x` is kept as it is, and nothing is lost.
+
+A rule tells a `Book` what it leaks and why, each cause summed from its own terms.
+
+Letters: `x` input, `y` output, `W`, `b` weight and bias, `S` relevance per unit of the denominator, `a = |W||x|`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .shapes import OptionError
+
+
+@runtime_checkable
+class Book(Protocol):
+    """Where rules write down relevance that they do not hand on: a `cause`, and values with the batch axis first."""
+
+    def leak(self, cause: str, values: Tensor) -> None:
+        """Sum `values` per example under `cause`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Affine:
+    """One linear layer or convolution `y = apply(x, W) + b`; `pull(S, W)` is the transpose of `apply`."""
+
+    x: Tensor | None
+    y: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    apply: Callable[[Tensor, Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def input(self) -> Tensor:
+        """`x`, for rules that asked for it."""
+        assert self.x is not None
+        return self.x
+
+    @property
+    def output(self) -> Tensor:
+        """`y`, for rules that asked for it."""
+        assert self.y is not None
+        return self.y
+
+    def shift(self) -> Tensor | float:
+        """The bias, shaped to be added to `y`."""
+        if self.bias is None:
+            return 0.0
+        return self.bias if self.weight.ndim == 2 else self.bias.view(-1, *[1] * (self.weight.ndim - 2))
+
+
+def stabilised(z: Tensor, epsilon: float, signed: bool) -> Tensor:
+    """`z + ε sign(z)` with `sign(0) = 1`, or `z + ε`."""
+    return z + (_towards(z, epsilon) if signed else epsilon)
+
+
+def _towards(z: Tensor, epsilon: float) -> Tensor:
+    return torch.full_like(z, epsilon).copysign_(z)
+
+
+def share(R: Tensor, z: Tensor, epsilon: float, signed: bool, book: Book) -> Tensor:
+    """`S = R / stabilised(z)`, and 0 where `z = 0`; what that loses is booked as "stabiliser"."""
+    S = torch.where(z == 0, 0.0, R / stabilised(z, epsilon, signed))
+    book.leak("stabiliser", torch.where(z == 0, R, S * (_towards(z, epsilon) if signed else epsilon)))
+    return S
+
+
+def as_gradient(R: Tensor, x: Tensor, book: Book, epsilon: float = 0.0) -> Tensor:
+    """`R / (x + ε)`, where the currencies meet. Zeros of `x` get nothing; what is lost is booked as "stabiliser"."""
+    zero = x.abs() < torch.finfo(x.dtype).tiny
+    S = torch.where(zero, 0.0, R / torch.where(zero, 1.0, x + epsilon))
+    book.leak("stabiliser", torch.where(zero, R, S * epsilon))
+    return S
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What all rules share. `operations` it fits; `currency` it is written in; `saves` what it needs of the forward."""
+
+    operations: ClassVar[tuple[str, ...]] = ()
+    currency: ClassVar[str] = "gradient"
+
+    @property
+    def saves(self) -> frozenset[str]:
+        """Names of the tensors that have to be kept for the backward pass: "x", "y"."""
+        return frozenset({"x", "y"})
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        """For a linear layer or convolution: `g_x` from `g_y`, or, in the currency of relevance, `R_x`."""
+        raise NotImplementedError
+
+
+# Linear layers and convolutions
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    """`R_x = x ⊙ Wᵀ(R_y / (y + ε sign y))` (Bach et al. 2015, eq. 58). With `ε = 0` it is gradient × input.
+
+    Also for sums (`R_a = a R / (a + b + ε)`: "proportional"). Conserves but for the bias and the stabiliser.
+    `signed=False` adds `ε` whatever the sign, as some released code does.
+    """
+
+    epsilon: float = 0.0
+    signed: bool = True
+    operations: ClassVar[tuple[str, ...]] = ("linear", "conv", "add")
+
+    @property
+    def saves(self) -> frozenset[str]:
+        return frozenset({"y"}) if self.epsilon else frozenset()
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        S = share(op.output * g, op.output, self.epsilon, self.signed, book) if self.epsilon else g
+        leak_bias(op, S, book)
+        return op.pull(S, op.weight)
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """The generalised gamma rule with bias (Andéol et al. 2021): positive outputs favour positive contributions,
+    negative outputs negative ones, by a weight `γ`.
+
+    With `a = |W||x|`: `den = y + γ((y - b + a)/2 + b⁺)` where `y > 0`, `y + γ((y - b - a)/2 + b⁻)` where `y < 0`;
+    `S = R_y / den`; `R_x = x ⊙ (SW) + γ/2 [x ⊙ (SW) + |x| ⊙ ((sign(y) S)|W|)]`. Conserves but for bias and stabiliser.
+    """
+
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+    operations: ClassVar[tuple[str, ...]] = ("linear", "conv")
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        x, y, W, b = op.input, op.output, op.weight, op.shift()
+        size, sign = W.abs(), y.sign()
+        b_kept = torch.where(y > 0, torch.as_tensor(b).clamp(min=0), torch.as_tensor(b).clamp(max=0))
+        den = y + self.gamma * ((y - b + sign * op.apply(x.abs(), size)) / 2 + b_kept)
+        S = share(y * g, torch.where(y == 0, 0.0, den), self.epsilon, True, book)
+        if op.bias is not None:
+            book.leak("bias", S * (b + self.gamma * b_kept))
+        both = (1 + self.gamma / 2) * op.pull(S, W)
+        return both + self.gamma / 2 * x.sign() * op.pull(sign * S, size)
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    """`R_x = α · (positive contributions' share) - β · (negative contributions' share)`, `β = α - 1`
+    (Bach et al. 2015, eq. 60), biases left aside. `α = 1` is z-plus.
+
+    With `a = |W||x|` the contributions sum to `z± = (y - b ± a)/2`. Conserves but for the stabiliser: outputs without
+    any positive contribution lose their share. `separate=True`: positive and negative inputs each divide by their own
+    sum, as in Chefer's first LRP release; relevance then doubles at each layer (booked as "copies").
+    """
+
+    alpha: float = 1.0
+    epsilon: float = 1e-9
+    signed: bool = False
+    separate: bool = False
+    operations: ClassVar[tuple[str, ...]] = ("linear", "conv")
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        if self.separate:
+            return self._separate(op, g, book)
+        x, R, size = op.input, op.output * g, op.weight.abs()
+        a, rest = op.apply(x.abs(), size), op.output - op.shift()
+        least = 8 * torch.finfo(a.dtype).eps * a  # a smaller sum is rounding: there are no contributions of that sign
+        positive, negative = (z * (z.abs() > least) for z in ((rest + a) / 2, (rest - a) / 2))
+        S = self.alpha * share(R, positive, self.epsilon, self.signed, _Weighted(book, self.alpha))
+        if self.alpha == 1:
+            return (op.pull(S, op.weight) + x.sign() * op.pull(S, size)) / 2
+        beta = self.alpha - 1
+        T = beta * share(R, negative, self.epsilon, self.signed, _Weighted(book, -beta))
+        return (op.pull(S - T, op.weight) + x.sign() * op.pull(S + T, size)) / 2
+
+    def _separate(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        R, g_x = op.output * g, torch.zeros_like(op.input)
+        book.leak("copies", -R)
+        for side in (1, -1):
+            x = (side * op.input).clamp(min=0) * side
+            W = (side * op.weight).clamp(min=0) * side
+            S = share(R, op.apply(x, W), self.epsilon, self.signed, book)
+            g_x = g_x + x.ne(0) * op.pull(S, W)
+        return g_x
+
+
+@dataclass(frozen=True)
+class ZBox(Rule):
+    """`R_x = x ⊙ (SW) - l ⊙ (SW⁺) - h ⊙ (SW⁻)`, `S = R_y / (xW - lW⁺ - hW⁻ + ε)` (Montavon et al. 2017, eq. 18), for
+    pixels that lie between `low` and `high` (default: the least and largest value of each image).
+
+    Biases left aside. Conserves but for the stabiliser.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    epsilon: float = 1e-9
+    operations: ClassVar[tuple[str, ...]] = ("conv", "linear")
+    currency: ClassVar[str] = "relevance"
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        x, W = op.input, op.weight
+        edge = (-1, *[1] * (x.ndim - 1))
+        low = x.flatten(1).amin(1).view(edge) if self.low is None else torch.as_tensor(self.low, dtype=x.dtype)
+        high = x.flatten(1).amax(1).view(edge) if self.high is None else torch.as_tensor(self.high, dtype=x.dtype)
+        l, h = low.to(x).expand_as(x), high.to(x).expand_as(x)
+        positive, negative = W.clamp(min=0), W.clamp(max=0)
+        z = op.output - op.shift() - op.apply(l, positive) - op.apply(h, negative)
+        S = share(op.output * g, z, self.epsilon, False, book)
+        return x * op.pull(S, W) - l * op.pull(S, positive) - h * op.pull(S, negative)
+
+
+@dataclass(frozen=True)
+class Flat(Rule):
+    """`R_x = Σ_j R_j / (number of inputs of j)` (Bach et al. 2016; Lapuschkin et al. 2019): evenly over the receptive
+    field. Conserves. Says where, not what: for the first layer."""
+
+    operations: ClassVar[tuple[str, ...]] = ("conv", "linear")
+    currency: ClassVar[str] = "relevance"
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        return _by_weight(op, g, torch.ones_like(op.weight), book)
+
+
+@dataclass(frozen=True)
+class WSquare(Rule):
+    """`R_x = Σ_j R_j W_ji² / Σ_i W_ji²` (Montavon et al. 2017, eq. 12). Conserves. For inputs without a range."""
+
+    operations: ClassVar[tuple[str, ...]] = ("conv", "linear")
+    currency: ClassVar[str] = "relevance"
+
+    def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        return _by_weight(op, g, op.weight.square(), book)
+
+
+def _by_weight(op: Affine, g: Tensor, V: Tensor, book: Book) -> Tensor:
+    R = op.output * g
+    return op.pull(share(R, op.apply(torch.ones_like(op.input), V).expand_as(R), 0.0, False, book), V)
+
+
+def leak_bias(op: Affine, S: Tensor, book: Book) -> None:
+    """The share of the bias, `Σ S b`, in one pass over `S`."""
+    if op.bias is None:
+        return
+    if op.weight.ndim == 2:
+        book.leak("bias", S.flatten(1, -2).sum(1) * op.bias if S.ndim > 2 else S * op.bias)
+    else:
+        book.leak("bias", S.flatten(2).sum(2) * op.bias)
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """A book whose entries count `factor` times."""
+
+    book: Book
+    factor: float
+
+    def leak(self, cause: str, values: Tensor) -> None:
+        self.book.leak(cause, values * self.factor)
+
+
+# Norms, activations, attention, sums
+
+
+@dataclass(frozen=True)
+class FixedStd(Rule):
+    """Layer and RMS norms with their standard deviation held fixed (Ali et al. 2022; AttnLRP, prop. 3.4): the gradient
+    of `x ↦ (x - mean x)/σ · w + b`. Conserves but for the bias. `own_epsilon` stabilises `y` by the norm's own `eps`,
+    unsigned, as the released PA-LRP code does."""
+
+    own_epsilon: bool = False
+    operations: ClassVar[tuple[str, ...]] = ("norm",)
+
+    @property
+    def saves(self) -> frozenset[str]:
+        return frozenset({"y"}) if self.own_epsilon else frozenset()
+
+
+@dataclass(frozen=True)
+class Identity(Rule):
+    """`R_x = R_y`: conserves. For an activation `f` it is the modified gradient `g · f(x)/x` (AttnLRP, eq. 9); for
+    norms and the softmax (Chefer et al. 2021a) it divides by `x + ε`, and is ill-conditioned where that is small."""
+
+    epsilon: float = 0.0
+    operations: ClassVar[tuple[str, ...]] = ("activation", "norm", "softmax")
+
+
+@dataclass(frozen=True)
+class Taylor(Rule):
+    """The softmax's own gradient: `R_x = x ⊙ (R_s - s Σ R_s)` (AttnLRP, prop. 3.1). What the first-order expansion
+    leaves out, `Σ g (s - J x)`, is booked as "softmax"."""
+
+    operations: ClassVar[tuple[str, ...]] = ("softmax",)
+
+
+@dataclass(frozen=True)
+class Stop(Rule):
+    """Nothing goes through (CP-LRP, Ali et al. 2022): attention counts as fixed. The values then get everything, so
+    that nothing is lost."""
+
+    operations: ClassVar[tuple[str, ...]] = ("softmax",)
+
+
+@dataclass(frozen=True)
+class Half(Rule):
+    """A product of two matrices that both depend on the input hands half to each (AttnLRP, prop. 3.3); one that is
+    stopped or constant gets nothing, and the other all. Conserves but for the stabiliser.
+
+    `halve_stopped=True` halves even then, as the released PA-LRP code does; the rest is booked as "stopped".
+    """
+
+    epsilon: float = 0.0
+    signed: bool = True
+    halve_stopped: bool = False
+    operations: ClassVar[tuple[str, ...]] = ("matmul",)
+    fraction: ClassVar[float] = 0.5
+
+
+@dataclass(frozen=True)
+class WholeToEach(Half):
+    """A product of two matrices hands everything to each, as its own gradient does: relevance doubles, booked as
+    "copies"."""
+
+    fraction: ClassVar[float] = 1.0
+
+
+@dataclass(frozen=True)
+class Uniform(Rule):
+    """An elementwise product of two activations hands half to each (AttnLRP, prop. 3.3). Conserves."""
+
+    operations: ClassVar[tuple[str, ...]] = ("product",)
+
+
+@dataclass(frozen=True)
+class StopGate(Rule):
+    """In a gated MLP the activated gate counts as fixed, the other factor gets everything (CP-LRP). Conserves."""
+
+    operations: ClassVar[tuple[str, ...]] = ("product",)
+
+
+@dataclass(frozen=True)
+class ByAbsoluteSum(Rule):
+    """`a + b`, where `a` and `b` get totals in the ratio of `|Σ R_a| : |Σ R_b|`, per example (Chefer et al. 2021a,
+    eq. 9-10): keeps numbers bounded where proportional shares of both signs would explode. Conserves but for `ε`.
+
+    `fork_epsilon` also stabilises what the first of two inputs gets, the one that is used again elsewhere.
+    """
+
+    epsilon: float = 1e-9
+    fork_epsilon: float = 0.0
+    operations: ClassVar[tuple[str, ...]] = ("add",)
+
+
+@dataclass(frozen=True)
+class CopyToAll(Rule):
+    """Released quirk: the mean over tokens hands each token the whole relevance (booked as "copies")."""
+
+    operations: ClassVar[tuple[str, ...]] = ("mean",)
+
+
+@dataclass(frozen=True)
+class AsConcatenated(Rule):
+    """Released quirk: relevance of features interleaved by `torch.stack` is read as if they were concatenated."""
+
+    operations: ClassVar[tuple[str, ...]] = ("stack",)
+
+
+@dataclass(frozen=True)
+class PlainGradient(Rule):
+    """An operation's own gradient, for operations that have no rule. `y·g - Σ x·g` is booked as "nonlinearity"."""
+
+    operations: ClassVar[tuple[str, ...]] = ("*",)
+
+
+def fits(rule: Any, operation: str) -> Rule:
+    """The rule, if it fits an operation. Raises `OptionError` otherwise."""
+    if isinstance(rule, Rule) and ({operation, "*"} & set(rule.operations)):
+        return rule
+    got = f"{type(rule).__name__}, for {', '.join(rule.operations)}" if isinstance(rule, Rule) else repr(rule)
+    raise OptionError(f"this rule does not fit {operation!r}", expected=f"a rule for {operation}", got=got)
