@@ -15,7 +15,7 @@ SOURCE = Path(clew.__file__).parent
 LAYERS = {
     "shapes": 0,
     "borrow": 1, "quadrature": 1,
-    "mha": 2, "seam": 2, "rules": 2, "rule_sets": 3,
+    "mha": 2, "seam": 2, "sparse": 1, "rules": 2, "rule_sets": 3,
     "capture": 4, "tape": 4, "operations": 5, "operations.*": 6,
     "architectures": 2, "plots": 2,
     "architectures.*": 3, "page": 3, "trace": 5, "relevance": 6,

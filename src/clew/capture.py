@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .mha import multi_head_attention
 from .seam import Seam
 from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
+from .sparse import linear_of, pulled, rows_read
 
 Leaf = tuple[int, Literal["v", "o"]]
 
@@ -210,30 +211,17 @@ class Capture(Seam):
 
 
 class _SparseLinear(torch.autograd.Function):
-    """`F.linear` with frozen weights, computed only for the tokens that matter.
-
-    Forwards these are `rows`, if given; the others become zero. Backwards they are those that a gradient reaches:
-    after the last attention the rows that the head reads, often one of hundreds. Exact for any gradient.
-    """
+    """`F.linear` with frozen weights, computed only for tokens that matter: `rows`, and those a gradient reaches."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.rows = rows
-        if rows is None:
-            return F.linear(x, weight, bias)
-        whole = x.new_zeros(*x.shape[:-1], weight.shape[0])
-        return whole.index_copy_(1, rows, F.linear(x[:, rows], weight, bias))
+        return linear_of(x, weight, bias, rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,), g, reached = ctx.saved_tensors, gradients[0], ctx.rows
-        if reached is None and not g[:, -1].any():  # looking costs a pass: not where the last token says it is dense
-            reached = g.ne(0).any(-1).any(0).nonzero().squeeze(1)
-        if reached is None or 2 * len(reached) > g.shape[1]:
-            return g @ weight, None, None, None
-        whole = g.new_zeros(*g.shape[:-1], weight.shape[1])
-        return whole.index_copy_(1, reached, g[:, reached] @ weight), None, None, None
+        return pulled(gradients[0], ctx.saved_tensors[0], ctx.rows), None, None, None
 
 
 def _linear(
@@ -247,12 +235,7 @@ def _linear(
     frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
     if not (frozen and input.ndim == 3 and input.requires_grad):
         return F.linear(input, weight, bias)
-    rows: Tensor | None = None
-    if seen is not None and reads is not None and 2 * len(reads) <= input.shape[1]:
-        batch, tokens = seen.o.shape[0], seen.o.shape[2]
-        # Not (token, batch, width), as nn.MultiheadAttention may have it.
-        if input.shape[:2] == (batch, tokens) and batch != tokens:
-            rows = torch.tensor(reads, device=input.device)
+    rows = None if seen is None else rows_read(input, seen.o.shape[0], seen.o.shape[2], reads)
     return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows))
 
 

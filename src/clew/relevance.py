@@ -109,15 +109,22 @@ class Relevance:
 
 
 def propagate(
-    subject: Subject, rules: str | Mapping[str, Any], *, level: str = "token", start: str = "score"
+    subject: Subject,
+    rules: str | Mapping[str, Any],
+    *,
+    level: str = "token",
+    start: str = "score",
+    keep_attention: bool = False,
 ) -> Relevance:
     """One forward pass under `rules` and one backward pass.
 
     `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
-    score). Raises `OptionError` for rules that do not fit or that miss an operation.
+    score). `keep_attention` keeps what tells the relevance of attention. Raises `OptionError` for rules that do not fit or that miss an operation.
     """
     name, chosen = rule_set(rules)
-    tape = Tape(subject.bound, chosen, subject.batch, level=level)
+    # What the head does not read of the last block need not be computed, for targets that are made of the logits.
+    reads = subject.bound.rows_read if subject.per_row else None
+    tape = Tape(subject.bound, chosen, subject.batch, level=level, reads=reads, keep_attention=keep_attention)
     with borrowed(subject.model), torch.enable_grad():
         x = subject.x.detach()
         if level == "pixel":

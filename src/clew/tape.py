@@ -10,7 +10,7 @@ operation leaked, by cause.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -114,13 +114,26 @@ class Flow:
 class Tape(Seam):
     """One forward pass under a rule set. `level`: relevance ends at the "token" embeddings of patches or the "pixel"s.
 
+    `reads` are the rows that the head reads, where it is enough that these are right in the last block.
+
     After the backward pass: `entries` (what leaked), `flow` (relevance by stage, from input to output), `patches`
     (batch, patch, width), `positions`, `entering` and `prefix` (relevance vectors at the first sum), `pixels` where the
-    pixel rule gives relevance as such, `attention` (`∂R/∂O`-like tensors: `A ⊙ (S Vᵀ)` is the relevance of `A`).
+    pixel rule gives relevance as such, and with `keep_attention`, `attention`: `A ⊙ (S Vᵀ)` is the relevance of `A`.
     """
 
-    def __init__(self, bound: Bound | None, rules: RuleSet, batch: int, *, level: str) -> None:
+    def __init__(
+        self,
+        bound: Bound | None,
+        rules: RuleSet,
+        batch: int,
+        *,
+        level: str,
+        reads: Sequence[int] | None = None,
+        keep_attention: bool = False,
+    ) -> None:
         super().__init__()
+        self.reads, self.keep_attention = reads, keep_attention
+        self.read = False  # whether the pass is behind the last attention, in its block
         self.rules, self.batch, self.level = rules, batch, level
         self.entries: list[Entry] = []
         self.met: dict[Met, int] = {}
@@ -167,6 +180,7 @@ class Tape(Seam):
 
         def leave(output: Any) -> Any:
             self.block, self.place = self._places.pop()
+            self.read = place == "attention" and block == self._depth - 1
             if place == "mlp":
                 self.activated.clear()
                 self.place = "head" if block is not None and block >= self._depth - 1 else ""
@@ -282,7 +296,7 @@ class Tape(Seam):
         def note(g: Tensor, x: Tensor | None) -> None:
             assert x is not None
             R = x * g
-            self.flow[name] = Flow(self.per_example(R), self.per_example(R.abs()))
+            self.flow[name] = Flow(self.per_example(R), self.per_example(R.abs_()))
 
         if isinstance(x, Tensor) and x.requires_grad:
             self.flow[name] = Flow(torch.empty(0), torch.empty(0))
@@ -296,7 +310,10 @@ class Tape(Seam):
 
         def counted(value: Any, sign: float) -> Any:
             def note(g: Tensor, x: Tensor | None) -> None:
-                sums.append(sign * self.relevance(x, g))
+                found = self.relevance(x, g)
+                if not bool(found.isfinite().all()):  # where no gradient comes, an infinite mask counts as nothing
+                    found = self.per_example(torch.where(g == 0, 0.0, cast(Tensor, x) * g))
+                sums.append(sign * found)
 
             return self.through(value, note, keep=True)
 
@@ -308,13 +325,19 @@ class Tape(Seam):
         return counted(result, 1.0)
 
     def relevance(self, x: Tensor | None, g: Tensor) -> Tensor:
-        """`Σ x · g` per example; where no gradient comes, an infinite `x` (a mask) counts as nothing."""
+        """`Σ x · g` per example."""
         assert x is not None
-        product = x * g
-        return self.per_example(torch.where(g == 0, 0.0, product) if not bool(product.isfinite().all()) else product)
+        if x.is_contiguous() and g.is_contiguous() and len(x) == self.batch and x.dtype == g.dtype:
+            x, g = at_least_float32(x), at_least_float32(g)
+            found = torch.bmm(x.view(self.batch, 1, -1), g.view(self.batch, -1, 1)).flatten()
+        else:
+            found = self.per_example(x * g)
+        return found
 
     def per_example(self, values: Tensor) -> Tensor:
         """Sums over all axes but the batch, which comes first: (batch,), in float32 or more."""
+        if values.ndim and values.shape[0] == self.batch:
+            return at_least_float32(values).sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
         if values.ndim and values.shape[0] and values.shape[0] % self.batch == 0:
             return at_least_float32(values).reshape(self.batch, -1).sum(1)
         raise CaptureError(

@@ -108,7 +108,7 @@ def partial_lrp(
     released code, which double relevance at every linear layer; its `rules` are "chefer" otherwise.
     """
     rules = rules or ("chefer_original" if is_released(variant, "chefer") else "chefer")
-    found = propagate(subject, rules, start="one")
+    found = propagate(subject, rules, start="one", keep_attention=True)
     last = subject.last
     trace = subject.run([last], leaf=(last, "o") if times_gradient else None)
     rows, weights = trace.readout()
@@ -139,10 +139,10 @@ def transformer_attribution(
     layers = subject.layers_from(start_layer, 0)
     fixed_std = is_released(variant, "chefer", "pa_lrp") and variant == "pa_lrp"
     rules = rules or {"chefer": "chefer_released", "pa_lrp": "chefer_fixed_std"}.get(variant, "chefer")
-    found = propagate(subject, rules, start="one")
+    found = propagate(subject, rules, start="one", keep_attention=True)
     gradients: dict[int, Tensor] = {}
     if times_gradient and fixed_std:
-        gradients = dict(propagate(subject, "fixed_std").attention)
+        gradients = dict(propagate(subject, "fixed_std", keep_attention=True).attention)
         trace = subject.run(layers)
     else:
         trace = subject.run(layers, leaf=(layers[0], "o") if times_gradient else None)

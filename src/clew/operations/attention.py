@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,33 +75,31 @@ def _fused(
     to_v = half if attends or rule.halve_stopped else 1.0
     to_a = half if valued else 1.0
     to_qk = to_a * (half if q.requires_grad and k.requires_grad else 1.0)
+    # One factor for all goes in at the output, the rest at queries and keys.
+    common = to_v if valued else to_a
     page, layer, sums = tape.page("attention"), tape.block, dict[str, Tensor]()
-
-    def keep(name: str, factor: float) -> Callable[[Tensor, Tensor | None], Tensor]:
-        def note(g: Tensor, x: Tensor | None) -> Tensor:
-            sums[name] = tape.relevance(x, g)
-            return g * factor
-
-        return note
-
     biased = mask is not None and mask.dtype != torch.bool and attends
 
     def at_output(g: Tensor, o: Tensor | None) -> Tensor:
         assert o is not None
         S = share(o * g, o, rule.epsilon, rule.signed, page) if rule.epsilon else g
         sums["o"] = tape.relevance(o, S)
-        if layer is not None and attends:
-            tape.attention[layer] = to_a * S
         if biased and mask is not None:
             sums["mask"] = tape.per_example(mask_relevance(q, k, v, o, S, mask, causal, scale))
+        S = S if common == 1 else common * S
+        if layer is not None and attends and tape.keep_attention:
+            tape.attention[layer] = S * (to_a / common)
         return S
+
+    def at_scores(g: Tensor, x: Tensor | None) -> Tensor:
+        sums["scores"] = tape.relevance(x, g) / common
+        return g * (to_qk / common)
 
     def account() -> None:
         if "o" not in sums:
             return
         if attends:
-            bias = sums.get("mask", torch.zeros_like(sums["o"]))
-            scores = sums["q" if q.requires_grad else "k"]
+            scores, bias = sums["scores"], sums.get("mask", torch.zeros_like(sums["o"]))
             page.leak("softmax", to_a * (sums["o"] - scores - bias))
             if biased:
                 page.leak("attention_bias", to_a * bias)
@@ -113,9 +110,11 @@ def _fused(
             page.leak("stopped", (1 - to_v) * sums["o"])
 
     tape.at_end(account)
-    q2, k2 = (tape.through(t, keep(name, to_qk), keep=True) for t, name in ((q, "q"), (k, "k")))
-    o = func(q2, k2, tape.scaled(v, to_v), attn_mask=mask, is_causal=causal, scale=scale)
-    return tape.through(o, at_output, keep=True)
+    if q.requires_grad:
+        seen = tape.through(q, at_scores, keep=True), tape.scaled(k, to_qk / common)
+    else:
+        seen = q, tape.through(k, at_scores, keep=True)
+    return tape.through(func(*seen, v, attn_mask=mask, is_causal=causal, scale=scale), at_output, keep=True)
 
 
 @torch.no_grad()
@@ -168,7 +167,7 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
             page.leak("stopped", (1 - factor) * y * S)
         if both and factor != 0.5:
             page.leak("copies", (1 - 2 * factor) * y * S)
-        if second and both and layer is not None:
+        if second and both and layer is not None and tape.keep_attention:
             tape.attention[layer] = factor * S
         return S
 

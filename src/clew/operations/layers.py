@@ -17,6 +17,7 @@ from ..rules import (
     as_gradient,
     share,
 )
+from ..sparse import linear_of, pulled, rows_read
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain
 
@@ -27,7 +28,12 @@ from . import Args, Call, Kwargs, handles, plain
 def linear(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     def call(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         x = tape.mark(input, "classifier") if tape.place == "head" else input
-        return affine(tape, "linear", x, weight, bias, F.linear, lambda S, W: S @ W)
+        rows = rows_read(x, tape.batch, x.shape[1], tape.reads) if tape.read and x.ndim == 3 else None
+
+        def apply(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+            return linear_of(x, W, b, rows)
+
+        return affine(tape, "linear", x, weight, bias, apply, lambda S, W: pulled(S, W, rows))
 
     return call(*args, **kwargs)
 
@@ -98,8 +104,8 @@ def layer_norm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
             return y
 
         def pull(g: Tensor) -> Tensor:
-            G = g if weight is None else g * weight
-            return (G - G.mean(axes, keepdim=True)) * kept[0]
+            G = g.clone() if weight is None else g * weight
+            return G.sub_(G.mean(axes, keepdim=True)).mul_(kept[0])
 
         return norm(tape, func, args, kwargs, input, compute, pull, bias, eps)
 

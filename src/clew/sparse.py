@@ -1,0 +1,39 @@
+"""Linear layers computed only for the tokens that matter: after the last attention, those that the head reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
+    """`F.linear` of the tokens `rows`, zero for the others; of all tokens for None."""
+    if rows is None:
+        return F.linear(x, weight, bias)
+    whole = x.new_zeros(*x.shape[:-1], weight.shape[0])
+    return whole.index_copy_(1, rows, F.linear(x[:, rows], weight, bias))
+
+
+def pulled(g: Tensor, weight: Tensor, rows: Tensor | None = None) -> Tensor:
+    """`g @ weight`, computed only for tokens that `g` (batch, token, width) reaches: `rows`, or those it is seen to.
+
+    Exact for any `g`.
+    """
+    if g.ndim != 3:
+        return g @ weight
+    if rows is None and not g[:, -1].any():  # looking costs a pass: not where the last token says it is dense
+        rows = g.ne(0).any(-1).any(0).nonzero().squeeze(1)
+    if rows is None or 2 * len(rows) > g.shape[1]:
+        return g @ weight
+    whole = g.new_zeros(*g.shape[:-1], weight.shape[1])
+    return whole.index_copy_(1, rows, g[:, rows] @ weight)
+
+
+def rows_read(x: Tensor, batch: int, tokens: int, reads: Sequence[int] | None) -> Tensor | None:
+    """The few rows that the head reads, if `x` is (batch, token, width) beyond doubt and they are few."""
+    if reads is None or 2 * len(reads) > tokens or x.shape[:-1] != (batch, tokens) or batch == tokens:
+        return None
+    return torch.tensor(reads, device=x.device)
