@@ -80,18 +80,19 @@ def test_linear_rules_are_their_equations(name, bias):
     torch.testing.assert_close(leaked(tape), gap, **CLOSE)
 
 
+@pytest.mark.parametrize("place", [{"stride": 2, "padding": (1, 0)}, {"stride": 2}, {"stride": 1}])
 @pytest.mark.parametrize("name", AFFINE)
-def test_convolution_rules_are_those_of_the_matrix_that_a_convolution_is(name):
+def test_convolution_rules_are_those_of_the_matrix_that_a_convolution_is(name, place):
     rule, literal, options = AFFINE[name]
-    x, W, b = random(2, 3, 6, 4), random(4, 3, 2, 2, seed=1), random(4, seed=3)
+    x, W, b = random(2, 3, 7, 4), random(4, 3, 2, 2, seed=1), random(4, seed=3)
 
     def convolve(x):
-        return F.conv2d(x, W, b, stride=2, padding=(1, 0))
+        return F.conv2d(x, W, b, **place)
 
     R = random(*convolve(x).shape, seed=2)
     (found,), tape = relevance(convolve, [x], {"conv": rule}, R, pixels=True)
-    M = torch.autograd.functional.jacobian(lambda t: convolve(t[None]).flatten(), torch.zeros(3, 6, 4).double())
-    M, shift = M.flatten(1), convolve(torch.zeros(1, 3, 6, 4).double()).flatten()
+    M = torch.autograd.functional.jacobian(lambda t: convolve(t[None]).flatten(), torch.zeros(3, 7, 4).double())
+    M, shift = M.flatten(1), convolve(torch.zeros(1, 3, 7, 4).double()).flatten()
     expected = torch.stack([literal(t.flatten(), M, shift, r.flatten(), **options) for t, r in zip(x, R, strict=True)])
     expected = expected.view_as(x)
     torch.testing.assert_close(found, expected, **CLOSE)

@@ -119,7 +119,8 @@ def propagate(
     """One forward pass under `rules` and one backward pass.
 
     `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
-    score). `keep_attention` keeps what tells the relevance of attention. Raises `OptionError` for rules that do not fit or that miss an operation.
+    score). `keep_attention` keeps what tells the relevance of attention. Raises `OptionError` for rules that do not
+    fit or that miss an operation.
     """
     name, chosen = rule_set(rules)
     # What the head does not read of the last block need not be computed, for targets that are made of the logits.

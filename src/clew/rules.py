@@ -29,20 +29,20 @@ from .shapes import OptionError
 class Book(Protocol):
     """Where rules write down relevance that they do not hand on: a `cause`, and values with the batch axis first."""
 
-    def leak(self, cause: str, values: Tensor) -> None:
-        """Sum `values` per example under `cause`."""
+    def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
+        """Sum `values` per example under `cause`, times `factor`."""
         ...
 
 
 @dataclass(frozen=True)
 class Affine:
-    """One linear layer or convolution `y = apply(x, W) + b`; `pull(S, W)` is the transpose of `apply`."""
+    """One linear layer or convolution `y = apply(x, W, b)`; `pull(S, W)` is the transpose of `apply`."""
 
     x: Tensor | None
     y: Tensor | None
     weight: Tensor
     bias: Tensor | None
-    apply: Callable[[Tensor, Tensor], Tensor]
+    apply: Callable[..., Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
 
     @property
@@ -57,11 +57,12 @@ class Affine:
         assert self.y is not None
         return self.y
 
-    def shift(self) -> Tensor | float:
-        """The bias, shaped to be added to `y`."""
+    def shift(self, *, absolute: bool = False) -> Tensor | float:
+        """The bias, or its size, shaped to be added to `y`."""
         if self.bias is None:
             return 0.0
-        return self.bias if self.weight.ndim == 2 else self.bias.view(-1, *[1] * (self.weight.ndim - 2))
+        bias = self.bias.abs() if absolute else self.bias
+        return bias if self.weight.ndim == 2 else bias.view(-1, *[1] * (self.weight.ndim - 2))
 
 
 def stabilised(z: Tensor, epsilon: float, signed: bool) -> Tensor:
@@ -73,10 +74,10 @@ def _towards(z: Tensor, epsilon: float) -> Tensor:
     return torch.full_like(z, epsilon).copysign_(z)
 
 
-def share(R: Tensor, z: Tensor, epsilon: float, signed: bool, book: Book) -> Tensor:
-    """`S = R / stabilised(z)`, and 0 where `z = 0`; what that loses is booked as "stabiliser"."""
+def share(R: Tensor, z: Tensor, epsilon: float, signed: bool, book: Book, factor: float = 1.0) -> Tensor:
+    """`S = R / stabilised(z)`, and 0 where `z = 0`; what that loses, times `factor`, is booked as "stabiliser"."""
     S = torch.where(z == 0, 0.0, R / stabilised(z, epsilon, signed))
-    book.leak("stabiliser", torch.where(z == 0, R, S * (_towards(z, epsilon) if signed else epsilon)))
+    book.leak("stabiliser", torch.where(z == 0, R, S * (_towards(z, epsilon) if signed else epsilon)), factor)
     return S
 
 
@@ -135,8 +136,8 @@ class Gamma(Rule):
     """The generalised gamma rule with bias (Andéol et al. 2021): positive outputs favour positive contributions,
     negative outputs negative ones, by a weight `γ`.
 
-    With `a = |W||x|`: `den = y + γ((y - b + a)/2 + b⁺)` where `y > 0`, `y + γ((y - b - a)/2 + b⁻)` where `y < 0`;
-    `S = R_y / den`; `R_x = x ⊙ (SW) + γ/2 [x ⊙ (SW) + |x| ⊙ ((sign(y) S)|W|)]`. Conserves but for bias and stabiliser.
+    With `a = |W||x| + |b|`, the bias being one more contribution: `den = y + γ/2 (y + sign(y) a)`, `S = R_y / den`,
+    `R_x = x ⊙ (SW) + γ/2 [x ⊙ (SW) + |x| ⊙ ((sign(y) S)|W|)]`. Conserves but for the bias and the stabiliser.
     """
 
     gamma: float = 0.25
@@ -144,15 +145,19 @@ class Gamma(Rule):
     operations: ClassVar[tuple[str, ...]] = ("linear", "conv")
 
     def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
-        x, y, W, b = op.input, op.output, op.weight, op.shift()
-        size, sign = W.abs(), y.sign()
-        b_kept = torch.where(y > 0, torch.as_tensor(b).clamp(min=0), torch.as_tensor(b).clamp(max=0))
-        den = y + self.gamma * ((y - b + sign * op.apply(x.abs(), size)) / 2 + b_kept)
-        S = share(y * g, torch.where(y == 0, 0.0, den), self.epsilon, True, book)
+        # In place where it can be: passes over memory cost as much as the products.
+        x, y, size, half = op.input, op.output, op.weight.abs(), self.gamma / 2
+        sign = y.sign()
+        den = op.apply(x.abs(), size, None if op.bias is None else op.bias.abs()).mul_(half).add_(self.epsilon)
+        den.mul_(sign).add_(y, alpha=1 + half)
+        S = (y * g).div_(den).nan_to_num_(nan=0.0)  # an output of zero has nothing to hand on
+        T = sign.mul_(S)
+        book.leak("stabiliser", T, self.epsilon)
         if op.bias is not None:
-            book.leak("bias", S * (b + self.gamma * b_kept))
-        both = (1 + self.gamma / 2) * op.pull(S, W)
-        return both + self.gamma / 2 * x.sign() * op.pull(sign * S, size)
+            leak_bias(op, S, book, op.bias, 1 + half)
+            leak_bias(op, T, book, op.bias.abs(), half)
+        g_x = op.pull(T, size).mul_(x.sign()).mul_(half)
+        return g_x.add_(op.pull(S, op.weight), alpha=1 + half)
 
 
 @dataclass(frozen=True)
@@ -174,16 +179,33 @@ class AlphaBeta(Rule):
     def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
         if self.separate:
             return self._separate(op, g, book)
+        if self.alpha == 1:
+            return self._positive(op, g, book)
         x, R, size = op.input, op.output * g, op.weight.abs()
         a, rest = op.apply(x.abs(), size), op.output - op.shift()
         least = 8 * torch.finfo(a.dtype).eps * a  # a smaller sum is rounding: there are no contributions of that sign
         positive, negative = (z * (z.abs() > least) for z in ((rest + a) / 2, (rest - a) / 2))
-        S = self.alpha * share(R, positive, self.epsilon, self.signed, _Weighted(book, self.alpha))
-        if self.alpha == 1:
-            return (op.pull(S, op.weight) + x.sign() * op.pull(S, size)) / 2
         beta = self.alpha - 1
-        T = beta * share(R, negative, self.epsilon, self.signed, _Weighted(book, -beta))
+        S = self.alpha * share(R, positive, self.epsilon, self.signed, book, self.alpha)
+        T = beta * share(R, negative, self.epsilon, self.signed, book, -beta)
         return (op.pull(S - T, op.weight) + x.sign() * op.pull(S + T, size)) / 2
+
+    def _positive(self, op: Affine, g: Tensor, book: Book) -> Tensor:
+        """Z-plus, in as few passes over memory as can be."""
+        x, y, size = op.input, op.output, op.weight.abs()
+        z = op.apply(x.abs(), size, None if op.bias is None else -op.bias).add_(y).mul_(0.5)
+        # A sum at rounding's height means that there is no positive contribution. Rare: look at the extremes first.
+        (lowest, highest), shift = z.aminmax(), op.shift(absolute=True)
+        rounding = 8 * torch.finfo(z.dtype).eps
+        bound = 2 * highest - y.amin() + torch.as_tensor(shift).max()
+        empty = z.abs() <= (y.abs() + shift) * rounding if bool(lowest <= bound * rounding) else None
+        S = (y * g).div_(z.add_(self.epsilon))
+        if empty is not None:
+            S.masked_fill_(empty, 0.0)
+            book.leak("stabiliser", y * g * empty)
+        book.leak("stabiliser", S, self.epsilon)
+        g_x = op.pull(S, size).mul_(x.sign())
+        return g_x.add_(op.pull(S, op.weight)).mul_(0.5)
 
     def _separate(self, op: Affine, g: Tensor, book: Book) -> Tensor:
         R, g_x = op.output * g, torch.zeros_like(op.input)
@@ -250,25 +272,13 @@ def _by_weight(op: Affine, g: Tensor, V: Tensor, book: Book) -> Tensor:
     return op.pull(share(R, op.apply(torch.ones_like(op.input), V).expand_as(R), 0.0, False, book), V)
 
 
-def leak_bias(op: Affine, S: Tensor, book: Book) -> None:
+def leak_bias(op: Affine, S: Tensor, book: Book, bias: Tensor | None = None, factor: float = 1.0) -> None:
     """The share of the bias, `Σ S b`, in one pass over `S`."""
-    if op.bias is None:
+    bias = op.bias if bias is None else bias
+    if bias is None:
         return
-    if op.weight.ndim == 2:
-        book.leak("bias", S.flatten(1, -2).sum(1) * op.bias if S.ndim > 2 else S * op.bias)
-    else:
-        book.leak("bias", S.flatten(2).sum(2) * op.bias)
-
-
-@dataclass(frozen=True)
-class _Weighted:
-    """A book whose entries count `factor` times."""
-
-    book: Book
-    factor: float
-
-    def leak(self, cause: str, values: Tensor) -> None:
-        self.book.leak(cause, values * self.factor)
+    over_places = S.flatten(2).sum(2) if op.weight.ndim > 2 else S.flatten(1, -2).sum(1) if S.ndim > 2 else S
+    book.leak("bias", over_places * bias, factor)
 
 
 # Norms, activations, attention, sums

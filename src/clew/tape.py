@@ -62,8 +62,10 @@ class _Page:
     block: int | None
     place: str
 
-    def leak(self, cause: str, values: Tensor) -> None:
+    def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
         summed = self.tape.per_example(values)
+        if factor != 1:
+            summed = summed * factor
         self.tape.entries.append(Entry(self.operation, self.block, self.place, cause, summed))
 
 
@@ -151,6 +153,7 @@ class Tape(Seam):
         self.products = 0  # matrix products seen in this attention module
         self._bound = bound
         self._depth = bound.depth if bound is not None else 0
+        self._pooled = bound is not None and bound.pooled
         self._finally: list[Callable[[], None]] = []
         self._places: list[tuple[int | None, str]] = []
 
@@ -180,9 +183,9 @@ class Tape(Seam):
 
         def leave(output: Any) -> Any:
             self.block, self.place = self._places.pop()
-            self.read = place == "attention" and block == self._depth - 1
             if place == "mlp":
                 self.activated.clear()
+                self.read = False
                 self.place = "head" if block is not None and block >= self._depth - 1 else ""
             return after(output) if after is not None else None
 
@@ -218,14 +221,16 @@ class Tape(Seam):
     # What happens to calls
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors_in(args, kwargs)):
+        if func in MOVES:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__" or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if not any(t.requires_grad for t in tensors_in(args, kwargs)):
             return func(*args, **kwargs)
         handler = HANDLERS.get(func)
         if handler is not None:
             return handler(self, func, args, kwargs)
-        name = getattr(func, "__name__", str(func))
-        if func in MOVES or name == "__get__":
-            return func(*args, **kwargs)
         return self.without_rule(name, func, args, kwargs)
 
     def without_rule(
@@ -267,6 +272,10 @@ class Tape(Seam):
         met = Met(operation, place, found)
         self.met[met] = self.met.get(met, 0) + 1
         return found
+
+    def behind_attention(self) -> None:
+        """Say that the attention of this block is computed: after the last, only rows that the head reads matter."""
+        self.read = self.block is not None and self.block == self._depth - 1 and not self._pooled
 
     def page(self, operation: str) -> Book:
         """The book of an operation met here."""

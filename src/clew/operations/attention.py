@@ -44,6 +44,7 @@ def sdpa(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
             key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
         softmax_rule, product_rule = tape.rule("softmax"), tape.rule("matmul")
         fused = isinstance(softmax_rule, (Taylor, Stop)) and isinstance(product_rule, Half)
+        tape.behind_attention()
         if not fused:
             return tape.seen(written_out, (query, key, value, attn_mask, is_causal, scale), {})
         assert isinstance(product_rule, Half)
@@ -86,10 +87,10 @@ def _fused(
         sums["o"] = tape.relevance(o, S)
         if biased and mask is not None:
             sums["mask"] = tape.per_example(mask_relevance(q, k, v, o, S, mask, causal, scale))
-        S = S if common == 1 else common * S
+        handed = S if common == 1 else common * S
         if layer is not None and attends and tape.keep_attention:
-            tape.attention[layer] = S * (to_a / common)
-        return S
+            tape.attention[layer] = handed * (to_a / common)
+        return handed
 
     def at_scores(g: Tensor, x: Tensor | None) -> Tensor:
         sums["scores"] = tape.relevance(x, g) / common

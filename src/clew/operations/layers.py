@@ -52,12 +52,25 @@ def conv(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         def apply(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
             return F.conv2d(x, W, b, stride, padding, dilation, groups)
 
+        pair = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        patches = pair == weight.shape[2:] and padding in (0, (0, 0)) and dilation in (1, (1, 1)) and groups == 1
+
         def pull(S: Tensor, W: Tensor) -> Tensor:
+            if patches:
+                return _from_patches(S, W, input.shape[2:])
             return conv2d_input(input.shape, W, S, stride, padding, dilation, groups)  # pyright: ignore[reportArgumentType]
 
         return affine(tape, "conv", input, weight, bias, apply, pull)
 
     return call(*args, **kwargs)
+
+
+def _from_patches(S: Tensor, W: Tensor, size: Any) -> Tensor:
+    """The transpose of a convolution whose patches do not overlap: one matrix product, faster than the general way."""
+    (_, channels, down, across), (batch, _, rows, columns) = W.shape, S.shape
+    pixels = (S.flatten(2).mT @ W.flatten(1)).view(batch, rows, columns, channels, down, across)
+    image = pixels.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, rows * down, columns * across)
+    return F.pad(image, (0, size[1] - image.shape[3], 0, size[0] - image.shape[2]))
 
 
 def affine(tape: Tape, operation: str, x: Tensor, W: Tensor, b: Tensor | None, apply: Call, pull: Call) -> Any:
