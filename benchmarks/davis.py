@@ -22,12 +22,18 @@ from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score
 
 import clew
+from clew.methods import parse
 from clew.plots import Picture, colour, in_frame
 
 ROOT = Path(__file__).parent.parent
 METHODS = [
     "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "generic_attribution",
     "gradient_attention_rollout", "raw_attention", "beyond_intuition_head", "beyond_intuition_token",
+    "attn_lrp", "cp_lrp", "pa_lrp", "pa_lrp(part='position')", "lrp(rules='gamma')", "lrp(rules='z_plus')",
+    "partial_lrp", "transformer_attribution",
+    "attn_lrp(level='pixel')", "pa_lrp(level='pixel')", "lrp(rules='gamma', level='pixel')",
+    "pa_lrp(rules='gamma', level='pixel')", "lrp(rules='z_plus', level='pixel')", "lrp(rules='chefer', level='pixel')",
+    "lrp(rules='pa_lrp_gamma')", "pa_lrp(variant='pa_lrp')",
 ]  # fmt: skip
 SHOWN = ["raw_attention", "beyond_intuition_head", "beyond_intuition_token"]
 
@@ -46,8 +52,9 @@ def read(folder: Path, size: tuple[int, int]) -> tuple[list[str], list[Image.Ima
 
 
 def heatmaps(model: clew.LoadedModel, images: list[Image.Image], classes: list[int], method: str) -> np.ndarray:
+    name, options = parse(method)
     parts = [
-        clew.explain(model, images[i : i + 16], method=method, target=classes[i : i + 16]).heatmap()
+        clew.explain(model, images[i : i + 16], method=name, target=classes[i : i + 16], **options).heatmap()
         for i in range(0, len(images), 16)
     ]
     return torch.cat(parts).numpy()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import gc, sys
 sys.path.insert(0, sys.argv[1])
@@ -45,3 +47,40 @@ def test_a_loop_of_a_thousand_calls_keeps_nothing():
     grown, tensors = (int(n) for n in run.stdout.split())
     assert grown < 10_000_000
     assert tensors <= 0
+
+
+PEAK = """
+import resource, sys
+import timm, torch, clew
+
+torch.set_num_threads(1)
+model = timm.models.vision_transformer.VisionTransformer(
+    img_size=512, patch_size=8, embed_dim=96, depth=6, num_heads=4, num_classes=5
+).eval().requires_grad_(False)
+x = torch.randn(1, 3, 512, 512)
+with torch.no_grad():
+    model(x[:, :, :, :])
+clew.explain(model, x, method="raw_attention")
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = peak()
+if sys.argv[1] == "plain":
+    x.requires_grad_()
+    torch.autograd.grad(model(x)[:, 0].sum(), x)
+else:
+    clew.explain(model, x, method=sys.argv[1], target=0, checks="off")
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("method", ["attn_lrp", "cp_lrp", "pa_lrp"])
+def test_lrp_of_4096_tokens_needs_no_more_memory_than_a_plain_backward_pass(method):
+    def measured(what):
+        run = subprocess.run([sys.executable, "-c", PEAK, what], capture_output=True, text=True, check=True)
+        return int(run.stdout)
+
+    plain = measured("plain")
+    assert plain > 60_000  # kilobytes: far above noise, and below one map of 4,097 x 4,097 in each head
+    assert measured(method) < 1.2 * plain

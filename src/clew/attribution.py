@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from .page import Cell, page
-from .plots import Panel, Picture, grid
+from .plots import Bars, Panel, Picture, grid
 from .shapes import ClewError, LoadError, Pixels, Scores
 
 FORMAT = "clew-attribution-1"
@@ -107,10 +107,11 @@ class Attribution:
 
     def heatmap(self) -> Pixels:
         """(batch, height, width) in the frame of the model's input: pixels as they are, tokens bilinear."""
-        if self.pixels is not None:
-            return self.pixels
+        return self.pixels if self.pixels is not None else self._bilinear(self.scores)
+
+    def _bilinear(self, patches: Scores) -> Pixels:
         (rows, columns), (down, across) = self.patch_grid, self.patch_size
-        maps = self.scores.view(-1, 1, rows, columns)
+        maps = patches.reshape(-1, 1, rows, columns)
         covered = F.interpolate(maps, size=(rows * down, columns * across), mode="bilinear", align_corners=False)
         # A convolution drops what does not fill a patch, and padding adds: keep the frame of the input.
         height, width = self.input_size
@@ -125,16 +126,44 @@ class Attribution:
 
     def panels(self) -> list[Panel]:
         """One overlay per example, for `plots.grid`."""
-        heats = self.heatmap().detach().float().cpu().numpy()
+        heats = _arrays(self.heatmap())
         return [Panel(p, h, self._title(i)) for i, (p, h) in enumerate(zip(self._pictures(), heats, strict=True))]
 
+    def parts(self) -> dict[str, Pixels]:
+        """Heatmaps of what the content of the patches got and of what their positions got, (batch, height, width).
+
+        Of LRP methods, with `details=True`; empty otherwise.
+        """
+        names = [name for name in ("semantic", "position") if name in self.details]
+        return {name: self._bilinear(self.details[name][:, self.prefix :]) for name in names}
+
+    def flow(self) -> list[Bars]:
+        """Relevance at each stage, from the input to the output, one chart per example; of LRP methods only."""
+        if "relevance_by_stage" not in self.checks:
+            return []
+        names = self.checks["stages"].split(", ")
+        return [Bars(names, values, "relevance by stage") for values in self.checks["relevance_by_stage"].tolist()]
+
     def to_png(self) -> bytes:
-        """The overlays of all examples as one PNG."""
-        return grid([[panel] for panel in self.panels()])
+        """The overlays of all examples as one PNG; with parts and the flow of relevance where there are any."""
+        rows: list[list[Panel | Bars]] = [[panel] for panel in self.panels()]
+        for name, heats in self.parts().items():
+            for row, picture, heat in zip(rows, self._pictures(), _arrays(heats), strict=True):
+                row.append(Panel(picture, heat, f"{name} part"))
+        for row, bars in zip(rows, self.flow(), strict=False):
+            row.append(bars)
+        return grid(rows)
 
     def to_html(self) -> str:
         """One self-contained HTML page."""
-        return page(f"clew: {self.method}", [[cell] for cell in self.cells()])
+        rows = [[cell] for cell in self.cells()]
+        for name, heats in self.parts().items():
+            values = self.details[name][:, self.prefix :].tolist()
+            for row, heat, scores in zip(rows, _arrays(heats), values, strict=True):
+                row.append(replace(row[0], heat=heat, title=f"{name} part", scores=scores, facts={}))
+        for row, bars in zip(rows, self.flow(), strict=False):
+            row[0] = replace(row[0], chart=bars)
+        return page(f"clew: {self.method}", rows)
 
     def cells(self) -> list[Cell]:
         """One cell per example, for `page.page`."""
@@ -274,6 +303,10 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def _arrays(maps: Pixels) -> np.ndarray:
+    return maps.detach().float().cpu().numpy()
 
 
 def _in_words(value: Any) -> str:

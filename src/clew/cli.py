@@ -26,6 +26,7 @@ from .images import open_image
 from .load import MINIS, LoadedModel, load
 from .methods import find, methods, parse
 from .minis import scenes
+from .rule_sets import RULE_SETS
 from .shapes import ClewError, OptionError
 from .targets import Contrast, Target
 
@@ -138,10 +139,14 @@ def doctor(
     checkpoint: Checkpoint = None,
     linear: Linear = None,
     device: Device = "cpu",
+    rules: Annotated[str, typer.Option(help=f"Rule set for LRP: {', '.join(RULE_SETS)}.")] = "attn_lrp",
 ) -> None:
-    """Try on a model everything that the explanations rely on. Exit status 1 if something does not hold."""
-    findings = examine(load(model, checkpoint=checkpoint, linear=linear, device=device))
-    table = Table("", "tried", "seen")
+    """Try on a model everything that the explanations rely on, and list the operations that LRP meets with their rules.
+
+    Exit status 1 if something does not hold.
+    """
+    findings = examine(load(model, checkpoint=checkpoint, linear=linear, device=device), rules=rules)
+    table = Table("", "tried", "seen", show_lines=True)
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[red]FAIL[/red]"
         table.add_row(mark, finding.name, escape(finding.seen))

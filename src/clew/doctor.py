@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from .architectures import Architecture
 from .explain import explain
 from .load import LoadedModel
 from .prepare import prepare, unwrap
+from .relevance import propagate
 from .shapes import ClewError
 from .trace import Subject, logits_of
 
@@ -27,13 +28,17 @@ class Finding:
 
 
 def doctor(
-    model: nn.Module | LoadedModel, inputs: Any = None, *, architecture: Architecture | None = None
+    model: nn.Module | LoadedModel,
+    inputs: Any = None,
+    *,
+    architecture: Architecture | None = None,
+    rules: str | Mapping[str, Any] = "attn_lrp",
 ) -> list[Finding]:
     """Try on one model what every method relies on; `inputs` default to two random images of the model's size.
 
     Checked: a declaration fits; the forward pass is unchanged; the attention seen, times the values, is the attention
-    output; the declared readout is what the head really reads; a batch equals its single examples; nothing is left
-    behind.
+    output; the declared readout is what the head really reads; a batch equals its single examples; every operation
+    that relevance meets has a rule in `rules` (they are listed); LRP's account closes; nothing is left behind.
     """
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
     before = state(inside)
@@ -95,11 +100,31 @@ def doctor(
         difference = float((everyone[:1] - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
         return difference <= tolerance, f"largest relative difference {difference:.1e}"
 
+    def ruled() -> tuple[bool, str]:
+        found = propagate(subject, rules)
+        met = sorted(found.met.items(), key=lambda item: (item[0].place, item[0].operation))
+        return True, "\n".join(
+            f"{one.operation} ({one.place}) × {count}: {one.rule if one.rule is not None else 'not reached'}"
+            for one, count in met
+        )
+
+    def accounted() -> tuple[bool, str]:
+        found = propagate(subject, rules, level="pixel")
+        account = found.account("all")
+        largest = torch.stack([v.abs() for v in account.values()]).amax(0)
+        share = float((account["unexplained"].abs() / largest).max())
+        words = ", ".join(f"{name.removeprefix('leak_')} {float(v[0]):.3g}" for name, v in account.items())
+        ill = float(found.conditioning().max()) * len(found.entries)
+        return share <= max(tolerance, ill), f"{words}; {share:.1e} of the largest unexplained"
+
     attempt("declaration", declaration)
     attempt("forward unchanged", unchanged)
     attempt("attention captured", captured)
     attempt("readout", read_out)
     attempt("batch = single", batches)
+    name = rules if isinstance(rules, str) else "own rules"
+    attempt(f"rules: {name}", ruled)
+    attempt("account of relevance", accounted)
     findings.append(Finding("nothing left behind", state(ready.model) == before, "hooks, gradients, modes, kernels"))
     return findings
 

@@ -10,7 +10,7 @@ from importlib import resources
 from math import isfinite
 from typing import Any
 
-from .plots import Array, Picture, colour, colour_scale, colour_stops, in_frame, jpeg, png, shrunk
+from .plots import Array, Bars, Picture, bars_png, colour, colour_scale, colour_stops, in_frame, jpeg, png, shrunk
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Cell:
     scores: Sequence[float]
     grid: tuple[int, int]
     facts: Mapping[str, str]
+    chart: Bars | None = None
 
 
 def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
@@ -51,6 +52,7 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "grid": list(cell.grid),
         "box": [left / width, top / height, right / width, bottom / height],
         "facts": dict(cell.facts),
+        "chart": None if cell.chart is None else _data(bars_png(cell.chart)),
     }
 
 

@@ -32,6 +32,42 @@ class Panel:
     title: str
 
 
+@dataclass(frozen=True)
+class Bars:
+    """A small chart of named numbers, from the bottom up."""
+
+    names: Sequence[str]
+    values: Sequence[float]
+    title: str
+
+
+def bars_png(bars: Bars) -> bytes:
+    """The chart alone, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2, 0.6 + 0.16 * len(bars.names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    _draw_bars(figure.subplots(), bars)
+    return _figure_png(figure)
+
+
+def _draw_bars(axis: Any, bars: Bars) -> None:
+    colours = ["#b2182b" if value >= 0 else "#2166ac" for value in bars.values]
+    axis.barh(range(len(bars.names)), bars.values, color=colours)
+    axis.set_yticks(range(len(bars.names)), bars.names, fontsize=6)
+    axis.tick_params(axis="x", labelsize=6)
+    axis.axvline(0, color="#555", linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(bars.title, fontsize=8)
+
+
+def _figure_png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
 def colour_scale(heat: Array) -> tuple[str, float, float]:
     """Colour map, lowest and highest value for a map: diverging around 0 where any value is negative, else from 0.
 
@@ -104,8 +140,8 @@ def shrunk(picture: Picture, longest: int = 640) -> Picture:
     return Picture(pixels, (left * x, top * y, right * x, bottom * y))
 
 
-def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
-    """Examples downwards, their picture and one overlay per panel across, each with a colour bar; as PNG."""
+def grid(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
+    """Examples downwards; their picture, overlays with colour bars, and charts across; as PNG. Panels come first."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -118,8 +154,14 @@ def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
     for line, panels in zip(axes, rows, strict=True):
         for axis in line:
             axis.axis("off")
-        line[0].imshow(shrunk(panels[0].picture).pixels)
+        first = panels[0]
+        if isinstance(first, Panel):
+            line[0].imshow(shrunk(first.picture).pixels)
         for axis, panel in zip(line[1:], panels, strict=False):
+            if isinstance(panel, Bars):
+                axis.axis("on")
+                _draw_bars(axis, panel)
+                continue
             picture = shrunk(panel.picture)
             frame = in_frame(picture, panel.heat)
             name, low, high = colour_scale(frame)
@@ -132,6 +174,4 @@ def grid(rows: Sequence[Sequence[Panel]]) -> bytes:
             axis.set_title(panel.title, fontsize=8)
             bar = figure.colorbar(ScalarMappable(Normalize(low, high), name), ax=axis, shrink=0.7, extend=beyond)
             bar.ax.tick_params(labelsize=6)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return _figure_png(figure)
