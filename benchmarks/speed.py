@@ -87,6 +87,12 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float]:
         "raw_attention": ratio(explain("raw_attention"), plain, rounds),
         "attention_rollout": ratio(explain("attention_rollout"), plain, rounds),
         "generic_attribution": ratio(explain("generic_attribution"), plain, rounds),
+        "attn_lrp": ratio(explain("attn_lrp"), plain, rounds),
+        "pa_lrp": ratio(explain("pa_lrp"), plain, rounds),
+        "pa_lrp, gamma, pixels": ratio(explain("pa_lrp", rules="gamma", level="pixel"), plain, rounds),
+        "lrp, z_plus": ratio(explain("lrp", rules="z_plus"), plain, rounds),
+        "transformer_attribution": ratio(explain("transformer_attribution"), plain, rounds),
+        "forward and backward": ratio(lambda: backward(model, x), plain, rounds),
         "beyond_intuition_token": ratio(explain("beyond_intuition_token"), plain, rounds),
         "beyond_intuition_head": ratio(explain("beyond_intuition_head"), plain, rounds),
         "beyond_intuition_token, 20 uniform": ratio(explain("beyond_intuition_token", **PAPER), plain, rounds),
@@ -95,6 +101,15 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float]:
     # One image after another: the ratio for one image, in units of this batch's passes.
     found["released procedure"] = batch * ratio(lambda: released(model, x[:1]), plain, 2 if batch > 1 else rounds)
     return found
+
+
+def backward(model: nn.Module, x: torch.Tensor) -> None:
+    """A forward pass and the gradient of the input alone, without clew."""
+    needed = [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
+    x = x.clone().requires_grad_()
+    torch.autograd.grad(model(x).amax(1).sum(), x)
+    for p in needed:
+        p.requires_grad_(True)
 
 
 def seam(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:

@@ -3,9 +3,18 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pathlib import Path
+
 import jaxtyping
 import pytest
 import torch
+
+# Shapes and types are checked in all of clew, but for closures that are made anew at every torch call: checking those
+# means compiling a checker for each of them, a hundred times the work that they do.
+UNCHECKED = {"tape", "operations"}
+SOURCE = Path(__file__).parent.parent / "src" / "clew"
+CHECKED = sorted(f"clew.{path.stem}" for path in SOURCE.iterdir() if path.stem not in UNCHECKED | {"__init__"})
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

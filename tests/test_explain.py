@@ -155,12 +155,17 @@ def test_half_precision_gives_float32_scores_close_to_the_exact_ones(method, dty
     found = clew.explain(model.to(dtype), x, method=method, target=1, **options)
     assert found.all_scores.dtype == torch.float32
     assert found.to_numpy().dtype == np.float32
+    if "rules" in found.options:  # LRP says itself where half precision is not enough
+        ill = bool((found.checks["conditioning"] > 1e-3).any())
+        assert ill == ("advice" in found.checks)
+        if ill:
+            return
     together = torch.stack([exact.flatten(), found.all_scores.flatten()])
     assert torch.corrcoef(together)[0, 1] > (0.97 if dtype == torch.bfloat16 else 0.999)
 
 
 def test_probabilities_do_not_overflow_in_half_precision():
-    from clew.seam import Attention
+    from clew.capture import Attention
 
     q = torch.full((1, 1, 2, 64), 60.0, dtype=torch.float16)
     v = torch.ones(1, 1, 2, 4, dtype=torch.float16)

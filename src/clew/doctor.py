@@ -109,7 +109,7 @@ def doctor(
         )
 
     def accounted() -> tuple[bool, str]:
-        found = propagate(subject, rules, level="pixel")
+        found = propagate(subject, rules)
         account = found.account("all")
         largest = torch.stack([v.abs() for v in account.values()]).amax(0)
         share = float((account["unexplained"].abs() / largest).max())

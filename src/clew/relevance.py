@@ -17,7 +17,7 @@ from .tape import Entry, Flow, Met, Tape
 from .trace import Subject, logits_of
 
 # Above this, rounding of float32 sums may be seen in a heatmap.
-_ILL = 1e-2
+_ILL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Relevance:
     def conditioning(self) -> Tensor:
         """Rounding of sums against the total: unit round-off × largest `Σ|R|` of a stage / `|total|`, (batch,)."""
         largest = torch.stack([f.size for f in self.flow.values()]).amax(0)
-        return torch.finfo(self.total.dtype).eps * largest / self.total.abs()
+        return torch.finfo(self.semantic.dtype).eps * largest / self.total.abs()
 
     def checks(self, part: str) -> dict[str, Any]:
         """The account, relevance by stage, and a word of advice where the numbers are not to be trusted."""

@@ -55,7 +55,14 @@ ATTN_LRP: RuleSet = {
 # CP-LRP (Ali et al. 2022): attention weights and gates are fixed.
 CP_LRP: RuleSet = {**ATTN_LRP, "softmax": Stop(), "product": StopGate()}
 
-EPSILON: RuleSet = {**ATTN_LRP, "linear": Epsilon(1e-6), "conv": Epsilon(1e-6), "add": Epsilon(1e-6)}
+# Stabilised everywhere but at the scores of attention, where fused kernels add masks themselves.
+EPSILON: RuleSet = {
+    **ATTN_LRP,
+    "linear": Epsilon(1e-6),
+    "conv": Epsilon(1e-6),
+    "add": Epsilon(1e-6),
+    "add:attention": Epsilon(),
+}
 
 # The composite of the AttnLRP paper for ViT (appendix B.4, table 4).
 GAMMA: RuleSet = {**ATTN_LRP, "conv": Gamma(0.25), "linear": Gamma(0.05), "linear:attention": Epsilon()}

@@ -98,7 +98,7 @@ class Rule:
 
     @property
     def saves(self) -> frozenset[str]:
-        """Names of the tensors that have to be kept for the backward pass: "x", "y"."""
+        """The tensors to keep for the backward pass: "x", "y"."""
         return frozenset({"x", "y"})
 
     def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
@@ -113,8 +113,8 @@ class Rule:
 class Epsilon(Rule):
     """`R_x = x ⊙ Wᵀ(R_y / (y + ε sign y))` (Bach et al. 2015, eq. 58). With `ε = 0` it is gradient × input.
 
-    Also for sums (`R_a = a R / (a + b + ε)`: "proportional"). Conserves but for the bias and the stabiliser.
-    `signed=False` adds `ε` whatever the sign, as some released code does.
+    Also for sums: `R_a = a R / (a + b + ε)`. Conserves but for bias and stabiliser. `signed=False` adds `ε` whatever
+    the sign, as some released code does.
     """
 
     epsilon: float = 0.0
@@ -246,8 +246,7 @@ class ZBox(Rule):
 
 @dataclass(frozen=True)
 class Flat(Rule):
-    """`R_x = Σ_j R_j / (number of inputs of j)` (Bach et al. 2016; Lapuschkin et al. 2019): evenly over the receptive
-    field. Conserves. Says where, not what: for the first layer."""
+    """`R_x = Σ_j R_j / (number of inputs of j)` (Lapuschkin et al. 2019): says where, not what. Conserves."""
 
     operations: ClassVar[tuple[str, ...]] = ("conv", "linear")
     currency: ClassVar[str] = "relevance"
@@ -268,8 +267,8 @@ class WSquare(Rule):
 
 
 def _by_weight(op: Affine, g: Tensor, V: Tensor, book: Book) -> Tensor:
-    R = op.output * g
-    return op.pull(share(R, op.apply(torch.ones_like(op.input), V).expand_as(R), 0.0, False, book), V)
+    total = op.apply(torch.ones_like(op.input), V)
+    return op.pull(share(op.output * g, total, 0.0, False, book), V)
 
 
 def leak_bias(op: Affine, S: Tensor, book: Book, bias: Tensor | None = None, factor: float = 1.0) -> None:
@@ -317,8 +316,7 @@ class Taylor(Rule):
 
 @dataclass(frozen=True)
 class Stop(Rule):
-    """Nothing goes through (CP-LRP, Ali et al. 2022): attention counts as fixed. The values then get everything, so
-    that nothing is lost."""
+    """Nothing goes through (CP-LRP, Ali et al. 2022): attention is fixed, the values get everything. Conserves."""
 
     operations: ClassVar[tuple[str, ...]] = ("softmax",)
 
@@ -340,8 +338,7 @@ class Half(Rule):
 
 @dataclass(frozen=True)
 class WholeToEach(Half):
-    """A product of two matrices hands everything to each, as its own gradient does: relevance doubles, booked as
-    "copies"."""
+    """A product hands everything to each factor, as its own gradient does: relevance doubles, booked as "copies"."""
 
     fraction: ClassVar[float] = 1.0
 
