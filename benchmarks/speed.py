@@ -23,7 +23,15 @@ from torch import nn
 import clew
 
 ROOT = Path(__file__).parent.parent
-MARKS = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+LRP: dict[str, dict[str, object]] = {
+    "attn_lrp": {},
+    "cp_lrp": {},
+    "pa_lrp": {},
+    "pa_lrp, gamma, pixels": {"rules": "gamma", "level": "pixel"},
+    "lrp, z_plus": {"rules": "z_plus"},
+    "lrp, z_plus, pixels": {"rules": "z_plus", "level": "pixel"},
+    "transformer_attribution": {},
+}
 MODELS = {"ViT-S/16": "vit_small_patch16_224", "ViT-B/16": "vit_base_patch16_224"}
 PAPER = {"quadrature": "uniform", "n_steps": 20}
 
@@ -87,12 +95,6 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float]:
         "raw_attention": ratio(explain("raw_attention"), plain, rounds),
         "attention_rollout": ratio(explain("attention_rollout"), plain, rounds),
         "generic_attribution": ratio(explain("generic_attribution"), plain, rounds),
-        "attn_lrp": ratio(explain("attn_lrp"), plain, rounds),
-        "pa_lrp": ratio(explain("pa_lrp"), plain, rounds),
-        "pa_lrp, gamma, pixels": ratio(explain("pa_lrp", rules="gamma", level="pixel"), plain, rounds),
-        "lrp, z_plus": ratio(explain("lrp", rules="z_plus"), plain, rounds),
-        "transformer_attribution": ratio(explain("transformer_attribution"), plain, rounds),
-        "forward and backward": ratio(lambda: backward(model, x), plain, rounds),
         "beyond_intuition_token": ratio(explain("beyond_intuition_token"), plain, rounds),
         "beyond_intuition_head": ratio(explain("beyond_intuition_head"), plain, rounds),
         "beyond_intuition_token, 20 uniform": ratio(explain("beyond_intuition_token", **PAPER), plain, rounds),
@@ -100,6 +102,27 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float]:
     }
     # One image after another: the ratio for one image, in units of this batch's passes.
     found["released procedure"] = batch * ratio(lambda: released(model, x[:1]), plain, 2 if batch > 1 else rounds)
+    return found
+
+
+def measure_lrp(name: str, batch: int, rounds: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = timm.create_model(MODELS[name], pretrained=False).eval()
+    x = torch.randn(batch, 3, 224, 224)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(x)
+
+    found = {"forward and backward": ratio(lambda: backward(model, x), plain, rounds)}
+    for row, options in LRP.items():
+        method = row.split(",")[0]
+
+        def call(method: str = method, options: dict[str, object] = options) -> None:
+            clew.explain(model, x, method=method, **options)
+
+        call()  # warm, and the once-only check is made
+        found[row] = ratio(call, plain, rounds)
     return found
 
 
@@ -145,7 +168,7 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def table(columns: dict[str, dict[str, float]], grown: float) -> str:
+def table(columns: dict[str, dict[str, float]], words: list[str]) -> str:
     changed = " with local changes" if git("status", "--porcelain", "src") else ""
     where = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
     when = f"commit {git('rev-parse', '--short', 'HEAD')}{changed}, {datetime.date.today()}"
@@ -157,39 +180,60 @@ def table(columns: dict[str, dict[str, float]], grown: float) -> str:
     ]
     for row in next(iter(columns.values())):
         lines.append(f"| {row} | " + " | ".join(f"{c[row]:.2f}" for c in columns.values()) + " |")
-    lines += [
-        "",
-        "*Inside the seam*: a forward pass that captures every block. *Released procedure*: what the papers' code does",
-        "for one image after another: eager attention, parameter gradients, a full backward pass at each of 20 steps,",
-        "here without its bookkeeping. A pass along a path can cost less than a plain one, as paths run in chunks that",
-        f"fit the caches. Resident memory from call 200 to call 1,000 of a loop: {grown:+.1f} MB.",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *words])
+
+
+PATH_WORDS = [
+    "*Inside the seam*: a forward pass that captures every block. *Released procedure*: what the papers' code does",
+    "for one image after another: eager attention, parameter gradients, a full backward pass at each of 20 steps,",
+    "here without its bookkeeping. A pass along a path can cost less than a plain one, as paths run in chunks that",
+    "fit the caches. Resident memory from call 200 to call 1,000 of a loop: {grown:+.1f} MB.",
+]
+LRP_WORDS = [
+    "*Forward and backward*: the gradient of the pixels, without clew. Where nothing else is said relevance ends at",
+    "the tokens, behind the patch embedding, whose backward is then not needed.",
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", default="1,16")
-    parser.add_argument("--dry", action="store_true", help="print the table, leave the README alone")
+    parser.add_argument("--batches", default="1,16", help="of the table of path methods; LRP's has 1 and 8")
+    parser.add_argument("--only", choices=["paths", "lrp"], help="one of the two tables")
+    parser.add_argument("--dry", action="store_true", help="print the tables, leave the README alone")
     args = parser.parse_args()
+    if args.only != "lrp":
+        words = [line.format(grown=growth()) if "{grown" in line else line for line in PATH_WORDS]
+        run("benchmark", measure, [int(b) for b in args.batches.split(",")], words, args.rounds, args.dry)
+    if args.only != "paths":
+        run("benchmark-lrp", measure_lrp, [1, 8], LRP_WORDS, args.rounds, args.dry)
+
+
+def run(
+    mark: str,
+    measured: Callable[[str, int, int], dict[str, float]],
+    batches: list[int],
+    words: list[str],
+    rounds: int,
+    dry: bool,
+) -> None:
     columns: dict[str, dict[str, float]] = {}
-    grown = growth()
-    for batch in args.batches.split(","):
+    for batch in batches:
         for name in MODELS:
-            columns[f"{name}, batch {batch}"] = measure(name, int(batch), args.rounds)
-            print(f"{name}, batch {batch}: {columns[f'{name}, batch {batch}']}", flush=True)
-            if not args.dry:
-                write(table(columns, grown))
-    print(table(columns, grown))
+            column = f"{name}, batch {batch}"
+            columns[column] = measured(name, batch, rounds)
+            print(f"{column}: {columns[column]}", flush=True)
+            if not dry:
+                write(mark, table(columns, words))
+    print(table(columns, words))
 
 
-def write(text: str) -> None:
-    """Put the table between its marks in the README."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+def write(mark: str, text: str) -> None:
+    """Put a table between its marks in the README."""
+    readme, begin, end = ROOT / "README.md", f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, _, rest = readme.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -315,6 +315,15 @@ def test_ill_conditioned_relevance_says_so_and_float64_cures_it():
     assert "advice" not in cured.checks
 
 
+def test_results_of_batches_are_joined_with_their_advice():
+    model, x = build("timm_token"), images((32, 32))
+    parts = [clew.explain(model, x[:1], method="attn_lrp"), clew.explain(model, x[1:], method="attn_lrp")]
+    parts[1] = replace(parts[1], checks={**parts[1].checks, "advice": "look again"})
+    joined = clew.Attribution.concatenate(parts)
+    assert joined.checks["advice"] == "look again"
+    assert joined.checks["relevance_by_stage"].shape[0] == 3
+
+
 def test_an_embedding_that_is_never_called_is_told():
     class Skips(OneBlock):
         def forward(self, x):

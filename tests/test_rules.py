@@ -308,3 +308,13 @@ def test_the_nearest_rule_counts():
     assert rule_sets.rule_for(chosen, "linear", "attention") == rules.Gamma(1.0)
     assert rule_sets.rule_for(chosen, "linear", "mlp") == rules.Epsilon()
     assert rule_sets.rule_for(chosen, "conv", "mlp") is None
+
+
+def test_released_quirks_are_booked():
+    x, R = random(2, 3, 4), random(2, 4, seed=1)
+    (found,), tape = relevance(lambda x: x.mean(1), [x], {"mean": rules.CopyToAll()}, R)
+    torch.testing.assert_close(found, R[:, None].expand(2, 3, 4), **CLOSE)
+    torch.testing.assert_close(leaked(tape, "copies"), -2 * R.sum(1), **CLOSE)
+    a, b, R = random(2, 4), random(2, 4, seed=1), random(2, 4, 2, seed=2)
+    found, _ = relevance(lambda a, b: torch.stack([a, b], -1), [a, b], {"stack": rules.AsConcatenated()}, R)
+    torch.testing.assert_close(torch.cat(found, 1), R.flatten(1), **CLOSE)

@@ -100,7 +100,11 @@ class Attribution:
             first,
             **{k: join([getattr(p, k) for p in parts], sizes) for k in ("all_scores", "score", "logits", "pixels")},
             target=[name for p in parts for name in (p.target if len(p.target) == len(p) else [p.target[0]] * len(p))],
-            checks={k: join([p.checks[k] for p in parts], sizes) for k in first.checks},
+            checks={  # a word of advice may be in some parts only
+                k: join([p.checks[k] for p in parts], sizes) if all(k in p.checks for p in parts) else value
+                for p in reversed(parts)
+                for k, value in p.checks.items()
+            },
             details={k: join([p.details[k] for p in parts], sizes) for k in first.details},
             pictures=[picture for p in parts for picture in p.pictures],
         )

@@ -129,7 +129,7 @@ def propagate(
     with borrowed(subject.model), torch.enable_grad():
         x = subject.x.detach()
         if level == "pixel":
-            x = tape.leaf = x.requires_grad_() if x is not subject.x else x.clone().requires_grad_()
+            x = tape.leaf = x.requires_grad_()
         with tape:
             output = subject.forward(x)
         score = subject.score(output, clean=True)

@@ -187,7 +187,7 @@ class Tape(Seam):
                 self.activated.clear()
                 self.read = False
                 self.place = "head" if block is not None and block >= self._depth - 1 else ""
-            return after(output) if after is not None else None
+            return after(output) if after is not None and output is not None else None  # None after an error
 
         self.watch(module, before=enter, after=leave)
 
