@@ -324,7 +324,8 @@ class Stop(Rule):
 @dataclass(frozen=True)
 class Half(Rule):
     """A product of two matrices that both depend on the input hands half to each (AttnLRP, prop. 3.3); one that is
-    stopped or constant gets nothing, and the other all. Conserves but for the stabiliser.
+    stopped or constant gets nothing, and the other all. Conserves but for the stabiliser, which attention has at its
+    output only: scores are scaled before or after their product, and a stabiliser would see the difference.
 
     `halve_stopped=True` halves even then, as the released PA-LRP code does; the rest is booked as "stopped".
     """

@@ -158,12 +158,14 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     if not isinstance(rule, Half):
         return plain(tape, "matmul", rule, func, args, kwargs)
     page, layer = tape.page("matmul"), tape.block
+    # Not at the scores: models scale them before or after the product, and a stabiliser would see the difference.
+    epsilon = 0.0 if tape.place == "attention" and not second else rule.epsilon
     stopped = second and not both and rule.halve_stopped
     factor = rule.fraction if both or stopped else 1.0
 
     def at_output(g: Tensor, y: Tensor | None) -> Tensor:
         assert y is not None
-        S = share(y * g, y, rule.epsilon, rule.signed, page) if rule.epsilon else g
+        S = share(y * g, y, epsilon, rule.signed, page) if epsilon else g
         if stopped:
             page.leak("stopped", (1 - factor) * y * S)
         if both and factor != 0.5:
@@ -173,7 +175,7 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return S
 
     y = func(tape.scaled(a, factor), tape.scaled(b, factor), *args[2:], **kwargs)
-    return tape.through(y, at_output, keep=True) if rule.epsilon or second or factor == rule.fraction != 0.5 else y
+    return tape.through(y, at_output, keep=True) if epsilon or second or factor == rule.fraction != 0.5 else y
 
 
 @handles("softmax")
