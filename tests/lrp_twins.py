@@ -42,7 +42,7 @@ def alpha_beta(x, W, b, R, *, alpha=1.0, eps=1e-9):
         if positive.sum() != 0:
             out += alpha * positive / (positive.sum() + eps) * R[j]
         if alpha != 1 and negative.sum() != 0:
-            out -= (alpha - 1) * negative / (negative.sum() + eps) * R[j]
+            out -= (alpha - 1) * negative / (negative.sum() - eps) * R[j]
     return out
 
 

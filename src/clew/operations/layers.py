@@ -11,9 +11,9 @@ from torch.nn.grad import conv2d_input
 
 from ..rules import (
     Affine,
+    AffineRule,
     FixedStd,
     Identity,
-    PlainGradient,
     as_gradient,
     share,
 )
@@ -76,7 +76,7 @@ def _from_patches(S: Tensor, W: Tensor, size: Any) -> Tensor:
 def affine(tape: Tape, operation: str, x: Tensor, W: Tensor, b: Tensor | None, apply: Call, pull: Call) -> Any:
     """`y = apply(x, W, b)` under its rule."""
     rule = tape.rule(operation)
-    if rule is None or isinstance(rule, PlainGradient):
+    if not isinstance(rule, AffineRule):
         return plain(tape, operation, rule, apply, (x, W, b), {})
     weight, bias = W.detach(), None if b is None else b.detach()
     page, at_pixels = tape.page(operation), x is tape.leaf
