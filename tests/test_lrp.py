@@ -256,11 +256,20 @@ def test_every_target_is_accounted_for(score):
 def test_two_models_interleaved_in_one_process_do_not_disturb_each_other():
     first, second, x = build("timm_token"), build("hf_vit"), images((32, 32))
     alone = [clew.explain(m, x, method="attn_lrp").scores for m in (first, second)]
+    seconds = []
+
+    def nested(*_):
+        seconds.append(clew.explain(second, x, method="attn_lrp", score=score).scores)
+
     for module in (first.blocks[1], first.norm):  # the second model runs inside the first one's pass
-        handle = module.register_forward_hook(lambda *_: clew.explain(second, x, method="cp_lrp") and None)
-        inside = clew.explain(first, x, method="attn_lrp").scores
-        handle.remove()
-        torch.testing.assert_close(inside, alone[0], rtol=0, atol=0)
+        for score in ("logit", "probability"):
+            handle = module.register_forward_hook(nested)
+            inside = clew.explain(first, x, method="attn_lrp").scores
+            handle.remove()
+            torch.testing.assert_close(inside, alone[0], rtol=0, atol=0)
+            expected = clew.explain(second, x, method="attn_lrp", score=score).scores
+            torch.testing.assert_close(seconds.pop(), expected, rtol=0, atol=0)
+            seconds.clear()
     results = {}
 
     def work(i, model):
@@ -342,3 +351,19 @@ def test_results_keep_their_account(tmp_path):
     assert again.checks["stages"].startswith("position, semantic, block 0")
     assert "unexplained" in result.facts(0)
     assert Epsilon() == Epsilon(0.0)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_the_head_reads_is_enough(name):
+    model, x = build(name), images(TINY[name].size)
+
+    def first_class(output):  # nothing is known of what a function reads
+        return (output if isinstance(output, torch.Tensor) else output.logits)[:, 1]
+
+    for rules in ("attn_lrp", "cp_lrp"):
+        spared = clew.explain(model, x, method="lrp", rules=rules, target=1)
+        whole = clew.explain(model, x, method="lrp", rules=rules, target=first_class)
+        torch.testing.assert_close(spared.all_scores, whole.all_scores, rtol=0, atol=1e-10)
+        for name, values in spared.checks.items():
+            if name.startswith("leak_"):
+                torch.testing.assert_close(values, whole.checks[name], rtol=0, atol=1e-10)

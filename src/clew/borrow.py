@@ -16,6 +16,18 @@ _locks_guard = threading.Lock()
 frozen: set[int] = set()  # ids of parameters that are frozen just now
 
 
+class _Depth(threading.local):
+    value = 0
+
+
+_depth = _Depth()
+
+
+def depth() -> int:
+    """How many models this thread has borrowed, nested; a seam sees only what is done at its own depth."""
+    return _depth.value
+
+
 @contextmanager
 def borrowed(model: nn.Module) -> Generator[None]:
     """Freeze a model's parameters, give it kernels the seam can see, and put everything back, exception or not.
@@ -26,18 +38,21 @@ def borrowed(model: nn.Module) -> Generator[None]:
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
     with lock, ExitStack() as restore, torch.inference_mode(False):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
-                restore.callback(parameter.requires_grad_, True)
-                frozen.add(id(parameter))
-                restore.callback(frozen.discard, id(parameter))
+        _depth.value += 1
+        restore.callback(_leave)
         for module in model.modules():
+            # Read what is set on the instance: asking a module for an attribute it lacks is slow.
+            own = vars(module)
+            for parameter in own["_parameters"].values():
+                if parameter is not None and parameter.requires_grad:
+                    parameter.requires_grad_(False)
+                    restore.callback(_thaw, parameter)
+                    frozen.add(id(parameter))
             for name in ("grad_checkpointing", "gradient_checkpointing"):
-                if getattr(module, name, False):
+                if own.get(name, False):
                     setattr(module, name, False)
                     restore.callback(setattr, module, name, True)
-            compiled: Any = getattr(module, "_compiled_call_impl", None)
+            compiled: Any = own.get("_compiled_call_impl")
             if compiled is not None:  # compiled in place: run it as it was written
                 setattr(module, "_compiled_call_impl", None)  # noqa: B010
                 restore.callback(setattr, module, "_compiled_call_impl", compiled)
@@ -47,3 +62,12 @@ def borrowed(model: nn.Module) -> Generator[None]:
             config._attn_implementation = "sdpa"
             restore.callback(setattr, config, "_attn_implementation", kernel)
         yield
+
+
+def _thaw(parameter: nn.Parameter) -> None:
+    parameter.requires_grad_(True)
+    frozen.discard(id(parameter))
+
+
+def _leave() -> None:
+    _depth.value -= 1

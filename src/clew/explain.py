@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -152,10 +153,15 @@ def _attribution(
         provenance={
             "model": ready.name,
             "architecture": bound.architecture.name,
-            "clew": metadata.version("clew"),
+            "clew": _version(),
             "torch": torch.__version__,
         },
     )
+
+
+@cache
+def _version() -> str:
+    return metadata.version("clew")
 
 
 def _forward_difference(subject: Subject, *, again: bool) -> float:

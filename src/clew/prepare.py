@@ -48,8 +48,8 @@ def prepare(
     """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
-    training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
-    if training:
+    if any(part.training for part in module.modules()):
+        training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
         raise InputError(
             f"{type(module).__name__} is in training mode, so dropout makes every pass different",
             expected="a model in evaluation mode",

@@ -15,6 +15,8 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .borrow import depth
+
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any], Any]
 
@@ -26,10 +28,10 @@ class Seam(TorchFunctionMode):
         super().__init__()
         self._on = False
         self._stack = ExitStack()
-        self._thread = 0
+        self._thread = self._within = 0
 
     def __enter__(self) -> Seam:
-        self._thread = threading.get_ident()
+        self._thread, self._within = threading.get_ident(), depth()
         try:
             self.place_hooks()
         except BaseException:
@@ -58,6 +60,8 @@ class Seam(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self._within != depth():  # another model is explained in the middle of this pass
+            return func(*args, **(kwargs or {}))
         return self.call(func, args, kwargs or {})
 
     def seen(self, steps: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -91,7 +91,7 @@ class MissingDependency(ClewError, ImportError):
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision as float32, everything else as it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:

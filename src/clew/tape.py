@@ -23,6 +23,7 @@ from .rule_sets import RuleSet, rule_for
 from .rules import Book, PlainGradient, Rule
 from .seam import Seam
 from .shapes import CaptureError, OptionError, at_least_float32
+from .sparse import rows_read
 
 Handler = Callable[["Tape", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 Back = Callable[[Tensor, Tensor | None], Tensor | None]
@@ -44,7 +45,7 @@ class Entry:
     values: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Met:
     """One kind of operation that relevance may pass: where it was met and which rule it has (None: an error)."""
 
@@ -90,11 +91,12 @@ class _Ruled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, compute: Callable[..., Tensor], back: RuledBack, saves: frozenset[str], *inputs: Tensor
+        ctx: Any, compute: Callable[..., Any], back: RuledBack, saves: frozenset[str], *inputs: Tensor
     ) -> Tensor:
-        y = compute(*inputs)
-        ctx.back, ctx.saves, ctx.count = back, saves, len(inputs)
-        ctx.save_for_backward(*(inputs if "x" in saves else ()), *([y] if "y" in saves else []))
+        y, *beside = found if isinstance(found := compute(*inputs), tuple) else (found,)
+        ctx.back, ctx.saves, ctx.count = back, saves | ({"y"} if beside else set()), len(inputs)
+        # Kept by autograd, which lets go of it as the backward pass moves on; a closure would not.
+        ctx.save_for_backward(*(inputs if "x" in saves else ()), *(beside or ([y] if "y" in saves else [])))
         return y
 
     @staticmethod
@@ -139,6 +141,7 @@ class Tape(Seam):
         self.rules, self.batch, self.level = rules, batch, level
         self.entries: list[Entry] = []
         self.met: dict[Met, int] = {}
+        self._found: dict[tuple[str, str], Met] = {}
         self.flow: dict[str, Flow] = {}
         self.attention: dict[int, Tensor] = {}
         self.patches: Tensor | None = None
@@ -223,7 +226,7 @@ class Tape(Seam):
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in MOVES:
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", str(func))
+        name = getattr(func, "__name__", "")
         if name == "__get__" or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if not any(t.requires_grad for t in tensors_in(args, kwargs)):
@@ -231,7 +234,7 @@ class Tape(Seam):
         handler = HANDLERS.get(func)
         if handler is not None:
             return handler(self, func, args, kwargs)
-        return self.without_rule(name, func, args, kwargs)
+        return self.without_rule(name or str(func), func, args, kwargs)
 
     def without_rule(
         self,
@@ -267,15 +270,22 @@ class Tape(Seam):
 
     def rule(self, operation: str, place: str | None = None) -> Rule | None:
         """The rule of an operation here, noted as met."""
-        place = self.place if place is None else place
-        found = rule_for(self.rules, operation, place)
-        met = Met(operation, place, found)
+        key = operation, self.place if place is None else place
+        met = self._found.get(key)
+        if met is None:
+            met = self._found[key] = Met(*key, rule_for(self.rules, *key))
         self.met[met] = self.met.get(met, 0) + 1
-        return found
+        return met.rule
 
     def behind_attention(self) -> None:
         """Say that the attention of this block is computed: after the last, only rows that the head reads matter."""
         self.read = self.block is not None and self.block == self._depth - 1 and not self._pooled
+
+    def rows_that_matter(self, query: Tensor) -> Tensor | None:
+        """Of the last attention's queries (batch, head, query, dim) those that the head reads, where they are few."""
+        if not self.read or self.keep_attention or query.ndim != 4:
+            return None
+        return rows_read(query[:, 0], self.batch, query.shape[2], self.reads)
 
     def page(self, operation: str) -> Book:
         """The book of an operation met here."""
@@ -289,8 +299,11 @@ class Tape(Seam):
             return x
         return cast(Tensor, _Pass.apply(x, back, keep))
 
-    def ruled(self, compute: Callable[..., Tensor], back: RuledBack, saves: Iterable[str], *inputs: Tensor) -> Tensor:
-        """`compute(*inputs)`, whose backward is `back(g, inputs if "x" in saves, y if "y" in saves)`."""
+    def ruled(self, compute: Callable[..., Any], back: RuledBack, saves: Iterable[str], *inputs: Tensor) -> Tensor:
+        """`compute(*inputs)`, whose backward is `back(g, inputs if "x" in saves, y if "y" in saves)`.
+
+        `compute` may return `(y, z)`: then `back` gets `z`, which the backward pass needs, in place of `y`.
+        """
         return cast(Tensor, _Ruled.apply(compute, back, frozenset(saves), *inputs))
 
     def scaled(self, x: Any, factor: float) -> Any:

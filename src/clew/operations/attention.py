@@ -50,7 +50,11 @@ def sdpa(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         assert isinstance(product_rule, Half)
         if isinstance(softmax_rule, Stop):
             query, key = query.detach(), key.detach()
-        return _fused(tape, func, query, key, value, attn_mask, is_causal, scale, product_rule)
+        rows = None if is_causal or attn_mask is not None else tape.rows_that_matter(query)
+        if rows is None:
+            return _fused(tape, func, query, key, value, attn_mask, is_causal, scale, product_rule)
+        some = _fused(tape, func, query[:, :, rows], key, value, None, False, scale, product_rule)
+        return some.new_zeros(*query.shape[:3], some.shape[3]).index_copy(2, rows, some)
 
     return call(*args, **kwargs)
 

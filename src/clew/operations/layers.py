@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -182,15 +182,13 @@ def activation(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     rule = tape.rule("activation")
     if not isinstance(rule, Identity):
         return plain(tape, "activation", rule, func, args, kwargs)
-    x, ratio = args[0], list[Tensor]()
     kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
 
-    def compute(x: Tensor) -> Tensor:
+    def compute(x: Tensor) -> tuple[Tensor, Tensor]:
         y = func(x, *args[1:], **kwargs)
-        ratio.append((y / x).nan_to_num_(nan=0.0))  # an exact zero has no relevance to hand on
-        return y
+        return y, (y / x).nan_to_num_(nan=0.0)  # an exact zero has no relevance to hand on
 
-    y = tape.ruled(compute, lambda g, inputs, y: (g * ratio[0],), (), x)
+    y = tape.ruled(compute, lambda g, inputs, ratio: (g * cast(Tensor, ratio),), (), args[0])
     tape.activated[id(y)] = y
     return y
 

@@ -170,7 +170,5 @@ def _by_weight(op: Affine, g: Tensor, V: Tensor, book: Book) -> Tensor:
 def leak_bias(op: Affine, S: Tensor, book: Book, bias: Tensor | None = None, factor: float = 1.0) -> None:
     """The share of the bias, `Σ S b`, in one pass over `S`."""
     bias = op.bias if bias is None else bias
-    if bias is None:
-        return
-    over_places = S.flatten(2).sum(2) if op.weight.ndim > 2 else S.flatten(1, -2).sum(1) if S.ndim > 2 else S
-    book.leak("bias", over_places * bias, factor)
+    if bias is not None:
+        book.leak("bias", bias @ S.flatten(2) if op.weight.ndim > 2 else S @ bias, factor)

@@ -22,7 +22,7 @@ class Book(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Affine:
     """One linear layer or convolution `y = apply(x, W, b)`; `pull(S, W)` is the transpose of `apply`."""
 
