@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tiny import TINY, build, images, stays_in_float64
+from tiny import TINY, build, images
 
 import clew
 from clew.prepare import prepare
@@ -25,7 +25,8 @@ def case(request):
 
 def subject_of(model, x):
     ready = prepare(model, x)
-    return Subject(ready.model, ready.bound, ready.inputs, lambda output: lambda out, rows: logits_of(out).amax(-1))
+    target = lambda out, rows: logits_of(out).amax(-1)  # noqa: E731
+    return Subject(ready.model, ready.bound, ready.inputs, lambda output: target, precise=True)
 
 
 def options_of(method):
@@ -42,20 +43,20 @@ def test_forward_is_unchanged_to_the_last_bit(case):
             plain = logits_of(model(x))
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
+    subject.precise = False  # the model as it is, casts and all
     for leaf in (None, (0, "v"), (0, "o"), (subject.last, "o")):
         seen = logits_of(subject.run(everything, hidden=everything, leaf=leaf).output)
         assert torch.equal(seen.detach(), plain), leaf
 
 
 def test_captured_attention_times_values_is_the_models_own_output(case):
-    name, kind, model, x = case
+    *_, model, x = case
     subject = subject_of(model, x)
     trace = subject.run(range(subject.last + 1))
     for layer in range(subject.last + 1):
         A = trace[layer].probabilities()
         torch.testing.assert_close(A.sum(-1), torch.ones_like(A.sum(-1)), rtol=0, atol=1e-6)
-        tolerance = 1e-12 if stays_in_float64(name, kind) else 1e-6
-        torch.testing.assert_close(A.double() @ trace[layer].v, trace[layer].o, rtol=0, atol=tolerance)
+        torch.testing.assert_close(A.double() @ trace[layer].v, trace[layer].o, rtol=0, atol=1e-12)
 
 
 def test_declared_readout_is_what_the_head_reads(case):
@@ -88,22 +89,15 @@ def test_batch_equals_single_examples(case, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if tiny.eager])
 def test_eager_equals_sdpa(name, method):
-    x = images(TINY[name].size)
+    options = {"target": 1, "checks": "off", "compute_dtype": torch.float64, **options_of(method)}
     fused, eager = (
-        clew.explain(build(name, kind), x, method=method, target=1, checks="off", **options_of(method))
-        for kind in ("sdpa", "eager")
+        clew.explain(build(name, kind), images(TINY[name].size), method=method, **options) for kind in ("sdpa", "eager")
     )
     if "attention" in fused.checks:
         assert (fused.checks["attention"], eager.checks["attention"]) == ("sdpa", "eager")
     scale = fused.all_scores.abs().max().clamp(min=1e-30)
     difference = (fused.all_scores - eager.all_scores).abs().max() / scale
-    assert difference < (1e-10 if stays_in_float64(name, "eager") else 1e-6)
-
-
-def test_float64_is_recognised():
-    assert stays_in_float64("timm_token", "sdpa")
-    assert stays_in_float64("timm_eva_rotary", "eager")
-    assert stays_in_float64("hf_vit", "sdpa")
+    assert difference < 1e-10
 
 
 def test_nothing_is_left_behind(case):

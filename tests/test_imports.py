@@ -14,7 +14,8 @@ SOURCE = Path(clew.__file__).parent
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
     "shapes": 0,
-    "borrow": 1, "quadrature": 1, "sparse": 1, "rules.base": 1, "mha": 2, "seam": 2, "rules.*": 2, "rules": 3,
+    "borrow": 1, "quadrature": 1, "sparse": 1, "rules.base": 1, "mha": 2, "seam": 2, "precise": 3,
+    "rules.*": 2, "rules": 3,
     "architectures": 2, "plots": 2, "architectures.*": 3, "page": 3,
     "attribution": 4, "images": 4, "checkpoints": 4, "capture": 4, "rule_sets": 4,
     "trace": 5, "tape": 5, "operations": 6, "operations.*": 7, "relevance": 8,

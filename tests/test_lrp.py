@@ -10,7 +10,7 @@ import lrp_twins as twin
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import TINY, build, images, stays_in_float64
+from tiny import TINY, build, images
 from torch import nn
 
 import clew
@@ -30,7 +30,7 @@ PARTS = ["all", "semantic", "position"]
 
 def subject_of(model, x, target=None):
     ready = prepare(model, x)
-    return Subject(ready.model, ready.bound, ready.inputs, lambda out: resolve(target, out, len(x), None))
+    return Subject(ready.model, ready.bound, ready.inputs, lambda out: resolve(target, out, len(x), None), precise=True)
 
 
 def open_share(account):
@@ -46,9 +46,8 @@ def test_the_account_closes_on_every_architecture(case, rules):
     level = "token" if kind == "sdpa" else "pixel"
     subject = subject_of(build(name, kind), images(TINY[name].size))
     found = propagate(subject, rules, level=level)
-    tolerance = 1e-9 if stays_in_float64(name, kind) or kind == "sdpa" else 1e-5
     for part in PARTS:
-        assert open_share(found.account(part)) < tolerance
+        assert open_share(found.account(part)) < 1e-9
 
 
 @pytest.mark.parametrize("rules", ["attn_lrp", "gamma", "chefer", "pa_lrp_gamma"])
@@ -67,28 +66,23 @@ def test_an_operation_left_out_of_the_account_is_missed(rules):
 def test_a_batch_equals_its_examples(case, rules):
     name, kind = case
     model, x = build(name, kind), images(TINY[name].size)
-    options = {"method": "lrp", "rules": rules, "part": "all"}
+    options = {"method": "lrp", "rules": rules, "part": "all", "compute_dtype": torch.float64}
     together = clew.explain(model, x, target=[0, 1, 2], **options)
     for i in range(3):
         alone = clew.explain(model, x[i : i + 1], target=i, **options)
-        tolerance = 1e-10 if stays_in_float64(name, kind) or kind == "sdpa" else 1e-5
         size = float(together.all_scores[i].abs().max())
-        assert float((together.all_scores[i] - alone.all_scores[0]).abs().max()) < tolerance * size
+        assert float((together.all_scores[i] - alone.all_scores[0]).abs().max()) < 1e-10 * size
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c[1] == "eager"], ids="-".join)
-def test_fused_and_hand_written_attention_agree(case):
-    name, kind = case
+@pytest.mark.parametrize("name", [name for name, kind in CASES if kind == "eager"])
+def test_fused_and_hand_written_attention_agree(name):
     x = images(TINY[name].size)
-    tolerance = 1e-10 if stays_in_float64(name, kind) else 1e-5
     for rules in ("attn_lrp", "cp_lrp", "chefer", "pa_lrp_epsilon"):
-        if rules == "chefer" and not stays_in_float64(name, kind):
-            continue  # it divides by scores that the model itself rounds to float32
+        options = {"rules": rules, "level": "token", "part": "all", "target": 0, "compute_dtype": torch.float64}
         fused, written = (
-            clew.explain(build(name, k), x, method="lrp", rules=rules, level="token", part="all", target=0).all_scores
-            for k in ("sdpa", "eager")
+            clew.explain(build(name, kind), x, method="lrp", **options).all_scores for kind in ("sdpa", "eager")
         )
-        assert float((fused - written).abs().max()) < tolerance * float(fused.abs().max()), rules
+        assert float((fused - written).abs().max()) < 1e-10 * float(fused.abs().max()), rules
 
 
 class OneBlock(nn.Module):

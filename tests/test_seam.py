@@ -15,6 +15,7 @@ from torch import nn
 import clew
 from clew.borrow import borrowed
 from clew.capture import Capture
+from clew.precise import Precise
 from clew.shapes import CaptureError
 
 
@@ -253,3 +254,32 @@ def test_a_compiled_or_wrapped_model_is_explained_as_the_model_inside():
     in_place.blocks[1].compile()
     for wrapped in (torch.compile(model), nn.DataParallel(model), in_place):
         assert torch.equal(clew.explain(wrapped, x, method="raw_attention").scores, expected)
+
+
+class _Casts(nn.Module):
+    """What models do to be exact in half precision, and what costs them digits in double precision."""
+
+    def forward(self, x):
+        x = x.to(torch.float32).float().type(torch.float32).to(dtype=torch.float32)
+        x = F.softmax(x, dim=-1, dtype=torch.float32).to(torch.float64) + torch.softmax(x, -1, torch.float32)
+        return x.type_as(torch.zeros(1)) * 3
+
+
+class _RotaryTables(nn.Module):
+    def forward(self, x):
+        return x.float()
+
+
+def test_casts_to_shorter_floats_are_left_out_but_for_rotary_tables():
+    x = torch.randn(3, 4, dtype=torch.float64)
+    casts, tables = _Casts(), _RotaryTables()
+    both = nn.ModuleList([casts, tables])
+    with Precise(both):
+        found, table = casts(x), tables(x)
+        assert x.to("cpu").dtype == torch.float64
+        assert x.half().dtype == torch.float64
+        assert x.to(torch.int64).dtype == torch.int64
+    torch.testing.assert_close(found, 2 * x.softmax(-1) * 3, rtol=0, atol=0)
+    assert table.dtype == torch.float32
+    assert casts(x).dtype == torch.float32
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in both.modules())

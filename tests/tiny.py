@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import timm
@@ -12,7 +11,6 @@ import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 from transformers import (
     BeitConfig,
@@ -55,27 +53,6 @@ def build(name: str, attention: str = "sdpa") -> nn.Module:
             spread = 0.25 if parameter.ndim > 1 else 0.1
             parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     return model.double().eval()
-
-
-class _Dtypes(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[torch.dtype] = set()
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point():
-            self.seen.add(result.dtype)
-        return result
-
-
-@cache
-def stays_in_float64(name: str, attention: str) -> bool:
-    """Whether all the model's arithmetic is in float64; some releases of transformers cast softmaxes to float32."""
-    model, x = build(name, attention), images(TINY[name].size)
-    with _Dtypes() as mode, torch.no_grad():
-        model(x)
-    return mode.seen == {torch.float64}
 
 
 def _timm(cls: type[nn.Module] = VisionTransformer, **options: Any) -> Callable[..., nn.Module]:

@@ -82,6 +82,7 @@ def explain(
             per_row=not callable(target) or isinstance(target, Tensor),
             progress=progress,
             details=details,
+            precise=ready.precise,
         )
         grid = subject.grid()
         result = chosen(subject, **options)
@@ -171,6 +172,7 @@ def _forward_difference(subject: Subject, *, again: bool) -> float:
         subject.backend,
         tuple(subject.x.shape),
         subject.x.dtype,
+        subject.precise,
         str(subject.x.device),
     )
     known = _differences.setdefault(subject.model, {})

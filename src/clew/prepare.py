@@ -29,6 +29,7 @@ class Prepared:
     labels: Sequence[str] | None
     pictures: Sequence[Picture]
     name: str
+    precise: bool
 
     @property
     def batch(self) -> int:
@@ -44,7 +45,7 @@ def prepare(
 ) -> Prepared:
     """Check a model and its inputs, and bring the inputs to the model's device and dtype.
 
-    With a `compute_dtype` other than its own, a copy of the model takes its place.
+    With a `compute_dtype` other than its own, a copy of the model takes its place; in float64 its casts are left out.
     """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
@@ -64,7 +65,7 @@ def prepare(
     moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
     labels = loaded.labels if loaded is not None else _labels(module)
-    return Prepared(module, bound, moved, labels, pictures, name)
+    return Prepared(module, bound, moved, labels, pictures, name, compute_dtype == torch.float64)
 
 
 def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from .architectures import Bound
 from .borrow import borrowed
 from .capture import Attention, Capture, Leaf
+from .precise import Precise
 from .shapes import Attn, CaptureError, ClewError, InputError, OptionError, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
@@ -65,6 +67,7 @@ class Subject:
     inputs: dict[str, Any]
     resolve: Callable[[Any], Score]
     per_row: bool = True  # whether any selection of examples can be scored
+    precise: bool = False  # whether the model's own casts to shorter floats are left out
     progress: Callable[[int, int], None] | None = None  # called with (done, all) along a path
     details: bool = False  # whether intermediate results were asked for
     clean_output: Any = field(default=None, init=False)
@@ -126,7 +129,8 @@ class Subject:
             else:
                 args.append(value)
         try:
-            return self.model(*args, **kwargs)
+            with Precise(self.model) if self.precise else nullcontext():
+                return self.model(*args, **kwargs)
         except ClewError:
             raise
         except (ValueError, AssertionError, TypeError) as error:
