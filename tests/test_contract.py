@@ -9,8 +9,9 @@ import torch
 from tiny import TINY, build, images
 
 import clew
+from clew.outputs import logits_of
 from clew.prepare import prepare
-from clew.trace import Subject, logits_of
+from clew.subject import Subject
 
 CASES = [(name, kind) for name, tiny in TINY.items() for kind in ("sdpa", "eager") if kind == "sdpa" or tiny.eager]
 METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients")]
@@ -65,9 +66,9 @@ def test_declared_readout_is_what_the_head_reads(case):
     trace = subject.run([subject.last], leaf=(subject.last, "o"))
     gradient = trace.gradients([(subject.last, "o")])[subject.last, "o"]
     reached = gradient.abs().amax((0, 1, 3)).nonzero().flatten().tolist()
-    rows, weights = trace.readout()
-    assert sorted(rows.tolist()) == reached
-    assert (weights > 0).all()
+    read = trace.read()
+    assert sorted(read.rows.tolist()) == reached
+    assert (read.weights > 0).all()
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])

@@ -382,7 +382,7 @@ def test_pixels_that_do_not_fill_a_patch_belong_to_none():
 
 
 def test_no_attention_map_is_kept_for_blocks_a_method_does_not_read(model, x, monkeypatch):
-    from clew.trace import Subject
+    from clew.subject import Subject
 
     seen = []
     original = Subject.run

@@ -20,8 +20,8 @@ from clew.prepare import prepare
 from clew.relevance import propagate
 from clew.rules import Epsilon, Flat, PlainGradient, WSquare
 from clew.shapes import CaptureError, OptionError
+from clew.subject import Subject
 from clew.targets import resolve
-from clew.trace import Subject
 
 CASES = [(name, kind) for name, tiny in TINY.items() for kind in ("sdpa", "eager") if kind == "sdpa" or tiny.eager]
 SETS = ["attn_lrp", "cp_lrp", "gamma", "z_plus", "chefer", "fixed_std", "pa_lrp_semi"]

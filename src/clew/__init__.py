@@ -11,8 +11,9 @@ from .methods import method, methods
 from .minis import scenes
 from .rule_sets import RULE_SETS
 from .shapes import ClewError
+from .subject import Subject
 from .targets import Contrast
-from .trace import Result, Subject, Trace
+from .trace import Result, Trace
 
 __all__ = [
     "RULE_SETS",

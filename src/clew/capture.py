@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .mha import multi_head_attention
+from .readout import Rows, take
 from .seam import Seam
 from .shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
 from .sparse import linear_of, pulled, rows_read
@@ -39,27 +40,32 @@ class Attention:
     hidden: Hidden | None = None
 
     @torch.no_grad()
-    def probabilities(self, rows: Tensor | slice = slice(None)) -> Attn:
-        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA)."""
+    def probabilities(self, rows: Rows = slice(None)) -> Attn:
+        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA).
+
+        `rows` are a slice, the same numbers for all examples (row,), or numbers for each (batch, row).
+        """
         if self.probs is not None:
-            return self.probs.detach()[:, :, rows]
+            return take(self.probs.detach(), rows)
         assert self.q is not None and self.k is not None
         # In half precision the product itself would round, and could overflow.
-        q, k = at_least_float32(self.q.detach()[:, :, rows]), at_least_float32(self.k.detach())
+        q, k = at_least_float32(take(self.q.detach(), rows)), at_least_float32(self.k.detach())
         scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
         logits = (q @ k.mT) * scale
+        queries, keys = self.q.shape[-2], k.shape[-2]
         if self.mask is not None:
-            mask = self.mask.detach()
-            mask = mask.expand(*mask.shape[:-2], self.q.shape[-2], k.shape[-2])[..., rows, :]
+            mask = self.mask.detach()[(None,) * (4 - self.mask.ndim)]
+            mask = take(mask.expand(len(q) if isinstance(rows, Tensor) else -1, -1, queries, keys), rows)
             logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
         if self.causal:
-            full = torch.ones(self.q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-            logits = logits.masked_fill(~full[rows], -math.inf)
+            places = torch.arange(queries, device=q.device)[rows]
+            later = torch.arange(keys, device=q.device) > places[..., None]
+            logits = logits.masked_fill(later[:, None] if later.ndim == 3 else later, -math.inf)
         return logits.softmax(-1)
 
-    def attention_gradient(self, g_o: Tensor, rows: Tensor | slice = slice(None)) -> Attn:
+    def attention_gradient(self, g_o: Tensor, rows: Rows = slice(None)) -> Attn:
         """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
-        return at_least_float32(g_o[:, :, rows]) @ at_least_float32(self.v.detach()).mT
+        return at_least_float32(take(g_o, rows)) @ at_least_float32(self.v.detach()).mT
 
 
 class Capture(Seam):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from .architectures import Architecture
 from .explain import explain
 from .load import LoadedModel
+from .outputs import logits_of
 from .prepare import prepare, unwrap
 from .relevance import propagate
 from .shapes import ClewError
-from .trace import Subject, logits_of
+from .subject import Subject
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def doctor(
         trace = subject.run([subject.last], leaf=(subject.last, "o"))
         g_o = trace.gradients([(subject.last, "o")])[subject.last, "o"]
         real = set(g_o.abs().amax((0, 1, 3)).nonzero().flatten().tolist())
-        declared = set(trace.readout()[0].tolist())
+        declared = set(trace.read().rows.flatten().tolist())
         return real == declared, f"{len(declared)} rows declared, {len(real)} rows reach the score"
 
     def batches() -> tuple[bool, str]:

@@ -18,10 +18,12 @@ from .attribution import Attribution
 from .borrow import borrowed
 from .load import LoadedModel
 from .methods import find as find_method
+from .outputs import logits_of
 from .prepare import Prepared, prepare
 from .shapes import InputError, OptionError
+from .subject import Subject
 from .targets import Target, resolve
-from .trace import Result, Subject, logits_of
+from .trace import Result
 
 # The difference instrumentation made to the logits, by model and input shape.
 _differences: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()

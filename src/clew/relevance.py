@@ -11,10 +11,11 @@ from torch import Tensor
 
 from . import operations as operations  # fills the tape's table
 from .borrow import borrowed
+from .outputs import logits_of
 from .rule_sets import rule_set
 from .shapes import CaptureError, ClewError, Pixels, Scores, at_least_float32
+from .subject import Subject
 from .tape import Entry, Flow, Met, Tape
-from .trace import Subject, logits_of
 
 # Above this, rounding of float32 sums may be seen in a heatmap.
 _ILL = 1e-3
@@ -124,7 +125,7 @@ def propagate(
     """
     name, chosen = rule_set(rules)
     # What the head does not read of the last block need not be computed, for targets that are made of the logits.
-    reads = subject.bound.rows_read if subject.per_row else None
+    reads = subject.rows_read if subject.per_row else None
     tape = Tape(subject.bound, chosen, subject.batch, level=level, reads=reads, keep_attention=keep_attention)
     with borrowed(subject.model), torch.enable_grad():
         x = subject.x.detach()

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .outputs import logits_of
 from .shapes import TargetError, close_matches
-from .trace import logits_of
 
 KINDS = ("logit", "probability", "log_probability")
 Classes = int | str | Sequence[int] | Sequence[str] | Tensor | NDArray[Any] | np.integer[Any]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..shapes import ClewError, UnknownArchitecture
 
 Path = str | tuple[str, ...]
+Task = Literal["classification", "causal-lm", "token-classification", "question-answering"]
 
 TEMPLATE = """
 from clew import Architecture, Readout, explain
@@ -39,13 +40,18 @@ class Readout:
     """Which token rows the head reads, and how it weights them: the map from pairs of tokens to scores.
 
     `rows` are positions with `weights` (summing to 1 or, for concatenated features, to the number of parts);
-    `patches_weight` spreads a weight evenly over all patch tokens, or with `with_prefix` over all tokens.
+    `patches_weight` spreads a weight evenly over all patch tokens (of a text: all tokens), or with `with_prefix` over
+    all tokens. `last`: the last token that is not `pad_token_id`. `by_target`: the head has an output for each token,
+    and the target says which are explained.
     """
 
     rows: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
     patches_weight: float = 0.0
     with_prefix: bool = False
+    last: bool = False
+    pad_token_id: int | None = None
+    by_target: bool = False
 
     @staticmethod
     def cls() -> Readout:
@@ -62,14 +68,23 @@ class Readout:
         """The head reads CLS and the mean of the patches, concatenated: both maps are added."""
         return Readout((0,), (1.0,), patches_weight=1.0)
 
-    def positions(self, tokens: int, prefix: int) -> tuple[list[int], list[float]]:
-        """Row numbers and their weights in a sequence of `tokens`, of which the first `prefix` are no patches."""
-        rows, weights = list(self.rows), list(self.weights)
-        if self.patches_weight:
-            spread = range(0 if self.with_prefix else prefix, tokens)
-            rows += spread
-            weights += [self.patches_weight / len(spread)] * len(spread)
-        return rows, weights
+    @staticmethod
+    def last_token(pad_token_id: int | None = None) -> Readout:
+        """The head reads the last token that is not `pad_token_id`."""
+        return Readout(last=True, pad_token_id=pad_token_id)
+
+    @staticmethod
+    def tokens() -> Readout:
+        """The head has an output for each token; the target says which are explained."""
+        return Readout(by_target=True)
+
+
+def _no_prefix(model: Any) -> int:
+    return 0
+
+
+def _classification(model: Any) -> Task:
+    return "classification"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +94,11 @@ class Architecture:
     `classes` are full class names (a subclass matches too). `attention`, `output_projection` and `layer_scale` are
     paths from a block, the others from the model. `attention_pool` is the module of an attention pooling head, if any:
     its attention then counts as the last block's. `check` may raise for configurations that cannot be explained.
+
+    Texts: `patches` is the look-up of word embeddings, where relevance and gradients end; `embeddings` the module whose
+    output is the sequence that paths scale, with positions in it; `position_embeddings` the look-up of learned
+    positions. `experts` is the module of a mixture of experts and `router` the one that weights them, from a block.
+    `task` says what the head gives.
     """
 
     name: str
@@ -87,12 +107,17 @@ class Architecture:
     attention: Path
     output_projection: Path
     patches: Path
-    prefix: Callable[[Any], int]
     readout: Callable[[Any], Readout]
+    prefix: Callable[[Any], int] = _no_prefix
     layer_scale: Path = ()
     attention_pool: Path = ()
+    embeddings: Path = ()
+    position_embeddings: Path = ()
+    experts: Path = ()
+    router: Path = ()
     input_name: str | None = None
-    modality: Literal["image"] = "image"
+    modality: Literal["image", "text"] = "image"
+    task: Callable[[Any], Task] = _classification
     check: Callable[[Any], None] | None = None
 
     def bind(self, model: nn.Module) -> Bound:
@@ -117,6 +142,11 @@ class Architecture:
             projections=projections,
             scales=[s if isinstance(s, Tensor) else None for s in scales],
             patches=self._place(model, self.patches, "patches"),
+            embeddings=self._place(model, self.embeddings, "embeddings") if self.embeddings else None,
+            position_embeddings=find_path(model, self.position_embeddings),
+            experts=[find_path(block, self.experts) for block in blocks],
+            routers=[find_path(block, self.router) for block in blocks],
+            task=self.task(model),
             prefix=self.prefix(model),
             readout=self.readout(model),
             pooled=pool is not None,
@@ -145,6 +175,11 @@ class Bound:
     projections: list[Any]
     scales: list[Tensor | None]
     patches: nn.Module
+    embeddings: nn.Module | None
+    position_embeddings: nn.Module | None
+    experts: list[nn.Module | None]
+    routers: list[nn.Module | None]
+    task: Task
     prefix: int
     readout: Readout
     pooled: bool
@@ -161,15 +196,9 @@ class Bound:
         return len(self.blocks) - 1
 
     @property
-    def rows_read(self) -> tuple[int, ...] | None:
-        """Rows of the last block's output that the head reads, where they are few: None for means and pools."""
-        return None if self.pooled or self.readout.patches_weight else self.readout.rows
-
-    def readout_rows(self, layer: int, queries: int) -> tuple[list[int], list[float]]:
-        """Query rows of a layer's attention that the head reads, and their weights; of an attention pool all."""
-        if self.pooled and layer == self.last:
-            return list(range(queries)), [1.0 / queries] * queries
-        return self.readout.positions(queries, self.prefix)
+    def is_text(self) -> bool:
+        """Whether the model reads texts."""
+        return self.architecture.modality == "text"
 
 
 _registered: dict[str, Architecture] = {}

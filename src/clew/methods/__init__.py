@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..shapes import ClewError, OptionError, close_matches
-from ..trace import Result, Subject
+from ..subject import Subject
+from ..trace import Result
 
 Function = Callable[..., Any]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..readout import take
 from ..shapes import Attn, Scores
-from ..trace import Mix, Result, Subject, Trace, mean_heads
+from ..subject import Subject
+from ..trace import Mix, Result, Trace, mean_heads
 from . import is_released, method
 
 
@@ -32,11 +34,11 @@ def raw_attention(subject: Subject, *, layer: int | None = None, variant: str = 
     chosen = subject.last if layer is None else subject.layers_from(layer, 0)[0]
     trace = subject.run([chosen])
     details = {"attention": trace[chosen].probabilities()} if subject.details else {}
-    if is_released(variant) and subject.bound.readout.patches_weight:
+    if is_released(variant) and _reads_patches(subject):
         return Result(_mean_over_keys(trace, mean_heads(trace[chosen].probabilities())), details=details)
-    rows, weights = trace.readout(chosen)
-    A = mean_heads(trace[chosen].probabilities(rows)).to(weights.dtype)
-    return Result(trace.over_tokens(torch.einsum("r,brk->bk", weights, A), chosen), details=details)
+    read = trace.read(chosen)
+    A = mean_heads(trace[chosen].probabilities(read.rows))
+    return Result(trace.over_tokens(read.mean(A), chosen), details=details)
 
 
 @method(paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks")
@@ -58,20 +60,25 @@ def attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Re
 def attention_gradcam(subject: Subject, *, variant: str = "paper") -> Result:
     """`w_h = mean G_h` over readout rows and patch keys; `scores = max(mean_h w_h A_h[readout], 0)`.
 
-    `variant="beyond_intuition"` gives the released map for models that read the mean of the patches: one weight per
-    query, averaged over keys. A map without positive evidence is all zero.
+    `variant="beyond_intuition"` gives the released map. For models that read the mean of the patches: one weight per
+    query, averaged over keys. For texts: the readout row of the whole map over queries and keys, stretched to 0 to 1.
+    A map without positive evidence is all zero.
     """
     last, prefix = subject.last, subject.bound.prefix
     trace = subject.run([last], leaf=(last, "o"))
     g_o = trace.gradients([(last, "o")])[last, "o"]
-    rows, weights = trace.readout()
-    if is_released(variant) and subject.bound.readout.patches_weight:
+    read, real = trace.read(), trace.real_keys(last)
+    if is_released(variant) and _reads_patches(subject):
         w = trace[last].attention_gradient(g_o)[..., prefix:].mean((1, 3))[:, None, :, None]
         return Result(_mean_over_keys(trace, (w * trace[last].probabilities()).mean(1)).clamp(min=0))
-    seen = trace[last].probabilities(rows), trace[last].attention_gradient(g_o, rows)
-    A, G = (trace.over_tokens(m.to(weights.dtype), last) for m in seen)
-    w = torch.einsum("r,bhrk->bhk", weights, G)[..., prefix:].mean(-1)
-    cam = torch.einsum("bh,r,bhrk->bk", w, weights, A) / A.shape[1]
+    seen = trace[last].probabilities(read.rows), trace[last].attention_gradient(g_o, read.rows)
+    A, G = (trace.over_tokens(m.to(read.weights.dtype), last) for m in seen)
+    w = read.mean(G.transpose(1, 2))[..., prefix:]  # (batch, head, key)
+    w = w.mean(-1) if real is None else (w * real[:, None]).sum(-1) / real.sum(-1, keepdim=True)
+    if is_released(variant) and subject.bound.is_text:
+        whole = torch.einsum("bh,bhqk->bqk", w, trace[last].probabilities().to(w)).clamp(min=0)
+        return Result(read.mean(take(_stretched(whole, real)[:, None], read.rows)[:, 0]))
+    cam = torch.einsum("bh,bhk->bk", w, read.mean(A.transpose(1, 2))) / A.shape[1]
     return Result(cam.clamp(min=0))
 
 
@@ -80,7 +87,7 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
     """`R ← R + C_l R` from `R = I`, with `C_l = mean_h max(G_l ⊙ A_l, 0)`; `scores = readout · R`.
 
     `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
-    `details`: `layer_maps`, see `attention_rollout`.
+    Texts start at the last block by default, as released. `details`: `layer_maps`, see `attention_rollout`.
     """
 
     def per_head(A: Attn, G: Attn) -> Tensor:
@@ -89,7 +96,7 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
     def after_mean(A: Attn, G: Attn) -> Tensor:
         return (G * A).mean(1).clamp(min=0)
 
-    layers = subject.layers_from(start_layer, 0)
+    layers = subject.layers_from(start_layer, 0, text=subject.depth - 1)
     mix = after_mean if is_released(variant) else per_head
     return _through(subject, layers, mix)
 
@@ -128,3 +135,18 @@ def _mean_over_keys(trace: Trace, maps: Tensor) -> Scores:
     """Released quirk: the mean of a (query, key) map over patch keys, for each patch query; prefix tokens get 0."""
     prefix = trace.bound.prefix
     return torch.nn.functional.pad(maps[:, prefix:, prefix:].mean(-1), (prefix, 0))
+
+
+def _reads_patches(subject: Subject) -> bool:
+    """Whether the head reads the mean of an image's patches."""
+    return bool(subject.bound.readout.patches_weight) and not subject.bound.is_text
+
+
+def _stretched(maps: Tensor, real: Tensor | None) -> Tensor:
+    """Released quirk: maps (batch, query, key) from 0 to 1 over all their real entries; constant ones become zeros."""
+    inside = torch.ones_like(maps, dtype=torch.bool)
+    if real is not None:
+        inside = real[:, :, None] & real[:, None, :]
+    low, high = (maps.masked_fill(~inside, fill).flatten(1) for fill in (torch.inf, -torch.inf))
+    low, high = low.amin(1)[:, None, None], high.amax(1)[:, None, None]
+    return torch.where(high > low, (maps - low) / (high - low), 0.0)

@@ -11,13 +11,15 @@ reads are ever formed. Blocks before the last run without a graph along the path
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..quadrature import Quadrature, quadrature_rule
 from ..shapes import Attn, Rows, Scores, at_least_float32
-from ..trace import Result, Subject, Trace, mean_heads
+from ..subject import Subject
+from ..trace import Result, Trace, mean_heads
 from . import method
 
 Baselines = float | Tensor
@@ -36,12 +38,14 @@ def beyond_intuition_head(
 ) -> Result:
     """`Ā_l = Σ_h I_h A_l[h]` with `I_h ∝ mean_ij |(A_hᵀ ∂s/∂A_h)_ij| = mean_ij |g_V[i] · V[j]|`, summing to 1.
 
-    `start_layer` defaults to a quarter of the depth. `feedback=False` leaves out `W` (the released `ssl` flag).
-    `quadrature="uniform", n_steps=20` is the papers' setting. `details`: `head_importance` (batch, layer, head),
-    `feedback` (batch, token) at the readout, `layer_maps` (batch, layer, token), the map that starting at each layer
-    would give. `checks`: `integration_error`, an estimate relative to the largest score.
+    `start_layer` defaults to a quarter of the depth, for texts to the last block. `feedback=False` leaves out `W` (the
+    released `ssl` flag). `quadrature="uniform", n_steps=20` is the papers' setting. Images are scaled themselves,
+    texts at the sequence that enters the first block. `details`: `head_importance` (batch, layer, head), `feedback`
+    (batch, token) at the readout, `attention_gradient` (batch, head, row, token), `layer_maps` (batch, layer, token),
+    the map that starting at each layer would give. `checks`: `integration_error`, an estimate relative to the largest
+    score.
     """
-    layers = subject.layers_from(start_layer, subject.depth // 4)
+    layers = subject.layers_from(start_layer, subject.depth // 4, text=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
     trace = subject.run(layers, leaf=(layers[0], "v"))
     clean = feedback and rule.ends_at_one
@@ -50,7 +54,7 @@ def beyond_intuition_head(
 
     r, rows, importances = trace.start(separate=feedback), list[Tensor](), list[Tensor]()
     for layer in reversed(layers):
-        importance = _head_importance(gradients[layer, "v"], trace[layer].v.detach())
+        importance = _head_importance(gradients[layer, "v"], trace[layer].v.detach(), trace.real_keys(layer))
         r = trace.chain(r, layer, lambda A, w=importance: torch.einsum("bh,bhqk->bqk", w.to(A.dtype), A))
         rows = [r, *rows] if subject.details else [r]
         importances.insert(0, importance)
@@ -73,10 +77,11 @@ def beyond_intuition_token(
     """`Ā_l = (mean_h A_l) diag(ρ_l)` with `ρ_l[j] = ‖γ ⊙ (V_l W_O)_j‖ / ‖x_l[j]‖`.
 
     `x_l` is the block's input, `W_O` the output projection without its bias, `γ` LayerScale where the model has it.
-    `start_layer` defaults to half the depth. `feedback=False` leaves out `W`, and with it the class. Other options as
-    in `beyond_intuition_head`. `details`: `token_ratio` (batch, layer, token), `feedback`, `layer_maps`.
+    `start_layer` defaults to half the depth, for texts to the last four blocks. `feedback=False` leaves out `W`, and
+    with it the class. Other options as in `beyond_intuition_head`. `details`: `token_ratio` (batch, layer, token),
+    `feedback`, `attention_gradient`, `layer_maps`.
     """
-    layers = subject.layers_from(start_layer, subject.depth // 2)
+    layers = subject.layers_from(start_layer, subject.depth // 2, text=subject.depth - 4)
     rule = quadrature_rule(quadrature, n_steps)
     clean = feedback and rule.ends_at_one
     trace = subject.run(layers, hidden=layers, leaf=(subject.last, "o") if clean else None)
@@ -93,9 +98,14 @@ def beyond_intuition_token(
     return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
-def _head_importance(g_v: Tensor, v: Tensor) -> Tensor:
-    """`I_h ∝ Σ_ij |g_V[i] · V[j]|`, per example, normalised over heads: (batch, head). Uniform where all are zero."""
+def _head_importance(g_v: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
+    """`I_h ∝ Σ_ij |g_V[i] · V[j]|`, per example, normalised over heads: (batch, head). Uniform where all are zero.
+
+    `j` runs over `real` tokens only: `∂s/∂A` is not zero at padding, where `A` is.
+    """
     g_v, v = at_least_float32(g_v), at_least_float32(v)
+    if real is not None:
+        v = v * real[:, None, :, None]
     size = max(1, 2**23 // (v.shape[0] * v.shape[1] * v.shape[2]))
     total = torch.stack([(part @ v.mT).abs().sum((-2, -1)) for part in g_v.split(size, dim=2)]).sum(0)
     everything = total.sum(-1, keepdim=True)
@@ -106,13 +116,19 @@ def _token_ratio(trace: Trace, layer: int) -> Tensor:
     """`‖γ ⊙ (V W_O)_j‖ / ‖x_j‖`: (batch, token)."""
     attention, bound = trace[layer], trace.bound
     merged = attention.v.detach().transpose(1, 2).flatten(2)
-    projected = torch.nn.functional.linear(merged, bound.projections[layer].weight.detach())
+    projected = torch.nn.functional.linear(merged, _weight_of(bound.projections[layer]))
     scale = bound.scales[layer]
     if scale is not None:
         projected = projected * scale.detach()
     assert attention.hidden is not None
     hidden = attention.hidden[:, -merged.shape[1] :]  # a pool may leave prefix tokens out
     return at_least_float32(projected).norm(dim=-1) / at_least_float32(hidden).norm(dim=-1)
+
+
+def _weight_of(projection: Any) -> Tensor:
+    """The weight of an output projection, (out, in); GPT-2's layers keep it the other way round."""
+    weight: Tensor = projection.weight.detach()
+    return weight.mT if type(projection).__name__ == "Conv1D" else weight
 
 
 @dataclass(frozen=True)
@@ -129,44 +145,47 @@ def _with_feedback(
     subject: Subject, trace: Trace, rows: list[Rows], start: int, path: _Path | None, details: dict[str, Tensor]
 ) -> Result:
     """The readout of `W ⊙ P`, or of `P` alone without a path; `rows[i]` are the rows of `P` from layer `start + i`."""
-    _, weights = trace.readout()
+    read = trace.read()
     if path is None:
         maps, checks = [P.squeeze(1) for P in rows], dict[str, Tensor]()
     else:
-        W, coarse = _integrated_gradient(subject, trace, path)
-        maps = [torch.einsum("r,brk,brk->bk", weights, W, P) for P in rows]
-        other = torch.einsum("r,brk,brk->bk", weights, coarse, rows[0])
-        checks = {"integration_error": _relative(maps[0] - other, maps[0])}
-        details = {**details, "feedback": torch.einsum("r,brk->bk", weights, W)}
+        totals = _integrated_gradient(subject, trace, path)
+        # Clamped after the mean over the path, before the mean over heads.
+        W, coarse = (trace.over_tokens(total.clamp(min=0).mean(1), subject.last) for total in totals)
+        maps = [read.mean(W * P) for P in rows]
+        checks = {"integration_error": _relative(maps[0] - read.mean(coarse * rows[0]), maps[0])}
+        details = {**details, "feedback": read.mean(W), "attention_gradient": totals[0]}
     if subject.details:
         details = {**details, "layer_maps": torch.stack(maps, 1)}
     return Result(maps[0], options={"start_layer": start}, checks=checks, details=details)
 
 
-def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[Rows, Rows]:
-    """`W = mean_h max(∫ ∂s/∂A_last dα, 0)` at the readout rows, by the rule and by the coarser one it embeds."""
-    last, start, x, rule = subject.last, subject.baseline(path.baselines), subject.x, path.rule
-    (rows, like), v = clean.readout(), clean[last].v
+def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[Tensor, Tensor]:
+    """`∫ ∂s/∂A_last dα` at the readout rows, (batch, head, row, key), by the rule and by the coarser one it embeds."""
+    last, x, rule = subject.last, subject.path_input, path.rule
+    start, read, v = subject.baseline(path.baselines, x), clean.read(), clean[last].v
+    dtype = read.weights.dtype
     alphas = rule.points.to(x.dtype).to(x.device)
-    totals = [v.new_zeros(*v.shape[:2], len(rows), v.shape[2], dtype=like.dtype) for _ in range(2)]
-    weights = [w.to(like.dtype).to(x.device) for w in (rule.weights, rule.coarse)]
+    count = read.weights.shape[1]
+    totals = tuple(v.new_zeros(*v.shape[:2], count, v.shape[2], dtype=dtype) for _ in range(2))
+    weights = [w.to(dtype).to(v.device) for w in (rule.weights, rule.coarse)]
 
     def add(G: Attn, point: Tensor, example: Tensor) -> None:
         for total, w in zip(totals, weights, strict=True):
-            total.index_add_(0, example, G * w[point][:, None, None, None])
+            total.index_add_(0, example.to(v.device), G * w[point.to(v.device)][:, None, None, None])
 
     points, everyone = len(alphas), torch.arange(subject.batch, device=x.device)
     if path.clean_gradient is not None:  # the clean pass is the last point
         points -= 1
-        add(clean[last].attention_gradient(path.clean_gradient, rows), torch.full_like(everyone, points), everyone)
+        G = clean[last].attention_gradient(path.clean_gradient, read.rows)
+        add(G, torch.full_like(everyone, points), everyone)
     for point, example in subject.chunks(points, path.internal_batch_size):
         alpha = alphas[point].view(-1, *[1] * (x.ndim - 1))
         scaled = start[example] + alpha * (x - start)[example]
         trace = subject.run([last], leaf=(last, "o"), x=scaled, rows=example, readout_only=True)
         g_o = trace.gradients([(last, "o")])[last, "o"]
-        add(trace[last].attention_gradient(g_o, rows), point, example)
-    W, other = (clean.over_tokens(total.clamp(min=0).mean(1), last) for total in totals)
-    return W, other
+        add(trace[last].attention_gradient(g_o, trace.read().rows), point, example)
+    return totals[0], totals[1]
 
 
 def _relative(difference: Scores, scores: Scores) -> Tensor:

@@ -1,4 +1,5 @@
-"""Methods made of the gradient of the input. They give pixels; token scores are sums over each patch."""
+"""Methods made of the gradient of the input. Images: pixels, whose sums over each patch are token scores. Texts: one
+number for the word embedding `x` of each token."""
 
 from __future__ import annotations
 
@@ -6,23 +7,24 @@ import torch
 from torch import Tensor
 
 from ..quadrature import quadrature_rule
-from ..shapes import OptionError, Pixels, at_least_float32
-from ..trace import Result, Subject
+from ..shapes import OptionError, at_least_float32
+from ..subject import Subject
+from ..trace import Result
 from . import is_released, method
 
 
 @method(paper="Simonyan et al. 2014", summary="the size of the gradient of the input")
 def saliency(subject: Subject, *, absolute: bool = True) -> Result:
-    """`Σ_c |∂s/∂x|`, or the signed sum over channels with `absolute=False`."""
+    """`Σ_c |∂s/∂x|` over channels, of texts `‖∂s/∂x‖`; with `absolute=False` the signed sum."""
     gradient, _ = subject.input_gradient(subject.x)
-    return Result(pixels=_over_channels(gradient.abs() if absolute else gradient))
+    return _result(subject, gradient, absolute=absolute)
 
 
 @method(paper="Shrikumar et al. 2017", summary="the input times its gradient")
 def input_x_gradient(subject: Subject) -> Result:
     """`Σ_c x · ∂s/∂x`, signed; `x` is the input as the model gets it, so mean colour counts as zero."""
     gradient, _ = subject.input_gradient(subject.x)
-    return Result(pixels=_over_channels(subject.x * gradient))
+    return _result(subject, subject.x * gradient)
 
 
 @method(paper="Sundararajan et al. 2017", summary="the gradient integrated from a baseline to the input")
@@ -42,7 +44,7 @@ def integrated_gradients(
     multiplied by the input. `checks`: `completeness_gap`, the sum of all pixels minus `s(x) - s(x')`.
     """
     x = subject.x
-    start = subject.baseline(baselines)
+    start = subject.baseline(baselines, x)
     rule = quadrature_rule(quadrature, n_steps)
     points, weights = (t.to(x.dtype).to(x.device) for t in (rule.points, rule.weights))
     released = is_released(variant)
@@ -55,10 +57,10 @@ def integrated_gradients(
         gradient, _ = subject.input_gradient(scaled, example)
         total.index_add_(0, example, (gradient * weights[point].view_as(alpha)).to(total.dtype))
     if released or not multiply_by_inputs:
-        return Result(pixels=_over_channels(total))
-    pixels = _over_channels((x - start) * total)
-    gap = pixels.flatten(1).sum(-1) - (_score(subject, x) - _score(subject, start))
-    return Result(pixels=pixels, checks={"completeness_gap": gap})
+        return _result(subject, total)
+    values = (x - start) * total
+    gap = at_least_float32(values).flatten(1).sum(-1) - (_score(subject, x) - _score(subject, start))
+    return _result(subject, values, {"completeness_gap": gap})
 
 
 @method(paper="Smilkov et al. 2017", summary="the gradient averaged over noisy copies of the input")
@@ -71,7 +73,8 @@ def smoothgrad(
     seed: int = 0,
     internal_batch_size: int | None = None,
 ) -> Result:
-    """`Σ_c |mean_k ∂s/∂x(x + ε_k)|`, `ε` Gaussian with `stdevs` times the range of each example's values.
+    """`Σ_c |mean_k ∂s/∂x(x + ε_k)|`, of texts the norm; `ε` Gaussian with `stdevs` times the range of each example's
+    values.
 
     The same noise for the same `seed`, whatever else is in the batch.
     """
@@ -84,7 +87,7 @@ def smoothgrad(
         noise = torch.stack([_noise(seed, int(k), x[0]) for k in sample])
         gradient, _ = subject.input_gradient(x[example] + spread[example] * noise, example)
         total.index_add_(0, example, gradient.to(total.dtype) / n_samples)
-    return Result(pixels=_over_channels(total.abs() if absolute else total))
+    return _result(subject, total, absolute=absolute)
 
 
 def _noise(seed: int, sample: int, like: Tensor) -> Tensor:
@@ -97,5 +100,11 @@ def _score(subject: Subject, x: Tensor) -> Tensor:
         return subject.score(subject.forward(x))
 
 
-def _over_channels(values: Tensor) -> Pixels:
-    return at_least_float32(values).sum(1)
+def _result(
+    subject: Subject, values: Tensor, checks: dict[str, Tensor] | None = None, *, absolute: bool = False
+) -> Result:
+    """Values in the shape of the input as one number per pixel or token: summed, or their size."""
+    values = at_least_float32(values)
+    if subject.bound.is_text:
+        return Result(scores=values.norm(dim=-1) if absolute else values.sum(-1), checks=checks or {})
+    return Result(pixels=(values.abs() if absolute else values).sum(1), checks=checks or {})

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..relevance import Relevance, propagate, reduced
 from ..rule_sets import DEFAULTS
 from ..shapes import Attn, OptionError, at_least_float32
-from ..trace import Result, Subject
+from ..subject import Subject
+from ..trace import Result
 from . import is_released, method
 
 Rules = str | Mapping[str, Any]
@@ -111,12 +112,12 @@ def partial_lrp(
     found = propagate(subject, rules, start="one", keep_attention=True)
     last = subject.last
     trace = subject.run([last], leaf=(last, "o") if times_gradient else None)
-    rows, weights = trace.readout()
-    cam = trace[last].probabilities(rows) * trace[last].attention_gradient(_of(found, last), rows)
+    read = trace.read()
+    cam = trace[last].probabilities(read.rows) * trace[last].attention_gradient(_of(found, last), read.rows)
     if times_gradient:
         g_o = trace.gradients([(last, "o")])[last, "o"]
-        cam = cam * trace[last].attention_gradient(g_o, rows)
-    scores = torch.einsum("r,brk->bk", weights, cam.clamp(min=0).mean(1).to(weights.dtype))
+        cam = cam * trace[last].attention_gradient(g_o, read.rows)
+    scores = read.mean(cam.clamp(min=0).mean(1))
     options = {"rules": found.rules}
     return Result(trace.over_tokens(scores, last), options=options, checks=found.checks("semantic"))
 

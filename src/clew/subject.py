@@ -1,0 +1,340 @@
+"""What a method is asked to explain: a model, its declaration, one batch of inputs, and a target.
+
+A method gets a `Subject` and calls `subject.run(...)` for each forward pass in the seam that it needs; what comes back
+is a `Trace`. An image enters as an argument of the model; a text enters as the output of a module (its word embeddings,
+or the sequence that enters the first block), which a hook replaces: the model never learns that it was changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .architectures import Bound
+from .borrow import borrowed
+from .capture import Capture, Leaf
+from .precise import Precise
+from .readout import Read, few_rows, read_of
+from .shapes import CaptureError, ClewError, InputError, OptionError
+from .trace import Trace
+
+# Patch grids by patch embedding and input shape.
+_grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
+
+Score = Callable[[Any, Tensor | None], Tensor]
+
+
+@dataclass
+class Subject:
+    """One batch to explain: `inputs` by argument name ("" for the positional one), and how to score an output.
+
+    `resolve` fixes the target on the first output of the unchanged input, so that no forward pass is spent on it; what
+    it returns maps `(output, rows)` to one number per example, `rows` being the examples that the output holds.
+    Texts: `mask` (batch, token) says which tokens are no padding, `target_rows` (batch, row) which rows the target
+    explains (-1: none), `constant` are arguments that do not follow the examples.
+    """
+
+    model: nn.Module
+    bound: Bound
+    inputs: dict[str, Any]
+    resolve: Callable[[Any], Score]
+    per_row: bool = True  # whether any selection of examples can be scored
+    precise: bool = False  # whether the model's own casts to shorter floats are left out
+    progress: Callable[[int, int], None] | None = None  # called with (done, all) along a path
+    details: bool = False  # whether intermediate results were asked for
+    mask: Tensor | None = None
+    target_rows: Tensor | None = None
+    constant: dict[str, Any] = field(default_factory=dict[str, Any])
+    clean_output: Any = field(default=None, init=False)
+    target: Any = field(default=None, init=False)  # what `resolve` returned
+    backend: str | None = field(default=None, init=False)
+    _main: str = field(init=False)
+    _values: dict[nn.Module, Tensor] = field(default_factory=dict[nn.Module, Tensor], init=False)
+
+    def __post_init__(self) -> None:
+        self._main = self.bound.architecture.input_name or ""
+        if self._main not in self.inputs:
+            self._main = next(iter(self.inputs))
+
+    # What is explained
+
+    @property
+    def given(self) -> Tensor:
+        """The input as the model takes it: images (batch, channel, height, width), or token numbers (batch, token)."""
+        return self.inputs[self._main]
+
+    @property
+    def x(self) -> Tensor:
+        """The input that gradients and relevance end at: images, or word embeddings (batch, token, width)."""
+        return self._value_at(self.bound.patches) if self.bound.is_text else self.given
+
+    @property
+    def path_input(self) -> Tensor:
+        """The input that paths scale: images, or the sequence that enters the first block (batch, token, width)."""
+        return self._value_at(self._entrance) if self.bound.is_text else self.given
+
+    @property
+    def _entrance(self) -> nn.Module:
+        return self.bound.embeddings if self.bound.embeddings is not None else self.bound.patches
+
+    @property
+    def batch(self) -> int:
+        """Number of examples."""
+        return self.given.shape[0]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.bound.depth
+
+    @property
+    def last(self) -> int:
+        """The last attention before the head."""
+        return self.bound.last
+
+    def layers_from(self, start_layer: int | None, image: int, text: int | None = None) -> range:
+        """Layers `start_layer` (counted from 0) to the last attention; by default from `image`, or `text` for texts.
+
+        Raises `OptionError` when out of range.
+        """
+        default = text if text is not None and self.bound.is_text else image
+        start: Any = max(default, 0) if start_layer is None else start_layer
+        if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < self.depth:
+            raise OptionError(
+                "start_layer is out of range",
+                expected=f"0 to {self.depth - 1}, for this model's {self.depth} blocks (counted from 0)",
+                got=repr(start),
+                todo="leave it out for the default of the method",
+            )
+        return range(start, self.last + 1)
+
+    # Forward passes
+
+    def forward(self, x: Tensor | None = None, rows: Tensor | None = None, *, at: nn.Module | None = None) -> Any:
+        """Call the model as it is, on `x` in place of the explained input; other inputs follow `rows`.
+
+        `at`: the module whose output `x` replaces (texts; default: the word embeddings).
+        Raises `InputError` where the model refuses the input.
+        """
+        args: list[Any] = []
+        kwargs = dict(self.constant)
+        for name, value in self.inputs.items():
+            if name == self._main and x is not None and not self.bound.is_text:
+                value = x
+            elif rows is not None and isinstance(value, Tensor):
+                value = value[rows]
+            if name:
+                kwargs[name] = value
+            else:
+                args.append(value)
+        with ExitStack() as stack:
+            if x is not None and self.bound.is_text:
+                stack.callback(_replacing(at or self.bound.patches, x).remove)
+            if self.precise:
+                stack.enter_context(Precise(self.model))
+            try:
+                return self.model(*args, **kwargs)
+            except ClewError:
+                raise
+            except (ValueError, AssertionError, TypeError, IndexError) as error:
+                raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> InputError:
+        images = (
+            "resize the images; Hugging Face ViTs take other sizes with a mapping {'pixel_values': …, "
+            "'interpolate_pos_encoding': True}"
+        )
+        texts = "check token numbers and lengths against model.config; several texts need config.pad_token_id"
+        return InputError(
+            f"{type(self.model).__name__} does not take this input",
+            expected="inputs that model(**inputs) takes",
+            got=f"{tuple(self.given.shape)}: {error}",
+            todo=texts if self.bound.is_text else images,
+        )
+
+    def run(
+        self,
+        attention: Iterable[int] = (),
+        *,
+        hidden: Iterable[int] = (),
+        leaf: Leaf | None = None,
+        x: Tensor | None = None,
+        rows: Tensor | None = None,
+        readout_only: bool = False,
+    ) -> Trace:
+        """One forward pass in the seam, keeping `attention` (and block inputs `hidden`) of some layers.
+
+        `leaf=(layer, "v" | "o")` starts the graph there; without it no graph is built. `x` replaces `path_input`,
+        holding the examples `rows` (default: all, in order). `readout_only` spares what the head does not read of the
+        last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
+        """
+        keep, inputs_of = frozenset(attention), frozenset(hidden)
+        reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
+        seam = Capture(self.bound.blocks, self.bound.attentions, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads)
+        with borrowed(self.model):
+            with seam, torch.set_grad_enabled(leaf is not None):
+                output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
+            missing = sorted(keep - seam.records.keys())
+            if missing:
+                raise CaptureError(
+                    f"no attention was seen in block {missing[0]} of {self.depth}",
+                    expected="softmax attention inside the declared attention module",
+                    got=type(self.bound.attentions[missing[0]]).__name__,
+                    todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
+                )
+            with torch.set_grad_enabled(leaf is not None):
+                score = self.score(output, rows, clean=x is None)
+        self.backend = next((record.backend for record in seam.records.values()), self.backend)
+
+        def reader(layer: int, o: Tensor) -> Read:
+            return self.read(layer, o, rows)
+
+        return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows))
+
+    def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
+        """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
+        return read_of(
+            self.bound,
+            layer,
+            o.shape[0],
+            o.shape[2],
+            o,
+            mask=_some(self.mask, rows),
+            input_ids=_some(self.given, rows) if self.bound.is_text else None,
+            target_rows=_some(self.target_rows, rows),
+        )
+
+    @property
+    def rows_read(self) -> Any:
+        """All rows of the last block that the head reads, where they are few."""
+        return few_rows(self.bound, self.target_rows, self.given if self.bound.is_text else None)
+
+    def score(self, output: Any, rows: Tensor | None = None, *, clean: bool = False) -> Tensor:
+        """One number per example of `output`; `clean` says that the input was the explained one, unchanged."""
+        if self.target is None and clean:
+            self.clean_output = output
+            self.target = self.resolve(output)
+        elif self.target is None:
+            with torch.no_grad():
+                self.score(self.forward(), clean=True)
+        target: Any = self.target
+        return target(output, rows)
+
+    def input_gradient(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`∂score/∂x` at `x`, and the score. The gradient of the input alone; parameters get none."""
+        clean = x is self.x and rows is None
+        with borrowed(self.model), torch.enable_grad():
+            x = x.detach().requires_grad_()
+            score = self.score(self.forward(x, rows), rows, clean=clean)
+            return torch.autograd.grad(score.sum(), x)[0], score.detach()
+
+    # Paths
+
+    def baseline(self, baselines: float | Tensor, x: Tensor) -> Tensor:
+        """A baseline for each example, in the shape of `x`. Raises `OptionError` if it does not fit."""
+        try:
+            return torch.as_tensor(baselines, dtype=x.dtype, device=x.device).expand_as(x)
+        except RuntimeError as error:
+            shape = tuple(baselines.shape) if isinstance(baselines, Tensor) else baselines
+            expected = f"a number or a tensor that expands to {tuple(x.shape)}"
+            raise OptionError("baselines do not fit the input", expected=expected, got=shape) from error
+
+    def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Pairs (point, example) of a path, a chunk at a time: `points` × `batch` of them in all.
+
+        Without `internal_batch_size` a chunk is as large as runs fastest: 4 to 16 examples on a CPU, whose caches
+        are small, a whole batch or 64 examples elsewhere. A target that scores whole batches only gets whole batches.
+        """
+        if internal_batch_size is not None and internal_batch_size < 1:
+            raise OptionError("internal_batch_size is too small", expected="at least 1", got=internal_batch_size)
+        on_cpu = self.given.device.type == "cpu"
+        size = internal_batch_size or (min(max(4, self.batch), 16) if on_cpu else max(64, self.batch))
+        if not self.per_row:
+            size = self.batch
+        pairs = torch.arange(points * self.batch, device=self.given.device)
+        for chunk in pairs.split(size):
+            yield chunk // self.batch, chunk % self.batch
+            if self.progress is not None:
+                self.progress(int(chunk[-1]) + 1, len(pairs))
+
+    # Reading a module's output
+
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across, read from the output of the patch embedding; once per input shape.
+
+        Raises `InputError` where the model refuses the input, `CaptureError` where the embedding shows no grid.
+        """
+        known = _grids.setdefault(self.bound.patches, {})
+        shape = self.given.shape[1:]
+        if shape not in known:
+            seen = self._output_of(self.bound.patches, torch.zeros(1, dtype=torch.long, device=self.given.device))
+            if seen is None or seen.ndim != 4:
+                raise CaptureError(
+                    "the declared patch embedding did not show a grid",
+                    expected="an output of four axes: (batch, width, grid height, grid width)",
+                    got=tuple(seen.shape) if seen is not None else "it was not called",
+                    todo="correct `patches` in the declaration",
+                )
+            known[shape] = seen.shape[-2], seen.shape[-1]
+        return known[shape]
+
+    def _value_at(self, module: nn.Module) -> Tensor:
+        if module not in self._values:
+            seen = self._output_of(module, None)
+            if seen is None or seen.ndim != 3:
+                raise CaptureError(
+                    f"the declared embedding {type(module).__name__} did not show a sequence",
+                    expected="an output of three axes: (batch, token, width)",
+                    got=tuple(seen.shape) if seen is not None else "it was not called",
+                    todo="correct `patches` and `embeddings` in the declaration",
+                )
+            self._values[module] = seen
+        return self._values[module]
+
+    def _output_of(self, module: nn.Module, rows: Tensor | None) -> Tensor | None:
+        """What a module puts out in a pass that is left there."""
+        seen: list[Tensor] = []
+        thread = threading.get_ident()
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                seen.append(output.detach())
+                raise _Found  # nothing after it is needed
+
+        hook = module.register_forward_hook(stop)
+        try:
+            with torch.no_grad(), borrowed(self.model):
+                self.forward(self.given[rows] if rows is not None and not self.bound.is_text else None, rows)
+        except _Found:
+            pass
+        finally:
+            hook.remove()
+        return seen[0] if seen else None
+
+
+class _Found(Exception):
+    """Ends a forward pass early."""
+
+
+def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    return values if values is None or rows is None else values[rows]
+
+
+def _replacing(module: nn.Module, x: Tensor) -> Any:
+    """A hook by which a module puts out `x`, in this thread."""
+    thread = threading.get_ident()
+
+    def replace(module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != thread:
+            return output
+        assert output.shape == x.shape
+        return x
+
+    return module.register_forward_hook(replace)
