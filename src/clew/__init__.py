@@ -2,9 +2,11 @@
 
 from . import rules, targets
 from .architectures import Architecture, Readout, architectures, register
-from .attribution import Attribution, compare
+from .attribution import Attribution
+from .compare import compare
 from .doctor import doctor
 from .explain import explain
+from .image_attribution import ImageAttribution
 from .images import Preprocess, open_image
 from .load import DinoLinear, LoadedModel, load
 from .methods import method, methods
@@ -22,6 +24,7 @@ __all__ = [
     "ClewError",
     "Contrast",
     "DinoLinear",
+    "ImageAttribution",
     "LoadedModel",
     "Preprocess",
     "Readout",

@@ -1,60 +1,61 @@
-"""The result: scores, what was verified about them, and ways to look at and keep them."""
+"""The result: scores, what was verified about them, and how to keep them. What it looks like depends on the input."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from .page import Cell, page
-from .plots import Bars, Panel, Picture, grid
+from .files import write
+from .plots import Bars
 from .shapes import ClewError, LoadError, Pixels, Scores
 
 FORMAT = "clew-attribution-1"
 
+_kinds: dict[str, type[Attribution]] = {}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """Scores of one method for a batch of images.
+    """Scores of one method for a batch of inputs.
 
-    `all_scores` (batch, token) are signed and never normalised unless asked for; prefix tokens (CLS, registers) come
-    first. `patch_grid` is (down, across). `pixels` (batch, height, width) where the method gives pixels; then scores
-    are its sums over each patch. `target` names what was explained, `score` is its value, `checks` says what was
-    verified about this very result, `options` and `provenance` say how it was made.
+    `all_scores` (batch, token) are signed and never normalised unless asked for. `target` names what was explained,
+    `score` is its value, `checks` says what was verified about this very result, `options` and `provenance` say how it
+    was made. Images and texts add what belongs to them: `ImageAttribution`, `TextAttribution`.
     """
 
     all_scores: Scores
-    prefix: int
-    patch_grid: tuple[int, int]
-    patch_size: tuple[int, int]
-    input_size: tuple[int, int]
     method: str
     options: Mapping[str, Any]
     target: Sequence[str]
     score: Tensor
     logits: Tensor | None = None
-    pixels: Pixels | None = None
     labels: Sequence[str] | None = None
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     details: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    pictures: Sequence[Picture] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    kind: ClassVar[str] = ""
+    tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")  # fields with an entry for each example
+    lists: ClassVar[tuple[str, ...]] = ()
+    same: ClassVar[tuple[str, ...]] = ("method",)  # fields that results to be joined must share
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _kinds[cls.kind] = cls
 
     @property
     def scores(self) -> Scores:
-        """(batch, patch): the scores without prefix tokens, row by row of the patch grid."""
-        return self.all_scores[:, self.prefix :]
+        """(batch, token): the scores of what the input is made of."""
+        return self.all_scores
 
     def __len__(self) -> int:
         return len(self.all_scores)
@@ -71,75 +72,77 @@ class Attribution:
 
         return replace(
             self,
-            all_scores=self.all_scores[chosen],
             target=self.target[chosen] if len(self.target) == batch else self.target,
-            score=take(self.score),
-            logits=take(self.logits),
-            pixels=take(self.pixels),
             checks={k: take(v) for k, v in self.checks.items()},
             details={k: take(v) for k, v in self.details.items()},
-            pictures=self.pictures[chosen],
+            **{name: take(getattr(self, name)) for name in self.tensors},
+            **{name: getattr(self, name)[chosen] for name in self.lists if getattr(self, name)},
         )
 
     @staticmethod
     def concatenate(parts: Sequence[Attribution]) -> Attribution:
         """Results of one method for several batches as one. Raises `ClewError` where the batches do not match."""
         first = parts[0]
-        same = ("method", "prefix", "patch_grid", "input_size")
-        if any(getattr(p, name) != getattr(first, name) for p in parts for name in same):
+        if any(type(p) is not type(first) for p in parts) or any(
+            getattr(p, name) != getattr(first, name) for p in parts for name in first.same
+        ):
             raise ClewError("these results cannot be joined", expected="one method, one input size", got=list(parts))
-
-        def join(values: Sequence[Any], sizes: Sequence[int]) -> Any:
-            per_example = all(
-                isinstance(v, Tensor) and v.ndim and len(v) == n for v, n in zip(values, sizes, strict=True)
-            )
-            return torch.cat(list(values)) if per_example else values[0]
-
         sizes = [len(p) for p in parts]
         return replace(
             first,
-            **{k: join([getattr(p, k) for p in parts], sizes) for k in ("all_scores", "score", "logits", "pixels")},
             target=[name for p in parts for name in (p.target if len(p.target) == len(p) else [p.target[0]] * len(p))],
             checks={  # a word of advice may be in some parts only
-                k: join([p.checks[k] for p in parts], sizes) if all(k in p.checks for p in parts) else value
+                k: first.join([p.checks[k] for p in parts], sizes) if all(k in p.checks for p in parts) else value
                 for p in reversed(parts)
                 for k, value in p.checks.items()
             },
-            details={k: join([p.details[k] for p in parts], sizes) for k in first.details},
-            pictures=[picture for p in parts for picture in p.pictures],
+            details={
+                k: joined
+                for k in first.details
+                if (joined := first.join([p.details[k] for p in parts if k in p.details], sizes)) is not None
+            },
+            **{k: first.join([getattr(p, k) for p in parts], sizes) for k in first.tensors},
+            **{k: [one for p in parts for one in getattr(p, k)] for k in first.lists},
         )
 
-    def heatmap(self) -> Pixels:
-        """(batch, height, width) in the frame of the model's input: pixels as they are, tokens bilinear."""
-        return self.pixels if self.pixels is not None else self._bilinear(self.scores)
-
-    def _bilinear(self, patches: Scores) -> Pixels:
-        (rows, columns), (down, across) = self.patch_grid, self.patch_size
-        maps = patches.reshape(-1, 1, rows, columns)
-        covered = F.interpolate(maps, size=(rows * down, columns * across), mode="bilinear", align_corners=False)
-        # A convolution drops what does not fill a patch, and padding adds: keep the frame of the input.
-        height, width = self.input_size
-        missing = (0, max(0, width - columns * across), 0, max(0, height - rows * down))
-        return F.pad(covered, missing, mode="replicate")[:, 0, :height, :width]
+    def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
+        """One field of several results: tensors with an entry for each example one after the other, else the first."""
+        per_example = len(values) == len(sizes) and all(
+            isinstance(v, Tensor) and v.ndim and len(v) == n for v, n in zip(values, sizes, strict=True)
+        )
+        return torch.cat(list(values)) if per_example else values[0]
 
     def to_numpy(self) -> np.ndarray:
         """`scores` as a NumPy array."""
         return self.scores.detach().cpu().numpy()
 
-    # Looking
+    # What only some kinds have
 
-    def panels(self) -> list[Panel]:
-        """One overlay per example, for `plots.grid`."""
-        heats = _arrays(self.heatmap())
-        return [Panel(p, h, self._title(i)) for i, (p, h) in enumerate(zip(self._pictures(), heats, strict=True))]
+    def heatmap(self) -> Pixels:
+        """(batch, height, width) in the frame of the model's input; images only."""
+        raise self._lacks("heatmap", "images")
 
-    def parts(self) -> dict[str, Pixels]:
-        """Heatmaps of what the content of the patches got and of what their positions got, (batch, height, width).
+    def words(self, reduce: str = "max", spans: Any = None) -> Any:
+        """Scores of words; texts only."""
+        raise self._lacks("words", "texts")
 
-        Of LRP methods, with `details=True`; empty otherwise.
-        """
-        names = [name for name in ("semantic", "position") if name in self.details]
-        return {name: self._bilinear(self.details[name][:, self.prefix :]) for name in names}
+    def _lacks(self, what: str, kind: str) -> ClewError:
+        return ClewError(f"this result has no {what}", expected=f"an attribution of {kind}", got=type(self).__name__)
+
+    # In plain words
+
+    def facts(self, example: int) -> dict[str, str]:
+        """What was explained, verified and chosen, in plain words."""
+        facts = {"explained": f"{self.name_of_target(example)}, score {float(self.score[example]):.4g}"}
+        for name, value in self.checks.items():
+            shown = value[example] if isinstance(value, Tensor) and value.ndim else value
+            facts[name.replace("_", " ")] = _in_words(shown)
+        facts["options"] = ", ".join(f"{k}={v}" for k, v in self.options.items()) or "none"
+        return facts | {k: str(v) for k, v in self.provenance.items()}
+
+    def name_of_target(self, example: int) -> str:
+        """What was explained of one example."""
+        return self.target[example] if len(self.target) == len(self) else self.target[0]
 
     def flow(self) -> list[Bars]:
         """Relevance at each stage, from the input to the output, one chart per example; of LRP methods only."""
@@ -148,92 +151,50 @@ class Attribution:
         names = self.checks["stages"].split(", ")
         return [Bars(names, values, "relevance by stage") for values in self.checks["relevance_by_stage"].tolist()]
 
-    def to_png(self) -> bytes:
-        """The overlays of all examples as one PNG; with parts and the flow of relevance where there are any."""
-        rows: list[list[Panel | Bars]] = [[panel] for panel in self.panels()]
-        for name, heats in self.parts().items():
-            for row, picture, heat in zip(rows, self._pictures(), _arrays(heats), strict=True):
-                row.append(Panel(picture, heat, f"{name} part"))
-        for row, bars in zip(rows, self.flow(), strict=False):
-            row.append(bars)
-        return grid(rows)
-
-    def to_html(self) -> str:
-        """One self-contained HTML page."""
-        rows = [[cell] for cell in self.cells()]
-        for name, heats in self.parts().items():
-            values = self.details[name][:, self.prefix :].tolist()
-            for row, heat, scores in zip(rows, _arrays(heats), values, strict=True):
-                row.append(replace(row[0], heat=heat, title=f"{name} part", scores=scores, facts={}))
-        for row, bars in zip(rows, self.flow(), strict=False):
-            row[0] = replace(row[0], chart=bars)
-        return page(f"clew: {self.method}", rows)
-
-    def cells(self) -> list[Cell]:
-        """One cell per example, for `page.page`."""
-        scores = self.scores.detach().float().cpu().tolist()
-        return [
-            Cell(panel.picture, panel.heat, self.method, self._target(i), scores[i], self.patch_grid, self.facts(i))
-            for i, panel in enumerate(self.panels())
-        ]
-
-    def facts(self, example: int) -> dict[str, str]:
-        """What was explained, verified and chosen, in plain words."""
-        facts = {"explained": f"{self._target(example)}, score {float(self.score[example]):.4g}"}
-        for name, value in self.checks.items():
-            shown = value[example] if isinstance(value, Tensor) and value.ndim else value
-            facts[name.replace("_", " ")] = _in_words(shown)
-        facts["options"] = ", ".join(f"{k}={v}" for k, v in self.options.items()) or "none"
-        return facts | {k: str(v) for k, v in self.provenance.items()}
-
-    def _target(self, example: int) -> str:
-        return self.target[example] if len(self.target) == len(self) else self.target[0]
-
-    def _title(self, example: int) -> str:
-        return f"{self.method}\n{self._target(example)}"
-
-    def _pictures(self) -> Sequence[Picture]:
-        if self.pictures:
-            return self.pictures
-        height, width = self.input_size
-        blank = Picture(np.full((height, width, 3), 128, np.uint8), (0.0, 0.0, float(width), float(height)))
-        return [blank] * len(self)
-
-    def _repr_png_(self) -> bytes:
-        return self.to_png()
-
     def __repr__(self) -> str:
         names = ", ".join(self.target[:3]) + (", …" if len(self.target) > 3 else "")
-        return f"Attribution({self.method}, {len(self)} examples, {self.scores.shape[1]} patches, target {names})"
+        return f"{type(self).__name__}({self.method}, {len(self)} examples, {self.shape_in_words()}, target {names})"
+
+    def shape_in_words(self) -> str:
+        """How much there is of one example."""
+        return f"{self.scores.shape[1]} tokens"
 
     # Keeping
 
-    def save(self, path: str | Path) -> Path:
-        """Write `.png`, `.html` or `.safetensors` (read again by `Attribution.load`), whole or not at all."""
-        writers = {".png": self.to_png, ".html": self.to_html, ".safetensors": self._to_safetensors}
-        return write(path, writers)
+    def writers(self) -> dict[str, Any]:
+        """What makes the content of a file, by suffix."""
+        return {".safetensors": self.to_safetensors}
 
-    def _to_safetensors(self) -> bytes:
-        tensors = {"all_scores": self.all_scores, "score": self.score}
-        tensors |= {k: v for k in ("logits", "pixels") if (v := getattr(self, k)) is not None}
+    def save(self, path: str | Path) -> Path:
+        """Write a file by its suffix, whole or not at all; `.safetensors` is read again by `Attribution.load`."""
+        return write(path, self.writers())
+
+    def to_safetensors(self) -> bytes:
+        """Everything, as the bytes of a `.safetensors` file."""
+        tensors = {k: v for k in self.tensors if (v := getattr(self, k)) is not None}
         tensors |= {f"details.{k}": v for k, v in self.details.items()}
         tensors |= {f"checks.{k}": v for k, v in self.checks.items() if isinstance(v, Tensor)}
-        tensors |= {f"picture.{i}": torch.from_numpy(p.pixels.copy()) for i, p in enumerate(self.pictures)}
-        meta = {
-            "prefix": self.prefix,
-            "patch_grid": self.patch_grid,
-            "patch_size": self.patch_size,
-            "input_size": self.input_size,
+        more, meta = self._to_file()
+        meta |= {
+            "kind": self.kind,
             "method": self.method,
             "options": {k: v if _is_plain(v) else repr(v) for k, v in self.options.items()},
             "target": list(self.target),
             "labels": list(self.labels) if self.labels else None,
             "checks": {k: v for k, v in self.checks.items() if not isinstance(v, Tensor)},
-            "boxes": [list(p.box) for p in self.pictures],
             "provenance": dict(self.provenance),
         }
-        on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in (tensors | more).items()}
         return save_tensors(on_disk, {"format": FORMAT, "attribution": json.dumps(meta)})
+
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values of a kind of its own."""
+        return {}, {}
+
+    @classmethod
+    def _from_file(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
+        """Its fields from what `_to_file` gave; takes out of both what it uses."""
+        return {}
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
@@ -249,68 +210,12 @@ class Attribution:
                 raise
             raise LoadError(f"{path} cannot be read", expected="a .safetensors file of clew", got=error) from error
         meta = json.loads(header["attribution"])
-        boxes = meta.pop("boxes")
-        pictures = [Picture(tensors.pop(f"picture.{i}").numpy(), tuple(box)) for i, box in enumerate(boxes)]
-        for name in ("patch_grid", "patch_size", "input_size"):
-            meta[name] = tuple(meta[name])
+        cls = _kinds[meta.pop("kind", "image")]
+        fields = cls._from_file(tensors, meta)
         meta["checks"] |= {k[7:]: tensors.pop(k) for k in list(tensors) if k.startswith("checks.")}
         details = {k[8:]: tensors.pop(k) for k in list(tensors) if k.startswith("details.")}
-        values: dict[str, Any] = {**meta, **tensors}
-        return Attribution(**values, details=details, pictures=pictures)
-
-
-def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew") -> Path:
-    """Several results for the same inputs side by side, a column each: `.png`, or `.html` with a slider and numbers.
-
-    Raises `ClewError` where they do not hold the same number of examples.
-    """
-    sizes = {len(a) for a in attributions}
-    if len(sizes) != 1:
-        raise ClewError(
-            "results to compare must hold the same examples", expected="equal batch sizes", got=sorted(sizes)
-        )
-
-    def as_png() -> bytes:
-        return grid(list(zip(*(a.panels() for a in attributions), strict=True)))
-
-    def as_html() -> str:
-        return page(title, list(zip(*(a.cells() for a in attributions), strict=True)))
-
-    return write(path, {".png": as_png, ".html": as_html})
-
-
-def write(path: str | Path, writers: Mapping[str, Any]) -> Path:
-    """Write a file by its suffix, into a neighbour first, so that it is whole or not there."""
-    path = Path(path)
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
-        raise ClewError(f"cannot save as {path.name!r}", expected=" or ".join(writers), got=path.suffix or "no suffix")
-    content = writer()
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ClewError(f"cannot write {path}", got=error, todo="choose a folder that you may write to") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _arrays(maps: Pixels) -> np.ndarray:
-    return maps.detach().float().cpu().numpy()
+        values: dict[str, Any] = {**meta, **tensors, **fields}
+        return cls(**values, details=details)
 
 
 def _in_words(value: Any) -> str:

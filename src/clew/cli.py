@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from .architectures import architectures
-from .attribution import Attribution, compare
+from .attribution import Attribution
+from .compare import compare
 from .doctor import doctor as examine
 from .explain import explain as explain_batch
 from .images import open_image

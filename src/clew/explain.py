@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .architectures import Architecture
 from .attribution import Attribution
 from .borrow import borrowed
+from .image_attribution import ImageAttribution
 from .load import LoadedModel
 from .methods import find as find_method
 from .outputs import logits_of
@@ -137,7 +138,7 @@ def _attribution(
         scores[:, 0] = 0
     common: dict[str, Any] = {"score": subject.target.kind}
     common |= {k: v for k, v in (("normalize", normalize), ("zero_cls", zero_cls)) if v}
-    return Attribution(
+    return ImageAttribution(
         all_scores=_normalized(scores.detach(), bound.prefix, normalize),
         prefix=bound.prefix,
         patch_grid=grid,

@@ -1,0 +1,40 @@
+"""Several results side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from .attribution import Attribution
+from .files import write
+from .image_attribution import ImageAttribution
+from .page import page
+from .plots import grid
+from .shapes import ClewError
+
+
+def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew") -> Path:
+    """Several results for the same inputs side by side, a column each: `.html` with sliders and numbers; images `.png`.
+
+    Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
+    """
+    sizes = {len(a) for a in attributions}
+    if len(sizes) != 1:
+        raise ClewError(
+            "results to compare must hold the same examples", expected="equal batch sizes", got=sorted(sizes)
+        )
+    kinds = {a.kind for a in attributions}
+    if kinds == {"image"}:
+        return write(path, _of_images(cast("Sequence[ImageAttribution]", attributions), title))
+    raise ClewError("these results cannot stand side by side", expected="all images, or all texts", got=sorted(kinds))
+
+
+def _of_images(attributions: Sequence[ImageAttribution], title: str) -> dict[str, Callable[[], str | bytes]]:
+    def as_png() -> bytes:
+        return grid(list(zip(*(a.panels() for a in attributions), strict=True)))
+
+    def as_html() -> str:
+        return page(title, list(zip(*(a.cells() for a in attributions), strict=True)))
+
+    return {".png": as_png, ".html": as_html}

@@ -1,0 +1,140 @@
+"""Attributions of images: heatmaps over pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attribution import Attribution
+from .page import Cell, page
+from .plots import Bars, Panel, Picture, grid
+from .shapes import Pixels, Scores
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImageAttribution(Attribution):
+    """Scores of one method for a batch of images.
+
+    `all_scores` (batch, token): prefix tokens (CLS, registers) come first. `patch_grid` is (down, across). `pixels`
+    (batch, height, width) where the method gives pixels; then scores are its sums over each patch.
+    """
+
+    prefix: int
+    patch_grid: tuple[int, int]
+    patch_size: tuple[int, int]
+    input_size: tuple[int, int]
+    pixels: Pixels | None = None
+    pictures: Sequence[Picture] = ()
+
+    kind: ClassVar[str] = "image"
+    tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits", "pixels")
+    lists: ClassVar[tuple[str, ...]] = ("pictures",)
+    same: ClassVar[tuple[str, ...]] = ("method", "prefix", "patch_grid", "input_size")
+
+    @property
+    def scores(self) -> Scores:
+        """(batch, patch): the scores without prefix tokens, row by row of the patch grid."""
+        return self.all_scores[:, self.prefix :]
+
+    def heatmap(self) -> Pixels:
+        """(batch, height, width) in the frame of the model's input: pixels as they are, tokens bilinear."""
+        return self.pixels if self.pixels is not None else self._bilinear(self.scores)
+
+    def _bilinear(self, patches: Scores) -> Pixels:
+        (rows, columns), (down, across) = self.patch_grid, self.patch_size
+        maps = patches.reshape(-1, 1, rows, columns)
+        covered = F.interpolate(maps, size=(rows * down, columns * across), mode="bilinear", align_corners=False)
+        # A convolution drops what does not fill a patch, and padding adds: keep the frame of the input.
+        height, width = self.input_size
+        missing = (0, max(0, width - columns * across), 0, max(0, height - rows * down))
+        return F.pad(covered, missing, mode="replicate")[:, 0, :height, :width]
+
+    # Looking
+
+    def panels(self) -> list[Panel]:
+        """One overlay per example, for `plots.grid`."""
+        heats = _arrays(self.heatmap())
+        return [Panel(p, h, self._title(i)) for i, (p, h) in enumerate(zip(self._pictures(), heats, strict=True))]
+
+    def parts(self) -> dict[str, Pixels]:
+        """Heatmaps of what the content of the patches got and of what their positions got, (batch, height, width).
+
+        Of LRP methods, with `details=True`; empty otherwise.
+        """
+        names = [name for name in ("semantic", "position") if name in self.details]
+        return {name: self._bilinear(self.details[name][:, self.prefix :]) for name in names}
+
+    def to_png(self) -> bytes:
+        """The overlays of all examples as one PNG; with parts and the flow of relevance where there are any."""
+        rows: list[list[Panel | Bars]] = [[panel] for panel in self.panels()]
+        for name, heats in self.parts().items():
+            for row, picture, heat in zip(rows, self._pictures(), _arrays(heats), strict=True):
+                row.append(Panel(picture, heat, f"{name} part"))
+        for row, bars in zip(rows, self.flow(), strict=False):
+            row.append(bars)
+        return grid(rows)
+
+    def to_html(self) -> str:
+        """One self-contained HTML page."""
+        rows = [[cell] for cell in self.cells()]
+        for name, heats in self.parts().items():
+            values = self.details[name][:, self.prefix :].tolist()
+            for row, heat, scores in zip(rows, _arrays(heats), values, strict=True):
+                row.append(replace(row[0], heat=heat, title=f"{name} part", scores=scores, facts={}))
+        for row, bars in zip(rows, self.flow(), strict=False):
+            row[0] = replace(row[0], chart=bars)
+        return page(f"clew: {self.method}", rows)
+
+    def cells(self) -> list[Cell]:
+        """One cell per example, for `page.page`."""
+        scores = self.scores.detach().float().cpu().tolist()
+        names = [self.name_of_target(i) for i in range(len(self))]
+        return [
+            Cell(panel.picture, panel.heat, self.method, names[i], scores[i], self.patch_grid, self.facts(i))
+            for i, panel in enumerate(self.panels())
+        ]
+
+    def _title(self, example: int) -> str:
+        return f"{self.method}\n{self.name_of_target(example)}"
+
+    def _pictures(self) -> Sequence[Picture]:
+        if self.pictures:
+            return self.pictures
+        height, width = self.input_size
+        blank = Picture(np.full((height, width, 3), 128, np.uint8), (0.0, 0.0, float(width), float(height)))
+        return [blank] * len(self)
+
+    def _repr_png_(self) -> bytes:
+        return self.to_png()
+
+    def shape_in_words(self) -> str:
+        """How many patches one example has."""
+        return f"{self.scores.shape[1]} patches"
+
+    # Keeping
+
+    def writers(self) -> dict[str, Any]:
+        """What makes the content of a file, by suffix."""
+        return {".png": self.to_png, ".html": self.to_html, **super().writers()}
+
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        names = ("prefix", "patch_grid", "patch_size", "input_size")
+        meta = {name: getattr(self, name) for name in names} | {"boxes": [list(p.box) for p in self.pictures]}
+        return {f"picture.{i}": torch.from_numpy(p.pixels.copy()) for i, p in enumerate(self.pictures)}, meta
+
+    @classmethod
+    def _from_file(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
+        boxes = meta.pop("boxes")
+        pictures = [Picture(tensors.pop(f"picture.{i}").numpy(), tuple(box)) for i, box in enumerate(boxes)]
+        sizes = {name: tuple(meta.pop(name)) for name in ("patch_grid", "patch_size", "input_size")}
+        return {"pictures": pictures, **sizes}
+
+
+def _arrays(maps: Pixels) -> np.ndarray:
+    return maps.detach().float().cpu().numpy()
