@@ -21,7 +21,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Families with a mapping; the folder that holds them tells which is which. Later issues add modules here.
-MAPPED = {"vit": "parity_vit"}
+MAPPED = {
+    "vit": "parity_vit", "bert": "parity_text", "llama/seqcls": "parity_text", "llama/causal": "parity_text",
+    "qwen2": "parity_text", "gpt2": "parity_text",
+}  # fmt: skip
 
 FAMILIES = {
     "vit": "vit", "clip": "clip", "metrics": "metrics", "bert": "bert", "bert_pert": "bert_pert",

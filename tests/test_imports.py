@@ -13,16 +13,16 @@ SOURCE = Path(clew.__file__).parent
 
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
-    "shapes": 0, "outputs": 1, "files": 1, "borrow": 1, "quadrature": 1, "sparse": 1, "rules.base": 1,
-    "mha": 2, "seam": 2, "precise": 3, "rules.*": 2, "rules": 3,
-    "architectures": 2, "plots": 2, "architectures.*": 3, "page": 3,
+    "shapes": 0, "outputs": 1, "files": 1, "words": 1, "borrow": 1, "quadrature": 1, "sparse": 1, "passes": 1,
+    "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 2, "seam": 2, "precise": 3,
+    "architectures": 2, "plots": 2, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
     "attribution": 4, "image_attribution": 5, "text_attribution": 5, "compare": 6,
-    "images": 4, "checkpoints": 4, "readout": 4, "capture": 5, "rule_sets": 4,
-    "trace": 6, "subject": 7, "tape": 5, "operations": 6, "operations.*": 7, "relevance": 8,
-    "methods": 8, "targets": 6, "methods.*": 9,
-    "load": 7, "minis.scenes": 7, "minis": 7, "minis.train_digits": 8, "prepare": 8,
-    "explain": 9, "doctor": 10, "cli": 11,
-    "": 12,
+    "images": 4, "checkpoints": 4, "readout": 4, "capture": 5, "trace": 6, "subject": 7,
+    "ledger": 5, "tape": 6, "text_places": 5, "positional": 6, "operations": 7, "operations.*": 8, "relevance": 9,
+    "methods": 8, "methods.*": 10, "targets": 6,
+    "load": 7, "minis.scenes": 7, "minis": 7, "minis.train_digits": 8, "prepare_text": 7, "prepare": 8, "assemble": 9,
+    "explain": 11, "doctor": 12, "cli": 13,
+    "": 14,
 }  # fmt: skip
 
 

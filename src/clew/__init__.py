@@ -14,7 +14,8 @@ from .minis import scenes
 from .rule_sets import RULE_SETS
 from .shapes import ClewError
 from .subject import Subject
-from .targets import Contrast
+from .targets import Contrast, Span, Token
+from .text_attribution import TextAttribution
 from .trace import Result, Trace
 
 __all__ = [
@@ -29,7 +30,10 @@ __all__ = [
     "Preprocess",
     "Readout",
     "Result",
+    "Span",
     "Subject",
+    "TextAttribution",
+    "Token",
     "Trace",
     "architectures",
     "compare",

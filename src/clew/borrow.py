@@ -61,6 +61,13 @@ def borrowed(model: nn.Module) -> Generator[None]:
         if isinstance(kernel, str) and kernel not in ("sdpa", "eager"):
             config._attn_implementation = "sdpa"
             restore.callback(setattr, config, "_attn_implementation", kernel)
+        if getattr(config, "use_cache", False):  # what it keeps is for generating
+            config.use_cache = False
+            restore.callback(setattr, config, "use_cache", True)
+        experts = getattr(config, "_experts_implementation", None)
+        if isinstance(experts, str) and experts != "eager":  # grouped kernels are no torch functions of their parts
+            config._experts_implementation = "eager"
+            restore.callback(setattr, config, "_experts_implementation", experts)
         yield
 
 

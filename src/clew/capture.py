@@ -95,6 +95,7 @@ class Capture(Seam):
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
         self._inputs: dict[int, Tensor] = {}
         self._layer: int | None = None
+        self._batch = 0
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -108,8 +109,9 @@ class Capture(Seam):
 
     def _at_block(self, layer: int) -> Callable[..., None]:
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+            self._batch = value.shape[0]
             if layer in self._hidden:
-                value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
                 self._inputs[layer] = value.detach()
             self.switch_on()
 
@@ -174,16 +176,21 @@ class Capture(Seam):
     # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second
 
     def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        left, right = args[0], args[1]
-        probs = self._probs.get(id(left))
+        probs = self._probs.get(id(args[0]))
         if probs is None:
             result: Tensor = func(*args, **kwargs)
             self._logits[id(result)] = result
             return result
-        value = self._maybe_leaf("v", right)
-        output = self._maybe_leaf("o", func(left, value, *args[2:], **kwargs))
+        left, right = args[0], args[1]
+        # Some models keep heads on the axis of examples: (batch · head, token, dim).
+        merged = right.ndim == 3 and right.shape[0] > self._batch and right.shape[0] % self._batch == 0
+        apart = (self._batch, -1, *right.shape[1:]) if merged else right.shape
+        value = self._maybe_leaf("v", right.view(apart))
+        output = func(left, value.flatten(0, 1) if merged else value, *args[2:], **kwargs)
+        output = self._maybe_leaf("o", output.unflatten(0, apart[:2]) if merged else output)
+        probs = probs.view(*apart[:2], *probs.shape[-2:]) if merged else probs
         self._record(Attention(value, output, "eager", probs=probs))
-        return output
+        return output.flatten(0, 1) if merged else output
 
     def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
         sources = [id(a) for a in args if isinstance(a, Tensor)]
@@ -245,5 +252,7 @@ def _linear(
     return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows))
 
 
-_PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})
+_PRODUCTS = frozenset(
+    {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
+)
 _SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

@@ -12,6 +12,8 @@ from .image_attribution import ImageAttribution
 from .page import page
 from .plots import grid
 from .shapes import ClewError
+from .text_attribution import TextAttribution
+from .text_html import latex, text_page
 
 
 def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew") -> Path:
@@ -27,6 +29,11 @@ def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str
     kinds = {a.kind for a in attributions}
     if kinds == {"image"}:
         return write(path, _of_images(cast("Sequence[ImageAttribution]", attributions), title))
+    if kinds == {"text"}:
+        rows = list(zip(*(cast("TextAttribution", a).cells() for a in attributions), strict=True))
+        return write(
+            path, {".html": lambda: text_page(title, rows), ".tex": lambda: latex([c for r in rows for c in r])}
+        )
     raise ClewError("these results cannot stand side by side", expected="all images, or all texts", got=sorted(kinds))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,7 @@ class LoadedModel:
     labels: Sequence[str] | None
     name: str
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    tokenizer: Any = None
 
     def to(self, device: str | torch.device) -> LoadedModel:
         """Move the model to a device."""
@@ -302,10 +303,8 @@ def _load_hf(
             )
     except LoadError:
         raise
-    except pickle.UnpicklingError as error:
-        raise refused(path, error) from error
     except Exception as error:
-        if "weights_only" in str(error) or isinstance(error.__cause__, pickle.UnpicklingError):
+        if "weights_only" in str(error) or any(isinstance(e, pickle.UnpicklingError) for e in _chain(error)):
             raise refused(path, error) from error
         raise _not_fetched(name, error) from error
     finally:
@@ -316,6 +315,13 @@ def _load_hf(
     preprocess = Preprocess.from_hf(_preprocessor(path), size)
     labels = model.config.id2label
     return LoadedModel(model, preprocess, [str(labels[i]) for i in sorted(labels)], name)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _hf_with_weights(config: Any, weights: Weights, source: str | Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from .architectures import find as find_architecture
 from .images import picture_of
 from .load import LoadedModel
 from .plots import Picture
+from .prepare_text import text_inputs
 from .shapes import InputError
+from .texts import TextBatch
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,25 @@ class Prepared:
     bound: Bound
     inputs: dict[str, Any]
     labels: Sequence[str] | None
-    pictures: Sequence[Picture]
     name: str
     precise: bool
+    pictures: Sequence[Picture] = ()
+    text: TextBatch | None = None
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names of the arguments that the model takes."""
+        return set(inspect.signature(self.model.forward).parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return next(v.device for v in self.inputs.values() if isinstance(v, Tensor))
 
     @property
     def batch(self) -> int:
         """Number of examples."""
-        return len(self.pictures)
+        return len(self.pictures) if self.text is None else len(self.text.input_ids)
 
 
 def prepare(
@@ -60,12 +74,24 @@ def prepare(
     if compute_dtype is not None:
         module = _in_dtype(module, compute_dtype)
     bound = (architecture or find_architecture(module)).bind(module)
-    tensors, pictures = _as_tensors(inputs, loaded, bound)
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    pictures: Sequence[Picture] = ()
+    text: TextBatch | None = None
+    if bound.is_text:
+        tensors, text = text_inputs(inputs, module, bound, loaded.tokenizer if loaded is not None else None)
+    else:
+        tensors, pictures = _as_tensors(inputs, loaded, bound)
+    like = _first_floats(bound.patches, module)
     moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
     labels = loaded.labels if loaded is not None else _labels(module)
-    return Prepared(module, bound, moved, labels, pictures, name, compute_dtype == torch.float64)
+    if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
+        labels = None
+    return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text)
+
+
+def _first_floats(*modules: nn.Module) -> Tensor:
+    """The first parameter of floats: where inputs go, and in which precision."""
+    return next((p for m in modules for p in m.parameters() if p.is_floating_point()), torch.empty(0))
 
 
 def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:

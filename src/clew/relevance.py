@@ -11,11 +11,13 @@ from torch import Tensor
 
 from . import operations as operations  # fills the tape's table
 from .borrow import borrowed
-from .outputs import logits_of
+from .ledger import Entry, Flow, Met
+from .outputs import answer_logits_of, logits_of
 from .rule_sets import rule_set
 from .shapes import CaptureError, ClewError, Pixels, Scores, at_least_float32
 from .subject import Subject
-from .tape import Entry, Flow, Met, Tape
+from .tape import Tape
+from .text_places import Positions
 
 # Above this, rounding of float32 sums may be seen in a heatmap.
 _ILL = 1e-3
@@ -29,6 +31,7 @@ class Relevance:
     positional encoding got, `entering` both together before they were told apart. `pixels` (batch, height, width) on
     the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from input to
     output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention `A_l`.
+    `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention.
     """
 
     rules: str
@@ -42,6 +45,21 @@ class Relevance:
     entries: list[Entry]
     met: Mapping[Met, int]
     attention: Mapping[int, Tensor]
+    inner: Positions
+    depth: int
+
+    def by_layer(self) -> Tensor | None:
+        """Relevance of positions inside the blocks, signed, (batch, layer, token); None where there are none."""
+        tables, biases = self.inner.relevance, self.inner.biases
+        if not tables and not biases:
+            return None
+        layers: list[Tensor] = []
+        for layer in range(self.depth):
+            parts = [at_least_float32(R).sum(-1) for (l, _), R in tables.items() if l == layer]
+            parts += [at_least_float32(biases[layer][0])] if layer in biases else []
+            layers.append(sum(parts[1:], parts[0]).to(self.total.device) if parts else self.semantic.new_zeros(()))
+        shape = next(t for t in layers if t.ndim).shape
+        return torch.stack([t.to(self.total.dtype).expand(shape) for t in layers], 1)
 
     def leaks(self) -> dict[str, Tensor]:
         """Relevance that was not handed on, by cause, each summed from its own operations: (batch,) each."""
@@ -59,6 +77,8 @@ class Relevance:
         leaks = {f"leak_{cause}": values for cause, values in self.leaks().items()}
         semantic, position = ({"prefix": v[:, : self.prefix], "patches": v[:, self.prefix :]} for v in self._both())
         kept = torch.zeros_like(self.total)
+        inner = self.by_layer()
+        inside = torch.zeros_like(kept) if inner is None else inner.flatten(1).sum(1)
         for name, vectors, wanted in (
             ("semantic", semantic, part in ("all", "semantic")),
             ("position", position, part in ("all", "position")),
@@ -66,6 +86,8 @@ class Relevance:
             sums = {place: v.flatten(1).sum(1).to(self.total.dtype) for place, v in vectors.items()}
             if self.pixels is not None and name == "semantic":
                 sums["patches"] = self.pixels.flatten(1).sum(1).to(self.total.dtype)
+            if name == "position":
+                sums["patches"] = sums["patches"] + inside
             if not wanted:
                 leaks[f"leak_{name}"] = sums["patches"] + sums["prefix"]
             elif self.pixels is not None:  # prefix tokens have no pixels
@@ -83,7 +105,9 @@ class Relevance:
         """Sums of relevance, (batch,) each, from the input to the output: parts of the input, then what enters each
         block, what leaves the last, and the head's norm, pooled tokens and classifier as far as there are any."""
         parts = {} if self.pixels is None else {"pixels": self.pixels.flatten(1).sum(1)}
-        parts |= {"position": self.position.flatten(1).sum(1), "semantic": self.semantic.flatten(1).sum(1)}
+        inner, position = self.by_layer(), at_least_float32(self.position).flatten(1).sum(1)
+        position = position if inner is None else position + inner.flatten(1).sum(1).to(position)
+        parts |= {"position": position, "semantic": at_least_float32(self.semantic).flatten(1).sum(1)}
         return {k: at_least_float32(v).to(self.total.dtype) for k, v in parts.items()} | {
             k: f.total for k, f in self.flow.items()
         }
@@ -116,21 +140,33 @@ def propagate(
     level: str = "token",
     start: str = "score",
     keep_attention: bool = False,
+    positions: bool = False,
+    by_head: bool = False,
 ) -> Relevance:
     """One forward pass under `rules` and one backward pass.
 
     `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
-    score). `keep_attention` keeps what tells the relevance of attention. Raises `OptionError` for rules that do not
-    fit or that miss an operation.
+    score). `keep_attention` keeps what tells the relevance of attention. `positions` lets relevance into rotary tables
+    and biases of attention, `by_head` keeps it for each head. Raises `OptionError` for rules that do not fit or that
+    miss an operation.
     """
     name, chosen = rule_set(rules)
     # What the head does not read of the last block need not be computed, for targets that are made of the logits.
     reads = subject.rows_read if subject.per_row else None
-    tape = Tape(subject.bound, chosen, subject.batch, level=level, reads=reads, keep_attention=keep_attention)
+    tape = Tape(
+        subject.bound,
+        chosen,
+        subject.batch,
+        level=level,
+        reads=reads,
+        keep_attention=keep_attention,
+        positions=positions,
+        by_head=by_head,
+    )
     with borrowed(subject.model), torch.enable_grad():
-        x = subject.x.detach()
+        x = None
         if level == "pixel":
-            x = tape.leaf = x.requires_grad_()
+            x = tape.leaf = subject.x.detach().requires_grad_()
         with tape:
             output = subject.forward(x)
         score = subject.score(output, clean=True)
@@ -142,26 +178,30 @@ def propagate(
                 todo="correct `patches` in the declaration",
             )
         seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
-        logits = _logits(output)
-        wanted = [tape.leaf] if logits is None else [tape.leaf, logits]
-        found = torch.autograd.grad(score, wanted, seed, allow_unused=True, materialize_grads=True)
+        logits, tables = _logits(output), tape.positional.tables
+        wanted = [tape.leaf, *logits, *tables.values()]
+        g_x, *found = torch.autograd.grad(score, wanted, seed, allow_unused=True, materialize_grads=True)
         tape.close()
     total = at_least_float32((score * seed).detach())
-    if logits is not None:  # a probability or another function of the logits is no sum of them
-        handed = tape.per_example(logits.detach() * found[1])
+    if logits:  # a probability or another function of the logits is no sum of them
+        handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found, strict=False))
         tape.entries.append(Entry("score", None, "head", "target", total - handed))
+    for (key, table), g in zip(tables.items(), found[len(logits) :], strict=True):
+        tape.positional.relevance[key] = table.detach() * g
     pixels = None
     if level == "pixel":
-        pixels = (tape.leaf.detach() * found[0] if tape.pixels is None else tape.pixels).sum(1)
+        pixels = (tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels).sum(1)
     return _collected(subject, name, tape, total, pixels)
 
 
-def _logits(output: Any) -> Tensor | None:
+def _logits(output: Any) -> list[Tensor]:
+    """What scores are made of, where that is known."""
+    answers = answer_logits_of(output)
     try:
-        logits = logits_of(output)
+        logits = list(answers) if answers is not None else [logits_of(output)]
     except ClewError:
-        return None
-    return logits if logits.requires_grad else None
+        return []
+    return [y for y in logits if y.requires_grad]
 
 
 def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: Tensor | None) -> Relevance:
@@ -193,6 +233,8 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         entries=tape.entries,
         met=tape.met,
         attention=tape.attention,
+        inner=tape.positional,
+        depth=subject.depth,
     )
 
 

@@ -2,8 +2,8 @@
 
 A rule set is a dict. Keys are operations, `"linear"`, or operations at a place, `"linear:attention"`, which go before:
 
-- operations: linear, conv, norm, activation, softmax, matmul, product, add, mean, stack; any other torch function by
-  its name (`"exp"`), for which `PlainGradient()` may be allowed;
+- operations: linear, conv, norm, activation, softmax, matmul, product, add, fork, mean, stack; any other torch function
+  by its name (`"exp"`), for which `PlainGradient()` may be allowed;
 - places: embedding, patch_embedding, attention (query, key, value and output projections too), mlp, residual, head.
 
 A set of one's own is a dict of the same form: `lrp(rules={**ATTN_LRP, "conv": Flat()})`.
@@ -26,6 +26,7 @@ from .rules import (
     Identity,
     PlainGradient,
     Rule,
+    StabilisedFork,
     Stop,
     StopGate,
     Taylor,
@@ -74,13 +75,12 @@ CHEFER: RuleSet = {
     "linear": AlphaBeta(),
     "conv": ZBox(),
     "norm": Identity(),
-    "norm:mlp": Identity(1e-9),
     "activation": Identity(),
     "softmax": Identity(),
     "matmul": Half(1e-9, signed=False),
     "product": Uniform(),
     "add": ByAbsoluteSum(),
-    "add:residual": ByAbsoluteSum(fork_epsilon=1e-9),
+    "fork": StabilisedFork(),
 }
 
 # What their code does for models that average tokens, and, as others extended it, for DINO's linear head.
@@ -92,11 +92,10 @@ CHEFER_ORIGINAL: RuleSet = {
     "linear": AlphaBeta(separate=True),
     "conv": ZBox(),
     "add": Epsilon(1e-9, signed=False),
-    "add:residual": Epsilon(1e-9, signed=False),
 }
 
 # `attribution_with_detach` of the released PA-LRP code: its gradient is that of `FIXED_STD`.
-CHEFER_FIXED_STD: RuleSet = {**CHEFER, "norm": FixedStd(own_epsilon=True), "norm:mlp": FixedStd(own_epsilon=True)}
+CHEFER_FIXED_STD: RuleSet = {**CHEFER, "norm": FixedStd(own_epsilon=True)}
 
 
 def pa_lrp_released(mode: str, conv: str = "gamma") -> RuleSet:

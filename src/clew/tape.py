@@ -11,7 +11,6 @@ operation leaked, by cause.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -19,110 +18,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architectures import Bound
-from .rule_sets import RuleSet, rule_for
-from .rules import Book, PlainGradient, Rule
+from .ledger import Flow, Ledger
+from .passes import Back, Pass, Ruled, RuledBack
+from .rule_sets import RuleSet
+from .rules import PlainGradient, StabilisedFork, as_gradient
 from .seam import Seam
-from .shapes import CaptureError, OptionError, at_least_float32
+from .shapes import OptionError
 from .sparse import rows_read
+from .text_places import Positions, watch_activations, watch_texts
 
 Handler = Callable[["Tape", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-Back = Callable[[Tensor, Tensor | None], Tensor | None]
-RuledBack = Callable[[Tensor, tuple[Tensor, ...] | None, Tensor | None], tuple[Tensor | None, ...]]
 
 # Filled by operations.py: torch functions that have a rule, and those whose own gradient conserves.
 HANDLERS: dict[Any, Handler] = {}
 MOVES: set[Any] = set()
 
 
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """What one operation leaked: the `operation`, its `block` and `place`, the `cause`, and `values` (batch,)."""
+class Tape(Seam, Ledger):
+    """One forward pass under a rule set. `level`: relevance ends at the "token" embeddings of patches or words, at the
+    "pixel"s, or at the "sequence" that enters the first block of a text.
 
-    operation: str
-    block: int | None
-    place: str
-    cause: str
-    values: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Met:
-    """One kind of operation that relevance may pass: where it was met and which rule it has (None: an error)."""
-
-    operation: str
-    place: str
-    rule: Rule | None
-
-
-@dataclass
-class _Page:
-    """The book of one operation."""
-
-    tape: Tape
-    operation: str
-    block: int | None
-    place: str
-
-    def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
-        summed = self.tape.per_example(values)
-        if factor != 1:
-            summed = summed * factor
-        self.tape.entries.append(Entry(self.operation, self.block, self.place, cause, summed))
-
-
-class _Pass(torch.autograd.Function):
-    """The identity, whose backward may look at relevance and change it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, back: Back, keep: bool) -> Tensor:
-        ctx.back = back
-        ctx.save_for_backward(*([x] if keep else []))
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (g,), kept = gradients, ctx.saved_tensors
-        changed = ctx.back(g, kept[0] if kept else None)
-        return g if changed is None else changed, None, None
-
-
-class _Ruled(torch.autograd.Function):
-    """An operation whose backward is a rule; inputs and output are kept only where the rule asks for them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, compute: Callable[..., Any], back: RuledBack, saves: frozenset[str], *inputs: Tensor
-    ) -> Tensor:
-        y, *beside = found if isinstance(found := compute(*inputs), tuple) else (found,)
-        ctx.back, ctx.saves, ctx.count = back, saves | ({"y"} if beside else set()), len(inputs)
-        # Kept by autograd, which lets go of it as the backward pass moves on; a closure would not.
-        ctx.save_for_backward(*(inputs if "x" in saves else ()), *(beside or ([y] if "y" in saves else [])))
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        kept = ctx.saved_tensors
-        inputs = kept[: ctx.count] if "x" in ctx.saves else None
-        y = kept[-1] if "y" in ctx.saves else None
-        return (None, None, None, *ctx.back(gradients[0], inputs, y))
-
-
-@dataclass
-class Flow:
-    """Sums of relevance, and of its size, at one stage of the model, per example."""
-
-    total: Tensor
-    size: Tensor
-
-
-class Tape(Seam):
-    """One forward pass under a rule set. `level`: relevance ends at the "token" embeddings of patches or the "pixel"s.
-
-    `reads` are the rows that the head reads, where it is enough that these are right in the last block.
+    `reads` are the rows that the head reads, where it is enough that these are right in the last block. `positions`
+    lets relevance into rotary tables, `by_head` keeps it for each head.
 
     After the backward pass: `entries` (what leaked), `flow` (relevance by stage, from input to output), `patches`
-    (batch, patch, width), `positions`, `entering` and `prefix` (relevance vectors at the first sum), `pixels` where the
-    pixel rule gives relevance as such, and with `keep_attention`, `attention`: `A ⊙ (S Vᵀ)` is the relevance of `A`.
+    (batch, patch, width), `positions`, `entering` and `prefix` (relevance vectors at the first sum), `positional` (what
+    encodings inside the blocks got), `pixels` where the pixel rule gives relevance as such, and with `keep_attention`,
+    `attention`: `A ⊙ (S Vᵀ)` is the relevance of `A`.
     """
 
     def __init__(
@@ -134,15 +56,14 @@ class Tape(Seam):
         level: str,
         reads: Sequence[int] | None = None,
         keep_attention: bool = False,
+        positions: bool = False,
+        by_head: bool = False,
     ) -> None:
-        super().__init__()
+        Seam.__init__(self)
+        Ledger.__init__(self, rules, batch)
         self.reads, self.keep_attention = reads, keep_attention
         self.read = False  # whether the pass is behind the last attention, in its block
-        self.rules, self.batch, self.level = rules, batch, level
-        self.entries: list[Entry] = []
-        self.met: dict[Met, int] = {}
-        self._found: dict[tuple[str, str], Met] = {}
-        self.flow: dict[str, Flow] = {}
+        self.level = level
         self.attention: dict[int, Tensor] = {}
         self.patches: Tensor | None = None
         self.positions: list[Tensor] = []
@@ -150,14 +71,17 @@ class Tape(Seam):
         self.prefix: dict[int, Tensor] = {}
         self.pixels: Tensor | None = None
         self.leaf: Tensor | None = None
-        self.block: int | None = None
-        self.place = "embedding"
         self.activated: dict[int, Tensor] = {}  # outputs of activations in this block, kept alive so no id is reused
-        self.products = 0  # matrix products seen in this attention module
+        self.probs: dict[int, Tensor] = {}  # softmaxes of this attention module and what was made of them, kept alive
+        self.scales: dict[int, float] = {}  # of tensors that were scaled on the way to the scores of attention
+        self._kept: list[Tensor] = []
+        self.positional = Positions(wanted=positions, separate=by_head)
+        self._uses: dict[int, list[Any]] = {}  # of tensors that may fork: the tensor, uses, uses by linear layers
+        self.paused = 0  # how many modules deep calls are left alone
+        self.mixture = 0  # whether the pass is in a mixture of experts
         self._bound = bound
         self._depth = bound.depth if bound is not None else 0
         self._pooled = bound is not None and bound.pooled
-        self._finally: list[Callable[[], None]] = []
         self._places: list[tuple[int | None, str]] = []
 
     # Where the pass is
@@ -167,7 +91,13 @@ class Tape(Seam):
         if bound is None:  # any function, without places
             self.switch_on()
             return
-        self._at(bound.patches, None, "patch_embedding", after=self._embedded)
+        if bound.is_text:
+            watch_texts(self, bound)
+            end = bound.embeddings if self.level == "sequence" and bound.embeddings is not None else bound.patches
+            self.watch(end, after=self._embedded)
+        else:
+            self._at(bound.patches, None, "patch_embedding", after=self._embedded)
+        watch_activations(self, bound.blocks)
         for layer, block in enumerate(bound.blocks):
             self.watch(block, before=self._block_input(layer))
             self._at(block, layer, "mlp")
@@ -180,12 +110,14 @@ class Tape(Seam):
     def _at(self, module: nn.Module, block: int | None, place: str, after: Callable[[Any], Any] | None = None) -> None:
         def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._places.append((self.block, self.place))
-            if place == "attention" and self.place != "attention":
-                self.products = 0
             self.block, self.place = block, place
 
         def leave(output: Any) -> Any:
             self.block, self.place = self._places.pop()
+            if place == "attention":
+                self.probs.clear()
+                self.scales.clear()
+                self._kept.clear()
             if place == "mlp":
                 self.activated.clear()
                 self.read = False
@@ -196,13 +128,13 @@ class Tape(Seam):
 
     def _embedded(self, output: Any) -> Tensor:
         """The patch embedding's output: where relevance ends on the level of tokens."""
-        if self.level == "token":
+        if self.level != "pixel":
             output = output.detach().requires_grad_()
             self.leaf = output
 
         def keep(g: Tensor, y: Tensor | None) -> None:
             assert y is not None
-            self.patches = (y * g).flatten(2).mT
+            self.patches = (y * g).flatten(2).mT if y.ndim > 3 else y * g
 
         return self.through(output, keep, keep=True)
 
@@ -210,11 +142,20 @@ class Tape(Seam):
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             name = f"block {layer}" if layer < self._depth else "pool"
             if args:
-                return (self.mark(args[0], name), *args[1:]), kwargs
+                return (self._enters(args[0], name, layer), *args[1:]), kwargs
             key = next(k for k, v in kwargs.items() if isinstance(v, Tensor))
-            return args, {**kwargs, key: self.mark(kwargs[key], name)}
+            return args, {**kwargs, key: self._enters(kwargs[key], name, layer)}
 
         return before
+
+    def _enters(self, x: Any, name: str, layer: int) -> Any:
+        """What enters a block: its relevance is noted, and it forks."""
+        self._uses.clear()
+        around, self.block = self.block, layer
+        try:
+            return self.forks(self.mark(x, name))
+        finally:
+            self.block = around
 
     def _last_output(self, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -225,6 +166,8 @@ class Tape(Seam):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in MOVES:
+            return self._moved(args, func(*args, **kwargs)) if self._follows else func(*args, **kwargs)
+        if self.paused:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__get__" or not torch.is_grad_enabled():
@@ -235,6 +178,31 @@ class Tape(Seam):
         if handler is not None:
             return handler(self, func, args, kwargs)
         return self.without_rule(name or str(func), func, args, kwargs)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model reads texts."""
+        return self._bound is not None and self._bound.is_text
+
+    @property
+    def _follows(self) -> bool:
+        return bool(self.probs) or bool(self.scales) or self.positional.separate or self.mixture > 0
+
+    def _moved(self, args: tuple[Any, ...], result: Any) -> Any:
+        """A call that only moves numbers: what they are is remembered where that matters."""
+        if not (args and isinstance(args[0], Tensor) and isinstance(result, Tensor)):
+            return result
+        if id(args[0]) in self.probs:
+            self.probs[id(result)] = result
+        if id(args[0]) in self.scales:
+            self.scaled_by(result, args[0], 1.0)
+        if (key := self.positional.key_of(args[0])) is not None:
+            self.positional.name(result, key)
+        if self.mixture and len(args) > 1 and args[0].ndim == 2:
+            index = args[1][-1] if isinstance(args[1], tuple) and args[1][:1] == (None,) else args[1]
+            if isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.long:
+                self.examples_are(index // (args[0].shape[0] // self.batch))
+        return result
 
     def without_rule(
         self,
@@ -263,19 +231,48 @@ class Tape(Seam):
             return self.through(result, refuse)
         return result
 
-    def where(self) -> str:
-        """The place of the pass, in words."""
-        block = f"in block {self.block}" if self.block is not None else "outside the blocks"
-        return f"{block} ({self.place or 'between blocks'})"
+    def scaled_by(self, y: Tensor, x: Any, factor: float) -> None:
+        """Remember that a tensor of attention is `x` times a number; it is kept alive, so that no id is used again."""
+        self.scales[id(y)] = factor * self.scales.get(id(x), 1.0)
+        self._kept.append(y)
 
-    def rule(self, operation: str, place: str | None = None) -> Rule | None:
-        """The rule of an operation here, noted as met."""
-        key = operation, self.place if place is None else place
-        met = self._found.get(key)
-        if met is None:
-            met = self._found[key] = Met(*key, rule_for(self.rules, *key))
-        self.met[met] = self.met.get(met, 0) + 1
-        return met.rule
+    # Forks
+
+    def forks(self, x: Any) -> Any:
+        """`x`, of which it is counted how often it is used, where the rule set has a rule for forks."""
+        rule = self.rules.get("fork")
+        if not isinstance(rule, StabilisedFork) or self.block is None:
+            return x
+        page, uses = self.page("fork"), [0, 0]
+
+        def back(g: Tensor, x: Tensor | None) -> Tensor | None:
+            assert x is not None
+            return as_gradient(x * g, x, page, rule.epsilon) if uses[0] > 1 else None
+
+        y = self.through(x, back, keep=True)
+        self._uses[id(y)] = [y, uses]
+        return y
+
+    def used(self, *tensors: Any) -> None:
+        """Count a use of tensors."""
+        if self._uses:
+            for tensor in tensors:
+                if id(tensor) in self._uses:
+                    self._uses[id(tensor)][1][0] += 1
+
+    def used_by_linear(self, x: Any) -> Any:
+        """`x`, used by a linear layer; several of them make a fork of their own, within that of other uses."""
+        if not self._uses or id(x) not in self._uses:
+            return x
+        rule, uses, page = self.rules["fork"], self._uses[id(x)][1], self.page("fork")
+        uses[0], uses[1] = uses[0] + 1, uses[1] + 1
+
+        def back(g: Tensor, x: Tensor | None) -> Tensor | None:
+            assert x is not None
+            nested = 1 < uses[1] < uses[0]
+            return as_gradient(x * g, x, page, getattr(rule, "epsilon", 0.0)) if nested else None
+
+        return self.through(x, back, keep=True)
 
     def behind_attention(self) -> None:
         """Say that the attention of this block is computed: after the last, only rows that the head reads matter."""
@@ -287,24 +284,20 @@ class Tape(Seam):
             return None
         return rows_read(query[:, 0], self.batch, query.shape[2], self.reads)
 
-    def page(self, operation: str) -> Book:
-        """The book of an operation met here."""
-        return _Page(self, operation, self.block, self.place)
-
     # What handlers are made of
 
     def through(self, x: Any, back: Back, *, keep: bool = False) -> Any:
         """`x` itself; on the way back `back(g, x if keep)` sees the gradient and may return another."""
         if not (isinstance(x, Tensor) and x.requires_grad):
             return x
-        return cast(Tensor, _Pass.apply(x, back, keep))
+        return cast(Tensor, Pass.apply(x, back, keep))
 
     def ruled(self, compute: Callable[..., Any], back: RuledBack, saves: Iterable[str], *inputs: Tensor) -> Tensor:
         """`compute(*inputs)`, whose backward is `back(g, inputs if "x" in saves, y if "y" in saves)`.
 
         `compute` may return `(y, z)`: then `back` gets `z`, which the backward pass needs, in place of `y`.
         """
-        return cast(Tensor, _Ruled.apply(compute, back, frozenset(saves), *inputs))
+        return cast(Tensor, Ruled.apply(compute, back, frozenset(saves), *inputs))
 
     def scaled(self, x: Any, factor: float) -> Any:
         """`x`, whose gradient is multiplied by `factor`."""
@@ -328,60 +321,36 @@ class Tape(Seam):
         self, operation: str, cause: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A call with its own gradient; relevance of its output minus that of its inputs is what it leaks."""
+        counted, finish = self.counted(operation, cause)
+
+        def inputs(value: Any) -> Any:
+            return [counted(v, -1.0) for v in value] if isinstance(value, (list, tuple)) else counted(value, -1.0)
+
+        result = func(*map(inputs, args), **{k: inputs(v) for k, v in kwargs.items()})
+        finish()
+        return counted(result, 1.0)
+
+    def counted(self, operation: str, cause: str) -> tuple[Callable[[Any, float], Any], Callable[[], None]]:
+        """`count(x, sign)` is `x`, whose relevance is added up with a sign; `finish()` books the sum at the end."""
         page, sums = self.page(operation), list[Tensor]()
 
-        def counted(value: Any, sign: float) -> Any:
+        def count(value: Any, sign: float) -> Any:
             def note(g: Tensor, x: Tensor | None) -> None:
-                found = self.relevance(x, g)
+                found = self.relevance(x, g) if page.rows is None else page.sums(cast(Tensor, x) * g)
                 if not bool(found.isfinite().all()):  # where no gradient comes, an infinite mask counts as nothing
                     found = self.per_example(torch.where(g == 0, 0.0, cast(Tensor, x) * g))
                 sums.append(sign * found)
 
             return self.through(value, note, keep=True)
 
-        def inputs(value: Any) -> Any:
-            return [counted(v, -1.0) for v in value] if isinstance(value, (list, tuple)) else counted(value, -1.0)
+        def finish() -> None:
+            self.at_end(lambda: page.leak(cause, torch.stack(sums).sum(0)) if sums else None)
 
-        result = func(*map(inputs, args), **{k: inputs(v) for k, v in kwargs.items()})
-        self.at_end(lambda: page.leak(cause, torch.stack(sums).sum(0)) if sums else None)
-        return counted(result, 1.0)
-
-    def relevance(self, x: Tensor | None, g: Tensor) -> Tensor:
-        """`Σ x · g` per example."""
-        assert x is not None
-        if x.is_contiguous() and g.is_contiguous() and len(x) == self.batch and x.dtype == g.dtype:
-            x, g = at_least_float32(x), at_least_float32(g)
-            found = torch.bmm(x.view(self.batch, 1, -1), g.view(self.batch, -1, 1)).flatten()
-        else:
-            found = self.per_example(x * g)
-        return found
-
-    def per_example(self, values: Tensor) -> Tensor:
-        """Sums over all axes but the batch, which comes first: (batch,), in float32 or more."""
-        if values.ndim and values.shape[0] == self.batch:
-            return at_least_float32(values).sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
-        if values.ndim and values.shape[0] and values.shape[0] % self.batch == 0:
-            return at_least_float32(values).reshape(self.batch, -1).sum(1)
-        raise CaptureError(
-            "a tensor that relevance passes does not have its examples first",
-            expected=f"(batch = {self.batch}, …)",
-            got=f"{tuple(values.shape)}, {self.where()}",
-            todo="LRP needs layers whose inputs are (batch, token, width)",
-        )
-
-    def at_end(self, finish: Callable[[], None]) -> None:
-        """Do something when the backward pass is over."""
-        self._finally.append(finish)
-
-    def close(self) -> None:
-        """Say that the backward pass is over."""
-        for finish in self._finally:
-            finish()
-        self._finally.clear()
-        self.flow = {k: v for k, v in self.flow.items() if len(v.total)}
+        return count, finish
 
     def forget(self) -> None:
         self.activated.clear()
+        self._uses.clear()
 
 
 def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterable[Tensor]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .outputs import logits_of
-from .shapes import TargetError, close_matches
+from .outputs import answer_logits_of, logits_of
+from .shapes import TargetError, at_least_float32, close_matches
+from .texts import TextBatch
 
 KINDS = ("logit", "probability", "log_probability")
 Classes = int | str | Sequence[int] | Sequence[str] | Tensor | NDArray[Any] | np.integer[Any]
@@ -20,24 +21,60 @@ Classes = int | str | Sequence[int] | Sequence[str] | Tensor | NDArray[Any] | np
 
 @dataclass(frozen=True)
 class Contrast:
-    """Why `a` rather than `b`: the score of `a` minus that of `b`; each an index, a label, or one per example."""
+    """Why `a` rather than `b`: the score of `a` minus that of `b`; each an index, a label, or one per example.
+
+    Of language models: a next token, by its number or as text.
+    """
 
     a: Classes
     b: Classes
 
 
-Target = None | Classes | Contrast | Callable[[Any], Tensor]
+@dataclass(frozen=True)
+class Span:
+    """Several tokens of the text at once: `Span("words of the text")`, or `Span(start, stop)` by position.
+
+    Language models: the tokens' own scores, each where it was predicted, added up (of probabilities: multiplied), in
+    one backward pass. Question answering: the answer from the first of them to the last. `nth` chooses between several
+    occurrences of the words, from 0.
+    """
+
+    start: int | str
+    stop: int | None = None
+    nth: int | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the text, by position or as a word of it, and what the model says there.
+
+    `target`: a class or label (default: the predicted one); of language models the token predicted next.
+    """
+
+    where: int | str
+    target: int | str | None = None
+    nth: int | None = None
+
+
+One = None | int | str | Contrast | Span | Token
+Target = None | Classes | Contrast | Span | Token | Sequence[Any] | Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A target fixed for one batch: class indices `plus` and `minus` per example, or a `function` of the output."""
+    """A target fixed for one batch: classes `plus` and `minus` (batch, row), or a `function` of the output.
+
+    `slots` (batch, row) are places on the token axis of the output, -1 for none; without it there is no such axis.
+    `answer`: classes are the first and the last token of an answer.
+    """
 
     kind: str
     names: list[str]
     batch: int
     plus: Tensor | None = None
     minus: Tensor | None = None
+    slots: Tensor | None = None
+    answer: bool = False
     function: Callable[[Any], Tensor] | None = None
 
     @property
@@ -49,14 +86,64 @@ class Resolved:
         """One score per example of `output`, which holds the examples `rows` (all of them, if None)."""
         if self.function is not None:
             return _one_per_example(self.function(output), self.batch)
-        values = _as_kind(logits_of(output), self.kind)
-        score = _pick(values, self.plus, rows)
-        return score if self.minus is None else score - _pick(values, self.minus, rows)
+        logits = _answers(output) if self.answer else _at(logits_of(output), _some(self.slots, rows))
+        counted = None if self.slots is None or self.answer else _some(self.slots, rows) >= 0  # pyright: ignore[reportOptionalOperand]
+        score = _pick(logits, _some(self.plus, rows), counted, self.kind)
+        return score if self.minus is None else score - _pick(logits, _some(self.minus, rows), counted, self.kind)
+
+    def logits(self, output: Any) -> Tensor | None:
+        """The logits that the target is one of: (batch, class), or (batch, row, class) of several rows."""
+        if self.function is not None:
+            return None
+        found = _answers(output) if self.answer else _at(logits_of(output), self.slots)
+        return found[:, 0] if found.shape[1] == 1 else found
 
 
-def resolve(target: Target, output: Any, batch: int, labels: Sequence[str] | None, kind: str = "logit") -> Resolved:
+def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
+    """Rows of the sequence at which a target is read, (batch, row) with -1 for none, as far as the target says so.
+
+    Raises `TargetError` for a target that does not fit the task.
+    """
+    examples = len(batch.input_ids)
+    last = (batch.lengths - 1).tolist()
+    found: list[list[int]] = []
+    for i, one in enumerate(_each(target, examples)):
+        if isinstance(one, Token) and task in ("causal-lm", "token-classification"):
+            found.append(_positions(one.where, None, one.nth, batch, i)[:1])
+        elif isinstance(one, Span) and task == "causal-lm":
+            places = _positions(one.start, one.stop, one.nth, batch, i)
+            if places[0] == 0:
+                raise TargetError("the first token is not predicted from anything", expected="tokens after it", got=one)
+            found.append([place - 1 for place in places])
+        elif isinstance(one, Span) and task == "question-answering":
+            places = _positions(one.start, one.stop, one.nth, batch, i)
+            found.append([places[0], places[-1]])
+        elif task == "causal-lm" and not isinstance(one, (Span, Token)):
+            found.append([last[i]])
+        elif task == "question-answering" and one is None:
+            return None  # the answer is read from the output
+        elif callable(one):
+            return None
+        else:
+            _refuse(one, task)
+    longest = max(map(len, found))
+    return torch.tensor([rows + [-1] * (longest - len(rows)) for rows in found])
+
+
+def resolve(
+    target: Target,
+    output: Any,
+    batch: int,
+    labels: Sequence[str] | None,
+    kind: str = "logit",
+    *,
+    text: TextBatch | None = None,
+    rows: Tensor | None = None,
+    slots: Tensor | None = None,
+) -> Resolved:
     """Fix a target on the clean output of a batch, so that it stays the same however the input is changed.
 
+    Texts whose tokens have outputs of their own: `rows` are those of `rows_of`, `slots` where they are in the output.
     Raises `TargetError` for a class that does not exist (with the labels most like it).
     """
     if kind not in KINDS:
@@ -66,24 +153,33 @@ def resolve(target: Target, output: Any, batch: int, labels: Sequence[str] | Non
             raise TargetError("a target function makes its own score", expected="score='logit', the default", got=kind)
         _one_per_example(target(output), batch)
         return Resolved(kind, [getattr(target, "__name__", repr(target))], batch, function=target)
+    if text is not None and answer_logits_of(output) is not None:
+        return _answer(output, batch, kind, text, rows)
     logits = logits_of(output).detach()
-    if logits.ndim != 2:
+    if logits.ndim != (2 if slots is None else 3):
         raise TargetError(
             "the model's output is no table of classes",
             expected="logits of shape (batch, class)",
             got=tuple(logits.shape),
             todo="pass a callable as target: output -> Tensor[batch]",
         )
+    if slots is not None and text is not None:
+        return _of_tokens(target, _at(logits, slots), batch, labels, kind, text, slots, rows)
     if isinstance(target, Contrast):
         plus, minus = _indices(target.a, logits, labels), _indices(target.b, logits, labels)
         names = [f"{_name(i, labels)} rather than {_name(j, labels)}" for i, j in _pairs(plus, minus)]
-        return Resolved(kind, names, batch, plus, minus)
+        return Resolved(kind, names, batch, plus[:, None], minus[:, None])
     plus = logits.argmax(-1) if target is None else _indices(target, logits, labels)
-    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], batch, plus)
+    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], batch, plus[:, None])
+
+
+# Classes of a whole input
 
 
 def _indices(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tensor:
     batch, classes = logits.shape
+    if isinstance(target, (Span, Token)):
+        _refuse(target, "classification")
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TargetError("a target tensor holds class indices", expected="integers", got=target.dtype)
@@ -136,16 +232,138 @@ def _index(target: Any, labels: Sequence[str] | None) -> int:
     raise TargetError(f"no label {target!r}", got=target, todo=close_matches(target, labels))
 
 
-def _pick(values: Tensor, index: Tensor | None, rows: Tensor | None) -> Tensor:
+# Outputs of tokens
+
+
+def _of_tokens(
+    target: Target,
+    logits: Tensor,
+    batch: int,
+    labels: Sequence[str] | None,
+    kind: str,
+    text: TextBatch,
+    slots: Tensor,
+    rows: Tensor | None,
+) -> Resolved:
+    """Classes or next tokens at some rows; `logits` (batch, row, class) are those of the rows."""
+    ids, classes = text.arranged(text.input_ids), logits.shape[-1]
+    plus, minus = slots.clone().clamp(min=0).cpu(), None
+    names: list[str] = []
+
+    def number(one: int | str) -> int:
+        found = _index(one, labels) if labels is not None or not isinstance(one, str) else text.token_id(one)
+        if not 0 <= found < classes:
+            raise TargetError("no such class", expected=f"0 to {classes - 1}", got=found)
+        return found
+
+    def name(found: int) -> str:
+        return _name(found, labels) if labels is not None else text.name(found)
+
+    best = logits.argmax(-1).cpu()
+    for i, one in enumerate(_each(target, batch)):
+        if isinstance(one, Span):
+            assert rows is not None
+            said = [int(ids[i, row + 1]) for row in rows[i].tolist() if row >= 0]
+            plus[i, : len(said)] = torch.tensor(said)
+            names.append(text.decode(said) if text.decode is not None else f"{len(said)} tokens")
+            continue
+        inner = one.target if isinstance(one, Token) else one
+        if isinstance(inner, Contrast):
+            a, b = number(_single(inner.a)), number(_single(inner.b))
+            minus = torch.zeros_like(plus) if minus is None else minus
+            plus[i, 0], minus[i, 0] = a, b
+            names.append(f"{name(a)} rather than {name(b)}")
+            continue
+        found = int(best[i, 0]) if inner is None else number(_single(inner))
+        plus[i, 0] = found
+        names.append(name(found) + (f" at {one.where!r}" if isinstance(one, Token) else ""))
+    if minus is not None and len([n for n in names if " rather than " in n]) != batch:
+        raise TargetError("contrasts cannot be mixed with other targets in one batch", expected="contrasts only")
+    device = logits.device
+    return Resolved(kind, names, batch, plus.to(device), None if minus is None else minus.to(device), slots.to(device))
+
+
+def _answer(output: Any, batch: int, kind: str, text: TextBatch, rows: Tensor | None) -> Resolved:
+    """An answer in the text: given, or the best that starts before it ends."""
+    if rows is None:
+        start, end = (t.detach() for t in cast("tuple[Tensor, Tensor]", answer_logits_of(output)))
+        first = start.argmax(-1)
+        later = torch.arange(end.shape[1], device=end.device) >= first[:, None]
+        rows = torch.stack([first, end.masked_fill(~later, -torch.inf).argmax(-1)], 1)
+    ids = text.arranged(text.input_ids)
+    said = [ids[i, a : b + 1].tolist() for i, (a, b) in enumerate(rows.tolist())]
+    names = [text.decode(s) if text.decode is not None else f"{len(s)} tokens" for s in said]
+    return Resolved(kind, names, batch, plus=rows, answer=True)
+
+
+def _each(target: Target, batch: int) -> list[Any]:
+    """The target of each example."""
+    if isinstance(target, (Tensor, np.ndarray)):
+        target = cast("list[int]", target.tolist())
+    if isinstance(target, np.integer):
+        target = int(target)
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        if len(target) != batch:
+            raise TargetError("one target per example is needed", expected=f"{batch}", got=f"{len(target)}")
+        return list(target)
+    return [target] * batch
+
+
+def _single(one: Any) -> int | str:
+    if isinstance(one, np.integer):
+        return int(one)
+    if isinstance(one, bool) or not isinstance(one, (int, str)):
+        raise TargetError("a class or token is a number or a word", expected="int or str", got=repr(one))
+    return one
+
+
+def _positions(start: int | str, stop: int | None, nth: int | None, batch: TextBatch, example: int) -> list[int]:
+    if isinstance(start, str):
+        return batch.find(example, start, nth)
+    columns = range(start, start + 1 if stop is None else stop)
+    if not columns:
+        raise TargetError("this span is empty", expected="start < stop", got=f"Span({start}, {stop})")
+    return [batch.position(example, column) for column in columns]
+
+
+def _refuse(one: Any, task: str) -> None:
+    takes = {
+        "classification": "a class or label, Contrast(a, b), or a callable",
+        "causal-lm": "None, a token, Contrast(a, b), Span(…), Token(…), or a callable",
+        "token-classification": "Token(where, label): the head has an output for each token",
+        "question-answering": "None (the predicted answer), Span(…), or a callable",
+    }
+    raise TargetError(f"this target does not fit a model for {task}", expected=takes[task], got=repr(one))
+
+
+# Scores
+
+
+def _at(logits: Tensor, slots: Tensor | None) -> Tensor:
+    """Logits (batch, row, class) at some rows of an output."""
+    if slots is None:
+        return logits[:, None]
+    index = slots.clamp(min=0).to(logits.device)
+    return logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[-1]))
+
+
+def _answers(output: Any) -> Tensor:
+    start, end = cast("tuple[Tensor, Tensor]", answer_logits_of(output))
+    return torch.stack([start, end], 1)
+
+
+def _pick(logits: Tensor, index: Tensor | None, counted: Tensor | None, kind: str) -> Tensor:
+    """The score of classes `index` (batch, row) in `logits` (batch, row, class), over the rows that count."""
     assert index is not None
-    chosen = index if rows is None else index[rows]
-    return values.gather(1, chosen[:, None]).squeeze(1)
-
-
-def _as_kind(logits: Tensor, kind: str) -> Tensor:
-    if kind == "logit":
-        return logits
-    return logits.softmax(-1) if kind == "probability" else logits.log_softmax(-1)
+    logits = at_least_float32(logits)
+    values = logits if kind == "logit" else logits.log_softmax(-1)
+    chosen = values.gather(2, index.to(logits.device)[:, :, None]).squeeze(2)
+    if kind == "probability" and index.shape[1] == 1:  # the derivative of exp(log …) rounds
+        return logits.softmax(-1).gather(2, index.to(logits.device)[:, :, None]).flatten()
+    if counted is not None:
+        chosen = chosen * counted.to(chosen)
+    score = chosen.sum(1)
+    return score.exp() if kind == "probability" else score
 
 
 def _one_per_example(score: Any, batch: int) -> Tensor:
@@ -154,6 +372,10 @@ def _one_per_example(score: Any, batch: int) -> Tensor:
         expected = f"a floating point tensor of shape ({batch},)"
         raise TargetError("the target function must return one number per example", expected=expected, got=got)
     return score
+
+
+def _some(values: Tensor | None, rows: Tensor | None) -> Any:
+    return values if values is None or rows is None else values[rows.to(values.device)]
 
 
 def _name(index: int, labels: Sequence[str] | None) -> str:

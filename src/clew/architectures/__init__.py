@@ -97,8 +97,7 @@ class Architecture:
 
     Texts: `patches` is the look-up of word embeddings, where relevance and gradients end; `embeddings` the module whose
     output is the sequence that paths scale, with positions in it; `position_embeddings` the look-up of learned
-    positions. `experts` is the module of a mixture of experts and `router` the one that weights them, from a block.
-    `task` says what the head gives.
+    positions. `router` is the module that weights a mixture of experts, from a block. `task` says what the head gives.
     """
 
     name: str
@@ -113,7 +112,6 @@ class Architecture:
     attention_pool: Path = ()
     embeddings: Path = ()
     position_embeddings: Path = ()
-    experts: Path = ()
     router: Path = ()
     input_name: str | None = None
     modality: Literal["image", "text"] = "image"
@@ -144,7 +142,6 @@ class Architecture:
             patches=self._place(model, self.patches, "patches"),
             embeddings=self._place(model, self.embeddings, "embeddings") if self.embeddings else None,
             position_embeddings=find_path(model, self.position_embeddings),
-            experts=[find_path(block, self.experts) for block in blocks],
             routers=[find_path(block, self.router) for block in blocks],
             task=self.task(model),
             prefix=self.prefix(model),
@@ -177,7 +174,6 @@ class Bound:
     patches: nn.Module
     embeddings: nn.Module | None
     position_embeddings: nn.Module | None
-    experts: list[nn.Module | None]
     routers: list[nn.Module | None]
     task: Task
     prefix: int

@@ -41,9 +41,9 @@ def beyond_intuition_head(
     `start_layer` defaults to a quarter of the depth, for texts to the last block. `feedback=False` leaves out `W` (the
     released `ssl` flag). `quadrature="uniform", n_steps=20` is the papers' setting. Images are scaled themselves,
     texts at the sequence that enters the first block. `details`: `head_importance` (batch, layer, head), `feedback`
-    (batch, token) at the readout, `attention_gradient` (batch, head, row, token), `layer_maps` (batch, layer, token),
-    the map that starting at each layer would give. `checks`: `integration_error`, an estimate relative to the largest
-    score.
+    (batch, token) at the readout, `attention_gradient` (batch, head, row, token), `path_scores` (batch, point), the
+    score along the path, `layer_maps` (batch, layer, token), the map that starting at each layer would give. `checks`:
+    `integration_error`, an estimate relative to the largest score.
     """
     layers = subject.layers_from(start_layer, subject.depth // 4, text=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
@@ -79,7 +79,7 @@ def beyond_intuition_token(
     `x_l` is the block's input, `W_O` the output projection without its bias, `γ` LayerScale where the model has it.
     `start_layer` defaults to half the depth, for texts to the last four blocks. `feedback=False` leaves out `W`, and
     with it the class. Other options as in `beyond_intuition_head`. `details`: `token_ratio` (batch, layer, token),
-    `feedback`, `attention_gradient`, `layer_maps`.
+    `feedback`, `attention_gradient`, `path_scores`, `layer_maps`.
     """
     layers = subject.layers_from(start_layer, subject.depth // 2, text=subject.depth - 4)
     rule = quadrature_rule(quadrature, n_steps)
@@ -149,19 +149,21 @@ def _with_feedback(
     if path is None:
         maps, checks = [P.squeeze(1) for P in rows], dict[str, Tensor]()
     else:
-        totals = _integrated_gradient(subject, trace, path)
+        totals, path_scores = _integrated_gradient(subject, trace, path)
         # Clamped after the mean over the path, before the mean over heads.
         W, coarse = (trace.over_tokens(total.clamp(min=0).mean(1), subject.last) for total in totals)
         maps = [read.mean(W * P) for P in rows]
         checks = {"integration_error": _relative(maps[0] - read.mean(coarse * rows[0]), maps[0])}
         details = {**details, "feedback": read.mean(W), "attention_gradient": totals[0]}
+        details["path_scores"] = path_scores
     if subject.details:
         details = {**details, "layer_maps": torch.stack(maps, 1)}
     return Result(maps[0], options={"start_layer": start}, checks=checks, details=details)
 
 
-def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[Tensor, Tensor]:
-    """`∫ ∂s/∂A_last dα` at the readout rows, (batch, head, row, key), by the rule and by the coarser one it embeds."""
+def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """`∫ ∂s/∂A_last dα` at the readout rows, (batch, head, row, key), by the rule and by the coarser one it embeds;
+    and the score at each point of the path, (batch, point)."""
     last, x, rule = subject.last, subject.path_input, path.rule
     start, read, v = subject.baseline(path.baselines, x), clean.read(), clean[last].v
     dtype = read.weights.dtype
@@ -169,6 +171,7 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[T
     count = read.weights.shape[1]
     totals = tuple(v.new_zeros(*v.shape[:2], count, v.shape[2], dtype=dtype) for _ in range(2))
     weights = [w.to(dtype).to(v.device) for w in (rule.weights, rule.coarse)]
+    path_scores = clean.score.detach()[:, None].repeat(1, len(alphas))
 
     def add(G: Attn, point: Tensor, example: Tensor) -> None:
         for total, w in zip(totals, weights, strict=True):
@@ -185,7 +188,8 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[T
         trace = subject.run([last], leaf=(last, "o"), x=scaled, rows=example, readout_only=True)
         g_o = trace.gradients([(last, "o")])[last, "o"]
         add(trace[last].attention_gradient(g_o, trace.read().rows), point, example)
-    return totals[0], totals[1]
+        path_scores[example, point] = trace.score.detach()
+    return (totals[0], totals[1]), path_scores
 
 
 def _relative(difference: Scores, scores: Scores) -> Tensor:

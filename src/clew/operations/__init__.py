@@ -21,7 +21,8 @@ MOVES.update(named([
     "split", "tensor_split", "unbind", "select", "narrow", "index_select", "gather", "roll", "flip", "pad", "to",
     "type_as", "float", "double", "view_as", "reshape_as", "__getitem__", "dropout", "feature_dropout", "sum", "neg",
     "__neg__", "interpolate", "amax", "requires_grad_", "is_floating_point", "numel", "size", "dim", "stride",
-    "data_ptr", "register_hook", "retain_grad", "is_contiguous",
+    "data_ptr", "register_hook", "retain_grad", "is_contiguous", "type", "half", "bfloat16", "index_add",
+    "index_add_", "untyped_storage",
 ]))  # fmt: skip
 
 

@@ -145,25 +145,23 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bo
     """Attention in steps, for rules that need its scores."""
     logits = torch.matmul(q, k.mT) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if causal:
-        seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-        logits = logits + torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -math.inf)
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
-    return torch.matmul(torch.softmax(logits if mask is None else logits + mask, -1), v)
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    return torch.matmul(torch.softmax(logits, -1), v)
 
 
 @handles("matmul", "bmm", "__matmul__")
 def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
-    tape.products += tape.place == "attention"
-    second = tape.place == "attention" and tape.products == 2
+    second = id(a) in tape.probs  # softmax times values
     both = a.requires_grad and b.requires_grad
     rule = tape.rule("matmul") if both or second else Half()
     if not isinstance(rule, Half):
         return plain(tape, "matmul", rule, func, args, kwargs)
     page, layer = tape.page("matmul"), tape.block
-    # Not at the scores: models scale them before or after the product, and a stabiliser would see the difference.
-    epsilon = 0.0 if tape.place == "attention" and not second else rule.epsilon
+    # Models scale scores before or after the product; the stabiliser is one of the product of unscaled tensors.
+    epsilon = rule.epsilon * tape.scales.get(id(a), 1.0) * tape.scales.get(id(b), 1.0)
     stopped = second and not both and rule.halve_stopped
     factor = rule.fraction if both or stopped else 1.0
 
@@ -184,7 +182,15 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 
 @handles("softmax")
 def softmax(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
-    rule, page = tape.rule("softmax"), tape.page("softmax")
+    rule = tape.rule("softmax")
+    y = _softmax(tape, rule, func, args, kwargs)
+    if tape.place == "attention":
+        tape.probs[id(y)] = y
+    return y
+
+
+def _softmax(tape: Tape, rule: Any, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    page = tape.page("softmax")
     if isinstance(rule, Taylor):
         return tape.bracket("softmax", "softmax", func, args, kwargs)
     if isinstance(rule, Stop):
@@ -197,3 +203,27 @@ def softmax(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return (as_gradient(y * g, inputs[0], page, rule.epsilon),)
 
     return tape.ruled(lambda x: func(x, *args[1:], **kwargs), identity, rule.saves, args[0])
+
+
+@handles("baddbmm")
+def baddbmm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    def call(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+        product = tape.seen(torch.bmm, (batch1, batch2), {})
+        product = product if alpha == 1 else product * alpha
+        return product if beta == 0 else tape.seen(torch.add, (product, input * beta), {})
+
+    return call(*args, **kwargs)
+
+
+@handles("masked_fill")
+def masked_fill(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    def call(input: Tensor, mask: Tensor, value: Any) -> Any:
+        page = tape.page("masked_fill")
+
+        def back(g: Tensor, _: Tensor | None) -> None:
+            lost = torch.where(mask & (g != 0), value * g, 0.0)
+            page.leak("attention_bias" if tape.place == "attention" else "constant", lost)
+
+        return tape.through(func(input, mask, value), back)
+
+    return call(*args, **kwargs)

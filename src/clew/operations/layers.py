@@ -27,7 +27,7 @@ from . import Args, Call, Kwargs, handles, plain
 @handles("linear")
 def linear(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     def call(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-        x = tape.mark(input, "classifier") if tape.place == "head" else input
+        x = tape.mark(input, "classifier") if tape.place == "head" else tape.used_by_linear(input)
         rows = rows_read(x, tape.batch, x.shape[1], tape.reads) if tape.read and x.ndim == 3 else None
 
         def apply(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
@@ -36,6 +36,29 @@ def linear(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return affine(tape, "linear", x, weight, bias, apply, lambda S, W: pulled(S, W, rows))
 
     return call(*args, **kwargs)
+
+
+@handles("addmm")
+def addmm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """`b + x W`, as GPT-2 writes its linear layers."""
+    b, x, W = args[:3]
+    if kwargs or W.requires_grad or b.requires_grad:
+        return tape.without_rule("addmm", func, args, kwargs)
+
+    def apply(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+        return F.linear(x, W, b)
+
+    return affine(tape, "linear", x, W.mT, b, apply, lambda S, W: S @ W)
+
+
+@handles("rsqrt")
+def rsqrt(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """The deviation of a norm that is written out, as RMS norms of Llama and its kin are: held fixed, relevance goes
+    through `x / σ · w` as it is. `norm`'s identity is the same there, as nothing is subtracted or added."""
+    rule = tape.rule("norm")
+    if isinstance(rule, (FixedStd, Identity)):
+        return func(*args, **kwargs).detach()
+    return plain(tape, "norm", rule, func, args, kwargs)
 
 
 @handles("conv2d")
@@ -171,10 +194,11 @@ def norm(
         assert inputs is not None and y is not None
         return (as_gradient(y * g, inputs[0], page, getattr(rule, "epsilon", 0.0)),)
 
+    tape.used(x)
     if tape.place == "head":
         x = tape.mark(x, "norm")
     y = tape.ruled(compute, fixed if isinstance(rule, FixedStd) else identity, rule.saves, x)
-    return tape.mark(y, "pooled") if tape.place == "head" else y
+    return tape.mark(y, "pooled") if tape.place == "head" else tape.forks(y)
 
 
 @handles("gelu", "silu", "relu", "relu6", "leaky_relu", "elu", "mish", "hardswish", "tanh")

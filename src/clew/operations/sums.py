@@ -43,7 +43,10 @@ def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) ->
         y = torch.add(a, b)
         if not rule.epsilon:
             return y
-        return tape.through(y, lambda g, y: share(y * g, y, rule.epsilon, rule.signed, page), keep=True)  # pyright: ignore[reportOptionalOperand, reportArgumentType]
+        tape.used(a, b)
+        return tape.forks(
+            tape.through(y, lambda g, y: share(y * g, y, rule.epsilon, rule.signed, page), keep=True)  # pyright: ignore[reportOptionalOperand, reportArgumentType]
+        )
 
     def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor, ...]:
         assert inputs is not None and y is not None
@@ -51,11 +54,10 @@ def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) ->
         first, second = (S * f for f in _by_absolute_sum(tape, [x * S for x in inputs], y * g, rule.epsilon))
         lost = tape.per_example(y * g) - tape.per_example(inputs[0] * first) - tape.per_example(inputs[1] * second)
         page.leak("stabiliser", lost - tape.per_example(y * (g - S)))
-        if rule.fork_epsilon:
-            first = as_gradient(inputs[0] * first, inputs[0], page, rule.fork_epsilon)
         return first, second
 
-    return tape.ruled(torch.add, back, rule.saves, *torch.broadcast_tensors(a, b))
+    tape.used(a, b)
+    return tape.forks(tape.ruled(torch.add, back, rule.saves, *torch.broadcast_tensors(a, b)))
 
 
 def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float) -> list[Tensor]:
@@ -70,17 +72,21 @@ def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float)
 
 def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAbsoluteSum) -> Tensor:
     """`x + c`: what `c` gets leaves the model here; it is the positional part, where tokens are embedded."""
-    page, place = tape.page("add"), tape.place
+    page, place, layer = tape.page("add"), tape.place, tape.block
     positional = place == "embedding" and x.ndim == 3 and isinstance(c, Tensor) and c.ndim >= 2
+    if tape.is_text:
+        positional = positional and tape.positional.is_learned(c)
     cause = "attention_bias" if place == "attention" else "constant"
-    epsilon = rule.epsilon
+    biases = cause == "attention_bias" and tape.is_text and tape.positional.wanted and layer is not None
+    # Scores of attention are masked by a sum or by a kernel: a stabiliser would see the difference.
+    epsilon = rule.epsilon if cause == "constant" else 0.0
 
     def back(g: Tensor, y: Tensor | None) -> Tensor:
         per_unit = share(y * g, y, epsilon, getattr(rule, "signed", False), page) if epsilon and y is not None else g
         own, kept = c * per_unit, 1.0
         if cause == "attention_bias":
             own = torch.where(per_unit == 0, 0.0, own)
-        if isinstance(rule, ByAbsoluteSum):
+        if isinstance(rule, ByAbsoluteSum) and cause == "constant":
             assert y is not None
             rest = (y - c) * per_unit
             kept, factor = _by_absolute_sum(tape, [rest, own], y * g, epsilon)
@@ -92,10 +98,14 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
             tape.positions.append(own.expand_as(y))
             if tape.entering is None:
                 tape.entering = y * g
+        elif biases and layer is not None:  # of keys, as models write it: a slope times the position of the key
+            by_key = own.expand_as(g).reshape(tape.batch, -1, g.shape[-1])
+            tape.positional.biases[layer] = by_key.sum(1), by_key.clamp(min=0).sum(1)
         else:
             page.leak(cause, own.expand_as(g))
         return per_unit * kept
 
+    tape.used(x)
     return tape.through(torch.add(x, c), back, keep=positional or bool(epsilon))
 
 
@@ -111,8 +121,17 @@ def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     if not all(isinstance(t, Tensor) and t.requires_grad for t in (a, b)):
-        return torch.mul(a, b)
+        if tape.mixture:
+            return _weighted(tape, a, b)
+        y = torch.mul(a, b)
+        if tape.place == "attention" and isinstance(b, (int, float)):
+            tape.scaled_by(y, a, float(b))
+        return y
     rule = tape.rule("product")
+    if tape.positional.separate and isinstance(rule, (Uniform, StopGate)):
+        key = tape.positional.key_of(a) or tape.positional.key_of(b)
+        if key is not None:
+            return _rotated(tape, a, b, key)
     if isinstance(rule, StopGate):
         gates = [id(t) in tape.activated for t in (a, b)]
         if any(gates):
@@ -120,6 +139,35 @@ def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     if isinstance(rule, (Uniform, StopGate)):
         return torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5))
     return plain(tape, "product", rule, torch.mul, (a, b), {})
+
+
+def _weighted(tape: Tape, a: Any, b: Any) -> Any:
+    """What an expert says times the router's weight, a constant: that gets its half all the same, and keeps it."""
+    y = torch.mul(a, b)
+    weighted = all(isinstance(t, Tensor) for t in (a, b)) and b.shape[-1:] == (1,) and a.ndim == b.ndim == 2
+    if not (weighted and isinstance(tape.rule("product"), Uniform)):
+        return y
+    page = tape.page("product")
+
+    def back(g: Tensor, y: Tensor | None) -> Tensor:
+        assert y is not None
+        page.leak("stopped", 0.5 * y * g)
+        return 0.5 * g
+
+    return tape.through(y, back, keep=True)
+
+
+def _rotated(tape: Tape, a: Tensor, b: Tensor, key: tuple[int, str]) -> Tensor:
+    """A product with a rotary table, whose relevance is kept for each head."""
+    uses = tape.positional.by_head.setdefault(key, [])
+    place = len(uses)
+    uses.append(torch.empty(0))
+
+    def back(g: Tensor, y: Tensor | None) -> None:
+        assert y is not None
+        uses[place] = y * g / 2
+
+    return tape.through(torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5)), back, keep=True)
 
 
 @handles("div", "__truediv__", "__div__", "true_divide")

@@ -49,8 +49,8 @@ class Stop(Rule):
 @dataclass(frozen=True)
 class Half(Rule):
     """A product of two matrices that both depend on the input hands half to each (AttnLRP, prop. 3.3); one that is
-    stopped or constant gets nothing, and the other all. Conserves but for the stabiliser, which attention has at its
-    output only: scores are scaled before or after their product, and a stabiliser would see the difference.
+    stopped or constant gets nothing, and the other all. Conserves but for the stabiliser, which is added to the product
+    of queries and keys as they are, whether a model scales them before or after.
 
     `halve_stopped=True` halves even then, as the released PA-LRP code does; the rest is booked as "stopped".
     """
@@ -87,13 +87,19 @@ class StopGate(Rule):
 class ByAbsoluteSum(Rule):
     """`a + b`, where `a` and `b` get totals in the ratio of `|Σ R_a| : |Σ R_b|`, per example (Chefer et al. 2021a,
     eq. 9-10): keeps numbers bounded where proportional shares of both signs would explode. Conserves but for `ε`.
-
-    `fork_epsilon` also stabilises what the first of two inputs gets, the one that is used again elsewhere.
     """
 
     epsilon: float = 1e-9
-    fork_epsilon: float = 0.0
     operations: ClassVar[tuple[str, ...]] = ("add",)
+
+
+@dataclass(frozen=True)
+class StabilisedFork(Rule):
+    """Where a tensor is used several times it gets `x Σ R_i/(x + ε)` (Chefer et al. 2021a, their "clone"); the plain
+    sum `Σ R_i` otherwise. In blocks, for what enters them and what norms and sums of two put out."""
+
+    epsilon: float = 1e-9
+    operations: ClassVar[tuple[str, ...]] = ("fork",)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,242 @@
+"""From what a method returned to an attribution: checked, normalised if asked for, with what belongs to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attribution import Attribution
+from .borrow import borrowed
+from .image_attribution import ImageAttribution
+from .outputs import logits_of
+from .prepare import Prepared
+from .shapes import InputError, OptionError
+from .subject import Subject
+from .text_attribution import TextAttribution
+from .texts import TextBatch
+from .trace import Result
+
+# The difference instrumentation made to the logits, by model and input shape.
+_differences: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
+
+# Details whose last axis does not run over tokens.
+_OVER_OTHERS = ("head_importance", "path_scores")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `explain` was asked for beside the method's own options."""
+
+    checks: str = "default"
+    details: bool = False
+    normalize: str | None = None
+    zero_cls: bool | str = False
+
+    def __post_init__(self) -> None:
+        if self.checks not in ("default", "full", "off"):
+            raise OptionError("unknown checks", expected="default, full or off", got=self.checks)
+        if self.normalize not in (None, "minmax", "max"):
+            raise OptionError("unknown normalize", expected="minmax or max", got=self.normalize)
+        if self.zero_cls not in (True, False, "min"):
+            raise OptionError("unknown zero_cls", expected="True, False or 'min'", got=self.zero_cls)
+
+
+def attribution_of(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> Attribution:
+    """The attribution. Raises `InputError` where scores are not those of the model's tokens."""
+    make = _of_images if ready.text is None else _of_texts
+    return make(ready, subject, method, result, settings)
+
+
+def _of_images(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> Attribution:
+    bound, x, grid = ready.bound, subject.x, subject.grid()
+    size = x.shape[-2], x.shape[-1]
+    patch = _patch_size(bound.patches, size, grid)
+    if result.pixels is not None:
+        scores = F.pad(_patch_sums(result.pixels, grid, patch), (bound.prefix, 0))
+    else:
+        scores = _scores(method, result)
+    tokens = bound.prefix + grid[0] * grid[1]
+    if scores.shape != (subject.batch, tokens):
+        raise InputError(
+            f"{method} gave scores for other tokens than the model has",
+            expected=f"(batch, token) = {(subject.batch, tokens)}: {bound.prefix} prefix tokens, {grid} patches",
+            got=tuple(scores.shape),
+            todo="correct `prefix` or `patches` in the declaration",
+        )
+    checks = _verified(subject, scores, settings)
+    checks["prefix_share"] = _share(scores, scores[:, : bound.prefix])
+    if settings.zero_cls and bound.prefix:
+        scores = _without_first(scores, settings.zero_cls)
+    return ImageAttribution(
+        all_scores=_normalized(scores.detach(), scores[:, bound.prefix :].detach(), settings.normalize),
+        prefix=bound.prefix,
+        patch_grid=grid,
+        patch_size=patch,
+        input_size=size,
+        logits=_logits(subject.clean_output),
+        pixels=None if result.pixels is None else result.pixels.detach(),
+        pictures=ready.pictures,
+        details={k: v.detach() for k, v in result.details.items()} if settings.details else {},
+        checks={**checks, **result.checks},
+        **_common(ready, subject, method, result, settings),
+    )
+
+
+def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> Attribution:
+    text = ready.text
+    assert text is not None
+    scores = _scores(method, result).detach()
+    if scores.shape != text.order.shape:
+        raise InputError(
+            f"{method} gave scores for other tokens than the text has",
+            expected=f"(batch, token) = {tuple(text.order.shape)}",
+            got=tuple(scores.shape),
+        )
+    scores = text.restored(scores)
+    checks = _verified(subject, scores, settings)
+    special = text.special.to(scores.device)
+    checks["special_share"] = _share(scores, scores * special)
+    if settings.zero_cls:
+        first = text.order[:, :1].to(scores.device)
+        least = scores.masked_fill(~text.mask.to(scores.device), torch.inf).amin(1, keepdim=True)
+        scores = scores.scatter(1, first, least if settings.zero_cls == "min" else torch.zeros_like(least))
+    real = scores.masked_fill(~text.mask.to(scores.device), torch.nan)
+    logits = subject.target.logits(subject.clean_output)
+    return TextAttribution(
+        all_scores=_normalized(scores, real, settings.normalize).masked_fill(~text.mask.to(scores.device), 0.0),
+        input_ids=text.input_ids,
+        mask=text.mask,
+        special=text.special,
+        tokens=text.tokens,
+        texts=text.texts,
+        offsets=text.offsets,
+        logits=None if logits is None else logits.detach(),
+        details=_restored(result.details, text) if settings.details else {},
+        checks={**checks, **result.checks},
+        **_common(ready, subject, method, result, settings),
+    )
+
+
+def _restored(details: Mapping[str, Tensor], text: TextBatch) -> dict[str, Tensor]:
+    """Details over the tokens as given."""
+    found: dict[str, Tensor] = {}
+    for name, value in details.items():
+        value = value.detach()
+        if not text.as_given and name not in _OVER_OTHERS and value.shape[-1] == text.order.shape[1]:
+            if name == "attention":
+                value = text.restored(value, 2)
+            value = text.restored(value, value.ndim - 1)
+        found[name] = value
+    return found
+
+
+def _scores(method: str, result: Result) -> Tensor:
+    if result.scores is None:
+        raise OptionError(f"{method} returned neither scores nor pixels", expected="Result(scores=…) or (pixels=…)")
+    return result.scores
+
+
+def _verified(subject: Subject, scores: Tensor, settings: Settings) -> dict[str, Any]:
+    found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1)}
+    if subject.backend is not None:
+        found["attention"] = subject.backend
+    if settings.checks != "off":
+        found["forward_difference"] = _forward_difference(subject, again=settings.checks == "full")
+    return found
+
+
+def _common(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> dict[str, Any]:
+    with torch.no_grad():
+        value = subject.score(subject.clean_output)
+    asked: dict[str, Any] = {"normalize": settings.normalize, "zero_cls": settings.zero_cls}
+    return {
+        "method": method,
+        "options": {**result.options, "score": subject.target.kind, **{k: v for k, v in asked.items() if v}},
+        "target": subject.target.names,
+        "score": value.detach(),
+        "labels": ready.labels,
+        "provenance": {
+            "model": ready.name,
+            "architecture": ready.bound.architecture.name,
+            "clew": _version(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+@cache
+def _version() -> str:
+    return metadata.version("clew")
+
+
+def _forward_difference(subject: Subject, *, again: bool) -> float:
+    """Largest change that instrumenting every block makes to the logits; measured once per model and input shape."""
+    key = (
+        subject.bound.architecture.name,
+        subject.backend,
+        tuple(subject.given.shape),
+        subject.given.dtype,
+        subject.precise,
+        str(subject.given.device),
+    )
+    known = _differences.setdefault(subject.model, {})
+    if again or key not in known:
+        with torch.no_grad(), borrowed(subject.model):
+            plain = _logits(subject.forward())
+            seen = _logits(subject.run(range(subject.last + 1), hidden=range(subject.last + 1)).output)
+        known[key] = 0.0 if plain is None or seen is None else float((plain - seen).abs().max())
+    return known[key]
+
+
+def _logits(output: Any) -> Tensor | None:
+    try:
+        return logits_of(output).detach()
+    except Exception:
+        return None  # a target function may score outputs that have none
+
+
+def _patch_size(patches: nn.Module, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """Pixels per patch, down and across: the stride of the patch convolution, or what the grid implies."""
+    stride = getattr(patches, "stride", None)
+    if isinstance(stride, tuple) and all(abs(n - s * g) < s for n, s, g in zip(size, stride, grid, strict=True)):
+        return stride[0], stride[1]
+    return max(1, size[0] // grid[0]), max(1, size[1] // grid[1])
+
+
+def _patch_sums(pixels: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
+    height, width = grid[0] * patch[0], grid[1] * patch[1]
+    missing = (0, max(0, width - pixels.shape[-1]), 0, max(0, height - pixels.shape[-2]))
+    covered = F.pad(pixels, missing)[:, :height, :width]
+    return covered.reshape(-1, grid[0], patch[0], grid[1], patch[1]).sum((2, 4)).flatten(1)
+
+
+def _share(scores: Tensor, some: Tensor) -> Tensor:
+    total = scores.detach().abs().sum(-1)
+    return torch.where(total > 0, some.detach().abs().sum(-1) / total, 0.0)
+
+
+def _without_first(scores: Tensor, how: bool | str) -> Tensor:
+    scores = scores.clone()
+    scores[:, 0] = scores.amin(1) if how == "min" else 0
+    return scores
+
+
+def _normalized(scores: Tensor, over: Tensor, how: str | None) -> Tensor:
+    """Scores divided by the largest size, or stretched to 0 to 1, `over` some of them (NaN does not count)."""
+    if how is None:
+        return scores
+    known = over.isfinite()
+    high = over.masked_fill(~known, -torch.inf).amax(-1, keepdim=True)
+    low = over.masked_fill(~known, torch.inf).amin(-1, keepdim=True)
+    if how == "max":
+        low, high = torch.zeros_like(low), torch.maximum(high.abs(), low.abs())
+    span = high - low
+    return torch.where(span > 0, (scores - low) / span, 0.0)  # a constant map becomes zeros
