@@ -56,7 +56,10 @@ class Attention:
         if self.mask is not None:
             mask = self.mask.detach()[(None,) * (4 - self.mask.ndim)]
             mask = take(mask.expand(len(q) if isinstance(rows, Tensor) else -1, -1, queries, keys), rows)
-            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+            if mask.dtype == torch.bool:  # a query that sees nothing gets nothing, as from torch's own kernels
+                A = logits.masked_fill(~mask, -math.inf).softmax(-1)
+                return A.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+            logits = logits + mask
         if self.causal:
             places = torch.arange(queries, device=q.device)[rows]
             later = torch.arange(keys, device=q.device) > places[..., None]

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architectures import Architecture
-from .explain import explain
+from .architectures import Architecture, Bound
+from .architectures import find as find_architecture
+from .borrow import borrowed
+from .explain import explain, subject_of
 from .load import LoadedModel
-from .outputs import logits_of
-from .prepare import prepare, unwrap
+from .outputs import answer_logits_of, logits_of
+from .prepare import Prepared, prepare, unwrap
 from .relevance import propagate
 from .shapes import ClewError
-from .subject import Subject
+from .targets import Token
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,26 @@ def doctor(
     architecture: Architecture | None = None,
     rules: str | Mapping[str, Any] = "attn_lrp",
 ) -> list[Finding]:
-    """Try on one model what every method relies on; `inputs` default to two random images of the model's size.
+    """Try on one model what every method relies on; `inputs` default to two random images of the model's size, or to
+    two random texts, one of them padded.
 
     Checked: a declaration fits; the forward pass is unchanged; the attention seen, times the values, is the attention
-    output; the declared readout is what the head really reads; a batch equals its single examples; every operation
-    that relevance meets has a rule in `rules` (they are listed); LRP's account closes; nothing is left behind.
+    output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
+    padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
+    LRP's account closes; nothing is left behind.
     """
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
     before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
     tolerance = 2e-2 if half else 1e-4
     try:
-        first = next((m for m in inside.modules() if isinstance(m, nn.Conv2d)), None)
-        example = _example(model, first.in_channels if first is not None else None) if inputs is None else inputs
-        ready = prepare(model, example, architecture)
+        declared = architecture or find_architecture(inside)
+        example = _example(model, inside, declared.bind(inside)) if inputs is None else inputs
+        ready = prepare(model, example, declared)
+        target = _target(ready)
+        subject = subject_of(ready, target)
     except ClewError as error:
         return [Finding("declaration", False, str(error))]
-    subject = Subject(ready.model, ready.bound, ready.inputs, lambda output: _largest)
     findings: list[Finding] = []
 
     def attempt(name: str, check: Callable[[], tuple[bool, str]]) -> None:
@@ -61,19 +66,22 @@ def doctor(
             findings.append(Finding(name, False, str(error)))
 
     def declaration() -> tuple[bool, str]:
-        grid = subject.grid()
         trace = subject.run([subject.last])
-        expected = ready.bound.prefix + grid[0] * grid[1]
-        seen = (
-            f"{ready.bound.architecture.name}: {subject.depth} blocks, {trace[subject.last].v.shape[1]} heads, "
-            f"{ready.bound.prefix} prefix tokens, {grid[0]} x {grid[1]} patches, {subject.backend} attention"
-        )
+        if ready.text is not None:
+            expected, parts = ready.text.order.shape[1], f"a model for {ready.bound.task}"
+        else:
+            grid = subject.grid()
+            expected = ready.bound.prefix + grid[0] * grid[1]
+            parts = f"{ready.bound.prefix} prefix tokens, {grid[0]} x {grid[1]} patches"
+        heads = trace[subject.last].v.shape[1]
+        name = ready.bound.architecture.name
+        seen = f"{name}: {subject.depth} blocks, {heads} heads, {parts}, {subject.backend} attention"
         return trace.tokens == expected, seen
 
     def unchanged() -> tuple[bool, str]:
-        with torch.no_grad():
-            plain = logits_of(subject.forward())
-        seen = logits_of(subject.run(range(subject.last + 1)).output)
+        with torch.no_grad(), borrowed(ready.model):
+            plain = _output(subject.forward())
+        seen = _output(subject.run(range(subject.last + 1)).output)
         difference = float((plain - seen).abs().max())
         return difference <= tolerance * float(plain.abs().max()), f"largest change of a logit {difference:.1e}"
 
@@ -88,23 +96,31 @@ def doctor(
     def read_out() -> tuple[bool, str]:
         trace = subject.run([subject.last], leaf=(subject.last, "o"))
         g_o = trace.gradients([(subject.last, "o")])[subject.last, "o"]
-        real = set(g_o.abs().amax((0, 1, 3)).nonzero().flatten().tolist())
-        declared = set(trace.read().rows.flatten().tolist())
-        return real == declared, f"{len(declared)} rows declared, {len(real)} rows reach the score"
+        read = trace.read()
+        said = read.start(g_o.shape[2], separate=True) * read.weights.ne(0)[..., None]
+        real, declared = g_o.abs().amax((1, 3)) > 0, said.sum(1) > 0
+        counts = f"{int(declared.sum())} rows declared, {int(real.sum())} rows reach the score"
+        return bool((real == declared).all()), counts
 
     def batches() -> tuple[bool, str]:
-        target = logits_of(subject.run([subject.last]).output).argmax(-1)
         options: dict[str, Any] = {"architecture": ready.bound.architecture, "checks": "off", "n_steps": 2}
-        everyone = explain(ready.model, ready.inputs, target=target, **options).scores
-        single = {k: v[:1] for k, v in ready.inputs.items()}
-        alone = explain(ready.model, single, target=target[:1], **options).scores
-        difference = float((everyone[:1] - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
+        last = ready.batch - 1  # of two texts the padded one
+        everyone = explain(ready.model, ready.inputs, target=target, **options).scores[last]
+        single = {k: v[last:] for k, v in ready.inputs.items()}
+        if ready.text is not None:  # without its padding
+            count = int(ready.text.lengths[last])
+            single, everyone = {k: v[:, :count] for k, v in single.items()}, everyone[:count]
+        alone = explain(ready.model, single, target=target[last:] if target else None, **options).scores[0]
+        difference = float((everyone - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
         return difference <= tolerance, f"largest relative difference {difference:.1e}"
 
     def ruled() -> tuple[bool, str]:
-        found = propagate(subject, rules)
+        with torch.no_grad(), borrowed(ready.model):
+            plain = subject.score(subject.forward(), clean=True)
+        found = propagate(subject, rules, positions=subject.bound.is_text)
+        difference = float(((found.total - plain) / plain.abs().clamp(min=1e-6)).abs().max())
         met = sorted(found.met.items(), key=lambda item: (item[0].place, item[0].operation))
-        return True, "\n".join(
+        return difference <= tolerance, f"the score changes by {difference:.1e}\n" + "\n".join(
             f"{one.operation} ({one.place}) × {count}: {one.rule if one.rule is not None else 'not reached'}"
             for one, count in met
         )
@@ -122,7 +138,7 @@ def doctor(
     attempt("forward unchanged", unchanged)
     attempt("attention captured", captured)
     attempt("readout", read_out)
-    attempt("batch = single", batches)
+    attempt("batch = single" if ready.text is None else "padded = alone", batches)
     name = rules if isinstance(rules, str) else "own rules"
     attempt(f"rules: {name}", ruled)
     attempt("account of relevance", accounted)
@@ -130,21 +146,35 @@ def doctor(
     return findings
 
 
-def _largest(output: Any, rows: Tensor | None) -> Tensor:
-    return logits_of(output).amax(-1)
+def _output(output: Any) -> Tensor:
+    answers = answer_logits_of(output)
+    return torch.cat(answers, 1) if answers is not None else logits_of(output)
 
 
-def _example(model: nn.Module | LoadedModel, channels: int | None) -> Tensor:
+def _target(ready: Prepared) -> Any:
+    """Something to explain: what is predicted, of heads over tokens at the last token of each text."""
+    if ready.bound.task != "token-classification" or ready.text is None:
+        return None
+    columns = ready.text.order.gather(1, ready.text.lengths[:, None] - 1).flatten().tolist()
+    return [Token(column) for column in columns]
+
+
+def _example(model: nn.Module | LoadedModel, inside: Any, bound: Bound) -> Any:
+    generator = torch.Generator("cpu").manual_seed(0)
+    if bound.is_text:
+        words = int(getattr(bound.patches, "num_embeddings", 100))
+        numbers = torch.randint(min(5, words - 1), words, (2, 12), generator=generator, device="cpu")
+        mask = torch.ones_like(numbers)
+        mask[1, 8:] = 0
+        return {"input_ids": numbers, "attention_mask": mask}
     if isinstance(model, LoadedModel) and model.preprocess is not None:
         size: Any = model.preprocess.size
     else:
-        module: Any = model.model if isinstance(model, LoadedModel) else model
-        size = getattr(getattr(module, "patch_embed", None), "img_size", None)
-        size = size or getattr(getattr(module, "config", None), "image_size", None)
-        size = size or getattr(module, "image_size", None) or 224
+        size = getattr(getattr(inside, "patch_embed", None), "img_size", None)
+        size = size or getattr(getattr(inside, "config", None), "image_size", None)
+        size = size or getattr(inside, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    generator = torch.Generator("cpu").manual_seed(0)
-    return torch.randn(2, channels or 3, height, width, generator=generator, device="cpu")
+    return torch.randn(2, bound.channels or 3, height, width, generator=generator, device="cpu")
 
 
 def state(model: nn.Module) -> list[Any]:
@@ -154,4 +184,6 @@ def state(model: nn.Module) -> list[Any]:
         for m in model.modules()
     ]
     parameters = [(p.requires_grad, p.grad is None) for p in model.parameters()]
-    return [*modules, *parameters, getattr(getattr(model, "config", None), "_attn_implementation", None)]
+    config: Any = getattr(model, "config", None)
+    names = ("_attn_implementation", "_experts_implementation", "use_cache")
+    return [*modules, *parameters, *(getattr(config, name, None) for name in names)]

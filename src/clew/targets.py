@@ -287,8 +287,10 @@ def _answer(output: Any, batch: int, kind: str, text: TextBatch, rows: Tensor | 
     """An answer in the text: given, or the best that starts before it ends."""
     if rows is None:
         start, end = (t.detach() for t in cast("tuple[Tensor, Tensor]", answer_logits_of(output)))
-        first = start.argmax(-1)
-        later = torch.arange(end.shape[1], device=end.device) >= first[:, None]
+        places = torch.arange(end.shape[1], device=end.device)
+        real = places < text.lengths.to(end.device)[:, None]
+        first = start.masked_fill(~real, -torch.inf).argmax(-1)
+        later = (places >= first[:, None]) & real
         rows = torch.stack([first, end.masked_fill(~later, -torch.inf).argmax(-1)], 1)
     ids = text.arranged(text.input_ids)
     said = [ids[i, a : b + 1].tolist() for i, (a, b) in enumerate(rows.tolist())]

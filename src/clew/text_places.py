@@ -36,16 +36,31 @@ class Positions:
     _names: dict[int, tuple[tuple[int, str], Tensor]] = field(default_factory=dict[int, tuple[tuple[int, str], Tensor]])
     _learned: set[int] = field(default_factory=set[int])
 
-    def as_leaves(self, layer: int, tables: Any, batch: int) -> Any:
-        """Tables as leaves of the graph, one for each example and block."""
+    def as_leaves(self, layer: int, tables: Any, batch: int, dtype: torch.dtype) -> Any:
+        """Tables as leaves of the graph, one for each example and block, in `dtype` or more."""
         leaves: list[Tensor] = []
         for name, table in zip(TABLES, tables, strict=True):
             whole = table.expand(batch, -1, -1) if table.ndim == 3 else table[None].expand(batch, -1, -1)
-            leaf = whole.detach().requires_grad_()
+            leaf = whole.detach().to(torch.promote_types(table.dtype, dtype)).requires_grad_()
             self.tables[layer, name] = leaf
             self.name(leaf, (layer, name))
             leaves.append(leaf)
         return tuple(leaves)
+
+    def add_bias(self, layer: int, bias: Tensor, g: Tensor, batch: int) -> None:
+        """Add the relevance of a bias of scores `(…, query, key)`, by key.
+
+        Scores are free up to a number per query: it is chosen such that a query's bias of itself is 0, as ALiBi is
+        written, `-m (i - j)`. The sum is the same, as gradients of a softmax sum to 0.
+        """
+        whole = bias.expand_as(g)
+        if whole.shape[-1] == whole.shape[-2]:
+            whole = whole - whole.diagonal(dim1=-2, dim2=-1)[..., None]
+        own = torch.where(g == 0, 0.0, whole * g).reshape(batch, -1, g.shape[-1])
+        sums, positive = own.sum(1), own.clamp(min=0).sum(1)
+        if layer in self.biases:
+            sums, positive = sums + self.biases[layer][0], positive + self.biases[layer][1]
+        self.biases[layer] = sums, positive
 
     def name(self, tensor: Tensor, key: tuple[int, str]) -> None:
         """Remember that a tensor is a table, kept alive so that no id is used again."""
@@ -88,28 +103,29 @@ def watch_texts(tape: _Tape, bound: Bound) -> None:
     if bound.position_embeddings is not None:
         tape.watch(bound.position_embeddings, after=positional.remember)
     if positional.wanted:
+        dtype = next((p.dtype for p in bound.patches.parameters() if p.is_floating_point()), torch.float32)
         for layer, attention in enumerate(bound.attentions):
-            tape.watch(attention, before=_tables_given(tape, layer))
+            tape.watch(attention, before=_tables_given(tape, layer, dtype))
             for part in attention.modules():
                 if "Rotary" in type(part).__name__:
-                    tape.watch(part, after=_tables_made(tape, layer))
+                    tape.watch(part, after=_tables_made(tape, layer, dtype))
     for block, router in zip(bound.blocks, bound.routers, strict=True):
         if router is not None:
             _watch_mixture(tape, block, router)
 
 
-def _tables_given(tape: _Tape, layer: int) -> Callable[..., Any]:
+def _tables_given(tape: _Tape, layer: int, dtype: torch.dtype) -> Callable[..., Any]:
     def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tables = kwargs.get("position_embeddings")
         if not isinstance(tables, tuple) or len(tables) != len(TABLES):  # pyright: ignore[reportUnknownArgumentType]
             return None
-        return args, {**kwargs, "position_embeddings": tape.positional.as_leaves(layer, tables, tape.batch)}
+        return args, {**kwargs, "position_embeddings": tape.positional.as_leaves(layer, tables, tape.batch, dtype)}
 
     return before
 
 
-def _tables_made(tape: _Tape, layer: int) -> Callable[[Any], Any]:
-    return lambda output: tape.positional.as_leaves(layer, output, tape.batch)
+def _tables_made(tape: _Tape, layer: int, dtype: torch.dtype) -> Callable[[Any], Any]:
+    return lambda output: tape.positional.as_leaves(layer, output, tape.batch, dtype)
 
 
 def _watch_mixture(tape: _Tape, block: nn.Module, router: nn.Module) -> None:

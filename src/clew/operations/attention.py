@@ -173,7 +173,9 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         if both and factor != 0.5:
             page.leak("copies", (1 - 2 * factor) * y * S)
         if second and both and layer is not None and tape.keep_attention:
-            tape.attention[layer] = factor * S
+            # Some models keep heads on the axis of examples.
+            heads = S.unflatten(0, (tape.batch, -1)) if S.ndim == 3 and len(S) > tape.batch else S
+            tape.attention[layer] = factor * heads
         return S
 
     y = func(tape.scaled(a, factor), tape.scaled(b, factor), *args[2:], **kwargs)

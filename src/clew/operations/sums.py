@@ -23,7 +23,7 @@ from . import Args, Call, Kwargs, handles, plain
 # Sums and products
 
 
-@handles("add", "__add__", "__radd__", "__iadd__")
+@handles("add", "__add__", "__radd__", "__iadd__", "add_")
 def add(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b, alpha = args[0], args[1], kwargs.get("alpha", 1)
     b = b * alpha if alpha != 1 else b
@@ -67,7 +67,8 @@ def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float)
     assert isinstance(size, Tensor)
     wanted = [torch.where(size == 0, 0.0, s.abs() / (size + epsilon)) * total for s in sums]
     factors = [torch.where(s == 0, 0.0, w / (s + epsilon)) for s, w in zip(sums, wanted, strict=True)]
-    return [f.to(R.dtype).view(-1, *[1] * (R.ndim - 1)) for f in factors]
+    each = R.shape[0] // tape.batch  # heads may be on the axis of examples
+    return [f.to(R.dtype).repeat_interleave(each).view(-1, *[1] * (R.ndim - 1)) for f in factors]
 
 
 def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAbsoluteSum) -> Tensor:
@@ -98,9 +99,8 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
             tape.positions.append(own.expand_as(y))
             if tape.entering is None:
                 tape.entering = y * g
-        elif biases and layer is not None:  # of keys, as models write it: a slope times the position of the key
-            by_key = own.expand_as(g).reshape(tape.batch, -1, g.shape[-1])
-            tape.positional.biases[layer] = by_key.sum(1), by_key.clamp(min=0).sum(1)
+        elif biases and layer is not None and isinstance(c, Tensor):
+            tape.positional.add_bias(layer, c, per_unit, tape.batch)
         else:
             page.leak(cause, own.expand_as(g))
         return per_unit * kept
@@ -109,7 +109,7 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
     return tape.through(torch.add(x, c), back, keep=positional or bool(epsilon))
 
 
-@handles("sub", "__sub__", "__rsub__")
+@handles("sub", "__sub__", "__rsub__", "sub_")
 def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     if func in named(["__rsub__"]):
@@ -117,7 +117,7 @@ def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     return add(tape, torch.add, (a, -b), kwargs)
 
 
-@handles("mul", "__mul__", "__rmul__", "__imul__", "multiply")
+@handles("mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply")
 def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     if not all(isinstance(t, Tensor) and t.requires_grad for t in (a, b)):
