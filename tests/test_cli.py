@@ -59,7 +59,7 @@ def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
     [
         (["{0}", "-m", "mini:digits", "--method", "rollout"], "attention_rollout"),
         (["{0}", "-m", "mini:digits", "--method", "raw_attention(__import__('os'))"], "is written NAME"),
-        (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html or \.png"),
+        (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html, \.png, \.safetensors"),
         (["{0}", "-m", "mini:digits", "-t", "ten"], "no label 'ten'"),
         (["nothing.png", "-m", "mini:digits"], "no image file"),
         (["{0}", "-m", "mini:letters"], "no bundled model"),

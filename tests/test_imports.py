@@ -15,14 +15,17 @@ SOURCE = Path(clew.__file__).parent
 LAYERS = {
     "shapes": 0, "outputs": 1, "files": 1, "words": 1, "borrow": 1, "quadrature": 1, "sparse": 1, "passes": 1,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 2, "seam": 2, "precise": 3,
-    "architectures": 2, "plots": 2, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
+    "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
+    "generation_html": 3,
     "attribution": 4, "image_attribution": 5, "text_attribution": 5, "compare": 6,
     "images": 4, "checkpoints": 4, "readout": 4, "capture": 5, "trace": 6, "subject": 7,
-    "ledger": 5, "tape": 6, "text_places": 5, "positional": 6, "operations": 7, "operations.*": 8, "relevance": 9,
+    "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,
     "methods": 8, "methods.*": 10, "targets": 6,
-    "load": 7, "minis.scenes": 7, "minis": 7, "minis.train_digits": 8, "prepare_text": 7, "prepare": 8, "assemble": 9,
-    "explain": 11, "doctor": 12, "cli": 13,
-    "": 14,
+    "hub": 1, "loaded": 6, "load_timm": 7, "load_hf": 7, "load": 8,
+    "minis.scenes": 7, "minis": 7, "minis.train_digits": 8,
+    "prepare_text": 7, "inputs": 5, "prepare": 9, "assemble": 10, "windows": 11, "explain": 12, "generation": 13,
+    "doctor": 13, "cli": 14,
+    "": 15,
 }  # fmt: skip
 
 

@@ -228,12 +228,12 @@ def test_offline_a_missing_model_is_an_error_that_says_so(name):
 def test_a_download_is_announced(monkeypatch, caplog):
     from huggingface_hub import constants
 
-    from clew.load import _announce
+    from clew.hub import announce
 
-    _announce("nobody/nothing", "config.json")
+    announce("nobody/nothing", "config.json")
     assert not caplog.records
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    _announce("nobody/nothing", "config.json")
+    announce("nobody/nothing", "config.json")
     assert "downloading nobody/nothing" in caplog.text
     assert str(constants.HF_HUB_CACHE) in caplog.text
 
@@ -241,7 +241,7 @@ def test_a_download_is_announced(monkeypatch, caplog):
 def test_imagenet_labels_come_from_timm(tmp_path):
     from timm import create_model
 
-    from clew.load import _timm_labels
+    from clew.load_timm import _timm_labels
 
     data = __import__("timm.data").data
     model = create_model("vit_tiny_patch16_224", pretrained=False)

@@ -6,6 +6,7 @@ from .attribution import Attribution
 from .compare import compare
 from .doctor import doctor
 from .explain import explain
+from .generation import GenerationAttribution, explain_generation
 from .image_attribution import ImageAttribution
 from .images import Preprocess, open_image
 from .load import DinoLinear, LoadedModel, load
@@ -25,6 +26,7 @@ __all__ = [
     "ClewError",
     "Contrast",
     "DinoLinear",
+    "GenerationAttribution",
     "ImageAttribution",
     "LoadedModel",
     "Preprocess",
@@ -39,6 +41,7 @@ __all__ = [
     "compare",
     "doctor",
     "explain",
+    "explain_generation",
     "load",
     "method",
     "methods",

@@ -76,7 +76,7 @@ def _of_images(ready: Prepared, subject: Subject, method: str, result: Result, s
     if settings.zero_cls and bound.prefix:
         scores = _without_first(scores, settings.zero_cls)
     return ImageAttribution(
-        all_scores=_normalized(scores.detach(), scores[:, bound.prefix :].detach(), settings.normalize),
+        all_scores=normalized(scores.detach(), scores[:, bound.prefix :].detach(), settings.normalize),
         prefix=bound.prefix,
         patch_grid=grid,
         patch_size=patch,
@@ -104,6 +104,8 @@ def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, se
     checks = _verified(subject, scores, settings)
     special = text.special.to(scores.device)
     checks["special_share"] = _share(scores, scores * special)
+    if any(text.unseen):
+        checks["characters_cut"] = torch.tensor(text.unseen)
     if settings.zero_cls:
         first = text.order[:, :1].to(scores.device)
         least = scores.masked_fill(~text.mask.to(scores.device), torch.inf).amin(1, keepdim=True)
@@ -111,7 +113,7 @@ def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, se
     real = scores.masked_fill(~text.mask.to(scores.device), torch.nan)
     logits = subject.target.logits(subject.clean_output)
     return TextAttribution(
-        all_scores=_normalized(scores, real, settings.normalize).masked_fill(~text.mask.to(scores.device), 0.0),
+        all_scores=normalized(scores, real, settings.normalize).masked_fill(~text.mask.to(scores.device), 0.0),
         input_ids=text.input_ids,
         mask=text.mask,
         special=text.special,
@@ -229,7 +231,7 @@ def _without_first(scores: Tensor, how: bool | str) -> Tensor:
     return scores
 
 
-def _normalized(scores: Tensor, over: Tensor, how: str | None) -> Tensor:
+def normalized(scores: Tensor, over: Tensor, how: str | None) -> Tensor:
     """Scores divided by the largest size, or stretched to 0 to 1, `over` some of them (NaN does not count)."""
     if how is None:
         return scores

@@ -133,7 +133,7 @@ class Attribution:
 
     def facts(self, example: int) -> dict[str, str]:
         """What was explained, verified and chosen, in plain words."""
-        facts = {"explained": f"{self.name_of_target(example)}, score {float(self.score[example]):.4g}"}
+        facts = {"target": f"{self.name_of_target(example)}, score {float(self.score[example]):.4g}"}
         for name, value in self.checks.items():
             shown = value[example] if isinstance(value, Tensor) and value.ndim else value
             facts[name.replace("_", " ")] = _in_words(shown)

@@ -1,39 +1,41 @@
-"""The command line: `clew explain`, `methods`, `models`, `doctor`, `demo`."""
+"""The command line: `clew explain`, `generate`, `methods`, `models`, `doctor`, `demo`."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from .architectures import architectures
+from .architectures import find as find_architecture
 from .attribution import Attribution
 from .compare import compare
 from .doctor import doctor as examine
 from .explain import explain as explain_batch
-from .images import open_image
+from .generation import explain_generation
+from .inputs import read_images, read_texts
 from .load import MINIS, LoadedModel, load
 from .methods import find, methods, parse
 from .minis import scenes
 from .rule_sets import RULE_SETS
 from .shapes import ClewError, OptionError
-from .targets import Contrast, Target
+from .targets import Contrast, Span, Target
+from .text_attribution import TextAttribution
 
 app = typer.Typer(
     name="clew",
-    help="What did this transformer look at? Explain image classifiers, and check the explanation.",
+    help="What did this transformer look at? Explain models of images and texts, and check the explanation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,10 +62,16 @@ Linear = Annotated[Path | None, typer.Option(help="Weights of a DINO linear head
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
 
 
+Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit, on a GPU.")]
+Score = Annotated[str, typer.Option(help="logit, probability or log_probability.")]
+
+
 @app.command()
 def explain(
-    images: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    model: ModelName,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
+    ] = None,
+    model: ModelName = "",
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,37 +80,105 @@ def explain(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", "-t", help="A class index or label; 'A / B' for A rather than B. Default: predicted."),
+        typer.Option(
+            "--target",
+            "-t",
+            help="A class index or label, or a next token; 'A / B' for A rather than B. Default: predicted.",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png or .safetensors (one method).")] = Path(
+    text: Annotated[list[str] | None, typer.Option(help="Words to explain, whatever files there are; repeat.")] = None,
+    span: Annotated[
+        str | None, typer.Option(help="Words of the text that a language model is to have written, or an answer in it.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png, .tex or .safetensors (one method).")] = Path(
         "clew.html"
     ),
-    score: Annotated[str, typer.Option(help="logit, probability or log_probability.")] = "logit",
+    score: Score = "logit",
+    truncate: Annotated[bool, typer.Option(help="Cut texts to the model's positions.")] = False,
+    window: Annotated[int | None, typer.Option(help="Explain long texts in windows of so many tokens.")] = None,
+    stride: Annotated[int | None, typer.Option(help="A window every so many tokens. Default: half a window.")] = None,
     checkpoint: Checkpoint = None,
     linear: Linear = None,
     device: Device = "cpu",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images explained at a time.")] = 16,
+    quantize: Quantize = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
 ) -> None:
-    """Explain what a model saw in pictures.
+    """Explain what a model saw in pictures, or read in texts.
 
     clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
+
+    clew explain "a quiet, brilliant film" --model hf:distilbert-base-uncased-finetuned-sst-2-english
     """
-    chosen = [parse(text) for text in method or ["beyond_intuition_token"]]
+    if not model:
+        raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
+    chosen = [parse(words) for words in method or ["beyond_intuition_token"]]
     for name, _ in chosen:
         find(name)
-    if out.suffix not in (".html", ".png", ".safetensors") or (out.suffix == ".safetensors" and len(chosen) > 1):
-        raise OptionError(
-            "cannot write that file", expected=".html or .png, or .safetensors for one method", got=str(out)
-        )
-    pictures = [open_image(path) for path in images]
-    loaded = load(model, checkpoint=checkpoint, linear=linear, device=device)
-    results = run(loaded, pictures, chosen, _target(target), score, batch_size)
-    for path, lines in zip(images, zip(*(_lines(r) for r in results), strict=True), strict=True):
-        console.print(f"[bold]{escape(path.name)}[/bold]")
-        for line in lines:
-            console.print("  " + escape(line))
+    if out.suffix == ".safetensors" and len(chosen) > 1:
+        raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
+    loaded = load(model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize)
+    is_text = find_architecture(loaded.model).modality == "text"
+    suffixes = (".html", ".tex", ".safetensors") if is_text else (".html", ".png", ".safetensors")
+    if out.suffix not in suffixes:
+        raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
+    if is_text:
+        items = [*read_texts(inputs or []), *read_texts(text or [], as_text=True)]
+    else:
+        if text:
+            raise OptionError("a model of images takes no --text", expected="picture files", got=text[0])
+        items = read_images(inputs or [])
+    if not items:
+        raise OptionError("nothing to explain", expected="pictures" if not is_text else "files or words", got="none")
+    more: dict[str, Any] = {"truncate": True} if truncate else {}
+    more |= {k: v for k, v in (("window", window), ("stride", stride)) if v is not None}
+    wanted = Span(span) if span is not None else _target(target)
+    results = run(loaded, [item.value for item in items], chosen, wanted, score, batch_size, more)
+    for i, item in enumerate(items):
+        console.print(f"[bold]{escape(item.name)}[/bold]")
+        for result in results:
+            console.print("  " + escape(_line(result, i)))
+            if isinstance(result, TextAttribution) and len(items) <= 20:
+                console.print(result.to_rich(i))
     written = results[0].save(out) if out.suffix == ".safetensors" else compare(results, out)
     console.print(f"written: {escape(str(written))}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Words that the model goes on from.")],
+    model: ModelName,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write at most.")] = 50,
+    answer: Annotated[str | None, typer.Option(help="Explain these words instead of what the model writes.")] = None,
+    method: Annotated[str, typer.Option(help="NAME or 'NAME(option=value, …)'.")] = "attn_lrp",
+    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png or .safetensors.")] = Path("clew.html"),
+    score: Score = "logit",
+    checkpoint: Checkpoint = None,
+    device: Device = "cpu",
+    quantize: Quantize = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tokens explained at a time.")] = 8,
+) -> None:
+    """Let a language model write, and show which earlier tokens each of its tokens goes back to.
+
+    clew generate "Once upon a time" --model hf:ORG/NAME --max-new-tokens 100 --out story.html
+    """
+    name, options = parse(method)
+    find(name)
+    if out.suffix not in (".html", ".png", ".safetensors"):
+        raise OptionError("cannot write that file", expected=".html, .png or .safetensors", got=str(out))
+    loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)
+    result = explain_generation(
+        loaded,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        answer=answer,
+        method=name,
+        score=score,
+        batch_size=batch_size,
+        show_progress=True,
+        **options,
+    )
+    console.print(escape("".join(result.tokens)))
+    console.print(f"written: {escape(str(result.save(out)))}")
 
 
 @app.command("methods")
@@ -180,21 +256,23 @@ def demo(
 
 def run(
     loaded: LoadedModel,
-    pictures: Sequence[Image.Image],
+    inputs: Sequence[Any],
     chosen: Sequence[tuple[str, dict[str, Any]]],
     target: Target,
     score: str = "logit",
     batch_size: int = 16,
+    more: Mapping[str, Any] | None = None,
 ) -> list[Attribution]:
-    """Several methods on any number of pictures, in batches, with a progress bar; one result per method."""
+    """Several methods on any number of inputs, in batches, with a progress bar; one result per method."""
     results: list[Attribution] = []
-    with _bar("explaining", len(chosen) * len(pictures)) as advance:
+    with _bar("explaining", len(chosen) * len(inputs)) as advance:
         for name, options in chosen:
             parts: list[Attribution] = []
-            for start in range(0, len(pictures), batch_size):
-                batch = list(pictures[start : start + batch_size])
+            for start in range(0, len(inputs), batch_size):
+                batch = list(inputs[start : start + batch_size])
                 of_batch = target[start : start + batch_size] if isinstance(target, list) else target
-                parts.append(explain_batch(loaded, batch, method=name, target=of_batch, score=score, **options))
+                asked = {**(more or {}), **options}
+                parts.append(explain_batch(loaded, batch, method=name, target=of_batch, score=score, **asked))
                 advance(len(batch))
             results.append(Attribution.concatenate(parts))
     return results
@@ -222,13 +300,11 @@ def _class(text: str) -> int | str:
     return int(stripped) if stripped.lstrip("-").isdigit() else stripped
 
 
-def _lines(result: Attribution) -> list[str]:
-    lines: list[str] = []
-    for i in range(len(result)):
-        facts = result.facts(i)
-        checks = ", ".join(f"{k} {facts[k]}" for k in ("integration error", "non finite") if k in facts)
-        lines.append(f"{result.method}: {facts['explained']}" + (f" ({checks})" if checks else ""))
-    return lines
+def _line(result: Attribution, example: int) -> str:
+    facts = result.facts(example)
+    shown = ("integration error", "non finite", "special share", "characters cut", "windows")
+    checks = ", ".join(f"{k} {facts[k]}" for k in shown if k in facts)
+    return f"{result.method}: {facts['target']}" + (f" ({checks})" if checks else "")
 
 
 def _options(options: dict[str, Any]) -> str:

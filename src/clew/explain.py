@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +14,10 @@ from .attribution import Attribution
 from .load import LoadedModel
 from .methods import find as find_method
 from .prepare import Prepared, prepare
+from .progress import progress_bar
 from .subject import Subject
 from .targets import Target, resolve, rows_of
+from .windows import explain_windows
 
 
 def explain(
@@ -32,6 +33,9 @@ def explain(
     normalize: str | None = None,
     zero_cls: bool | str = False,
     compute_dtype: torch.dtype | None = None,
+    truncate: bool = False,
+    window: int | None = None,
+    stride: int | None = None,
     show_progress: bool = False,
     **options: Any,
 ) -> Attribution:
@@ -52,6 +56,9 @@ def explain(
         details: keep the method's intermediate results in `Attribution.details`.
         normalize: "minmax" or "max" over the patches of each example, as the papers' code does; default: raw scores.
         zero_cls: set the score of the first token (CLS, BOS) to 0, or with "min" to the least score.
+        truncate: cut texts to the model's positions; `checks` says how much was cut.
+        window, stride: explain windows of `window` tokens, one every `stride` (default: half a window), as one text;
+            texts for classifiers only. Scores are means over the windows that hold a token.
         compute_dtype: `torch.float64` explains a copy of the model in double precision; the model stays as it is.
         show_progress: show a progress bar along paths.
         **options: options of the method, see `clew.methods()[name].options`.
@@ -61,9 +68,13 @@ def explain(
     """
     chosen = find_method(method)
     settings = Settings(checks, details, normalize, zero_cls)
+    if window is not None:
+        more: dict[str, Any] = {"method": method, "score": score, "architecture": architecture, "checks": checks}
+        more |= {"details": details, "compute_dtype": compute_dtype, **options}
+        return explain_windows(explain, model, inputs, target, window, stride, more, settings)
     # Gradients are needed whatever mode the caller is in.
-    with torch.inference_mode(False), torch.enable_grad(), _progress(chosen.name, show_progress) as progress:
-        ready = prepare(model, inputs, architecture, compute_dtype)
+    with torch.inference_mode(False), torch.enable_grad(), progress_bar(chosen.name, show_progress) as progress:
+        ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)
         subject = subject_of(ready, target, score, details=details, progress=progress)
         if ready.text is None:
             subject.grid()  # a declaration that does not fit is told before anything runs
@@ -120,15 +131,3 @@ def _rows_reached(subject: Subject) -> Tensor:
     found = [row.nonzero().flatten().tolist() or [0] for row in reached]
     longest = max(map(len, found))
     return torch.tensor([rows + [-1] * (longest - len(rows)) for rows in found])
-
-
-@contextmanager
-def _progress(name: str, show: bool) -> Generator[Callable[[int, int], None] | None]:
-    if not show:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

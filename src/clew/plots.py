@@ -68,25 +68,31 @@ def _figure_png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def layers_png(heat: Array, names: Sequence[str]) -> bytes:
-    """Numbers by block (down, from the first) and token (across) as a picture."""
+def layers_png(heat: Array, names: Sequence[str], rows: Sequence[str] = (), label: str = "block") -> bytes:
+    """Numbers by block, or by what `rows` names (down, from the first), and token (across) as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     blocks, tokens = heat.shape
-    figure = Figure(figsize=(min(14.0, 1.6 + 0.22 * tokens), 1.0 + 0.22 * blocks), layout="constrained")
+    figure = Figure(figsize=(min(14.0, 1.6 + 0.22 * tokens), min(14.0, 1.0 + 0.22 * blocks)), layout="constrained")
     FigureCanvasAgg(figure)
     axis: Any = figure.subplots()
     name, low, high = colour_scale(heat)
     shown = axis.imshow(heat, cmap=name, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    axis.set_ylabel("block", fontsize=7)
+    axis.set_ylabel(label, fontsize=7)
     axis.set_yticks(range(0, blocks, max(1, blocks // 12)))
     axis.tick_params(labelsize=6)
+    if rows and blocks <= 60:
+        axis.set_yticks(range(blocks), [_plain(row) for row in rows], fontsize=6)
     if tokens <= 60:
-        written = [word.replace("$", r"\$").replace("\n", "⏎") for word in names]
-        axis.set_xticks(range(tokens), written, rotation=90, fontsize=6)
+        axis.set_xticks(range(tokens), [_plain(name) for name in names], rotation=90, fontsize=6)
     figure.colorbar(shown, ax=axis).ax.tick_params(labelsize=6)
     return _figure_png(figure)
+
+
+def _plain(word: str) -> str:
+    """A word without what matplotlib reads as mathematics."""
+    return word.replace("$", r"\$").replace("\n", "⏎")
 
 
 def colour_scale(heat: Array) -> tuple[str, float, float]:

@@ -56,10 +56,13 @@ def prepare(
     inputs: Any,
     architecture: Architecture | None = None,
     compute_dtype: torch.dtype | None = None,
+    *,
+    truncate: bool = False,
 ) -> Prepared:
     """Check a model and its inputs, and bring the inputs to the model's device and dtype.
 
     With a `compute_dtype` other than its own, a copy of the model takes its place; in float64 its casts are left out.
+    `truncate` cuts texts to the model's positions.
     """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
@@ -77,7 +80,8 @@ def prepare(
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
     if bound.is_text:
-        tensors, text = text_inputs(inputs, module, bound, loaded.tokenizer if loaded is not None else None)
+        tokenizer = loaded.tokenizer if loaded is not None else None
+        tensors, text = text_inputs(inputs, module, bound, tokenizer, truncate=truncate)
     else:
         tensors, pictures = _as_tensors(inputs, loaded, bound)
     like = _first_floats(bound.patches, module)

@@ -17,12 +17,15 @@ Tokenizer = Any
 BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
 
 
-def text_inputs(inputs: Any, model: nn.Module, bound: Bound, tokenizer: Tokenizer | None) -> tuple[dict[str, Any], Any]:
+def text_inputs(
+    inputs: Any, model: nn.Module, bound: Bound, tokenizer: Tokenizer | None, *, truncate: bool = False
+) -> tuple[dict[str, Any], TextBatch]:
     """Arguments for the model, padding last, and the batch of texts as they were given.
 
-    Raises `InputError` for empty texts, texts beyond the model's positions, and strings without a tokenizer.
+    `truncate` cuts strings to the model's positions. Raises `InputError` for empty texts, texts beyond the model's
+    positions, and strings without a tokenizer.
     """
-    given = _encoded(inputs, model, tokenizer)
+    given = _encoded(inputs, model, tokenizer, longest_text(model, bound, tokenizer) if truncate else None)
     ids: Tensor = given["input_ids"]
     if ids.ndim == 1:
         given = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in given.items()}
@@ -46,7 +49,7 @@ def text_inputs(inputs: Any, model: nn.Module, bound: Bound, tokenizer: Tokenize
     return arrange(batch, passed), batch
 
 
-def _encoded(inputs: Any, model: nn.Module, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _encoded(inputs: Any, model: nn.Module, tokenizer: Tokenizer | None, limit: int | None) -> dict[str, Any]:
     """A mapping with `input_ids`, and where known `offset_mapping`, `special_tokens_mask` and `_texts`."""
     if isinstance(inputs, Tensor):
         return {"input_ids": inputs}
@@ -75,7 +78,7 @@ def _encoded(inputs: Any, model: nn.Module, tokenizer: Tokenizer | None) -> dict
             expected="a model from clew.load, LoadedModel(…, tokenizer=…), or tokenizer(texts, return_tensors='pt')",
             got=repr(texts[0])[:60],
         )
-    return _tokenized(texts, model, tokenizer)
+    return tokenized(texts, model, tokenizer, limit)
 
 
 def _strings(inputs: Any) -> list[str] | list[tuple[str, str]]:
@@ -96,14 +99,15 @@ def _strings(inputs: Any) -> list[str] | list[tuple[str, str]]:
     return items
 
 
-def _tokenized(texts: Sequence[Any], model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Texts by the model's own tokenizer, padded on the right with whatever the model takes for padding."""
+def tokenized(texts: Sequence[Any], model: nn.Module, tokenizer: Tokenizer, limit: int | None = None) -> dict[str, Any]:
+    """Texts by the model's own tokenizer, cut to `limit` tokens, and padded on the right."""
     fast = bool(getattr(tokenizer, "is_fast", False))
+    cut = {} if limit is None else {"truncation": True, "max_length": limit}
     rows: list[dict[str, list[Any]]] = []
     for text in texts:
         first, second = text if isinstance(text, tuple) else (text, None)
         encoded: Any = tokenizer(
-            first, second, return_special_tokens_mask=True, return_offsets_mapping=fast, verbose=False
+            first, second, return_special_tokens_mask=True, return_offsets_mapping=fast, verbose=False, **cut
         )
         row = {k: list(v) for k, v in encoded.items()}
         if second is not None and fast:  # characters of the second text follow those of the first
@@ -114,6 +118,13 @@ def _tokenized(texts: Sequence[Any], model: nn.Module, tokenizer: Tokenizer) -> 
                 for (a, b), part in zip(row["offset_mapping"], parts, strict=True)
             ]
         rows.append(row)
+    given = padded_rows(rows, model, tokenizer)
+    given["_texts"] = [BETWEEN.join(text) if isinstance(text, tuple) else text for text in texts]
+    return given
+
+
+def padded_rows(rows: list[dict[str, list[Any]]], model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a tokenizer gave for each text as tensors, padded on the right."""
     if any(not row["input_ids"] for row in rows):
         raise InputError("there is an empty text", expected="at least one token", got="no tokens")
     longest = max(len(row["input_ids"]) for row in rows)
@@ -122,7 +133,6 @@ def _tokenized(texts: Sequence[Any], model: nn.Module, tokenizer: Tokenizer) -> 
     for name in rows[0]:
         padded = [row[name] + [fill.get(name, 0)] * (longest - len(row[name])) for row in rows]
         given[name] = torch.tensor(padded)
-    given["_texts"] = [BETWEEN.join(text) if isinstance(text, tuple) else text for text in texts]
     return given
 
 
@@ -145,6 +155,7 @@ def _batch(given: Mapping[str, Any], ids: Tensor, mask: Tensor, model: nn.Module
         special = torch.isin(ids, known)
     special = special.to(ids.device).bool() & mask
     offsets, texts = given.get("offset_mapping"), given.get("_texts", ())
+    seen = None if offsets is None or not texts else (offsets * mask[..., None]).flatten(1).amax(1).tolist()
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     if tokenizer is not None:
@@ -165,6 +176,7 @@ def _batch(given: Mapping[str, Any], ids: Tensor, mask: Tensor, model: nn.Module
         offsets=offsets,
         encode=encode,
         decode=decode,
+        unseen=[] if seen is None else [len(t.rstrip()) - n for t, n in zip(texts, seen, strict=True)],
     )
 
 
@@ -209,6 +221,16 @@ def _check_numbers(ids: Tensor, words: Any) -> None:
         )
 
 
+def longest_text(model: nn.Module, bound: Bound, tokenizer: Tokenizer | None) -> int | None:
+    """How many tokens a text may have: the model's positions, or what the tokenizer or configuration says."""
+    hard = position_limit(model, bound)
+    said: Any = getattr(tokenizer, "model_max_length", None)
+    config: Any = getattr(model, "config", None)
+    found = [hard, said, getattr(config, "max_position_embeddings", None)]
+    known = [int(n) for n in found if isinstance(n, int) and 0 < n < 10**9]
+    return min(known, default=None)
+
+
 def position_limit(model: nn.Module, bound: Bound) -> int | None:
     """The longest text that the model has positions for; None where positions are computed for any length."""
     positions: Any = bound.position_embeddings
@@ -227,5 +249,5 @@ def _check_length(longest: int, model: nn.Module, bound: Bound) -> None:
             "a text is longer than the model's positions",
             expected=f"at most {limit} tokens",
             got=f"{longest} tokens",
-            todo=f"explain windows of it: explain(…, window={limit}, stride={limit // 2}), or shorten it",
+            todo=f"explain windows of it, window={limit}, stride={limit // 2}, or its beginning, truncate=True",
         )

@@ -17,8 +17,9 @@ class TextBatch:
     """Texts as they were given, (batch, token), and the order in which the model gets their tokens.
 
     `mask` says which tokens are no padding, `special` which the tokenizer added. `offsets` (batch, token, 2) are
-    characters of `texts`, where known. `order` (batch, position) are columns in the order in which the model sees
-    them: padding comes last, wherever it was, so that padding changes neither positions nor what a head reads.
+    characters of `texts`, where known; `unseen` how many characters at the end of each no token covers. `order`
+    (batch, position) are columns in the order in which the model sees them: padding comes last, wherever it was, so
+    that padding changes neither positions nor what a head reads.
     """
 
     input_ids: Tensor
@@ -29,6 +30,7 @@ class TextBatch:
     offsets: Tensor | None = None
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    unseen: Sequence[int] = ()
     order: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +122,7 @@ class TextBatch:
                 got="no tokenizer",
                 todo="pass the token's number",
             )
-        for spelled in (word, " " + word.lstrip()):
+        for spelled in (word, " " + word.lstrip(), word.lstrip()):
             ids = self.encode(spelled)
             if len(ids) == 1:
                 return ids[0]

@@ -91,7 +91,7 @@ _timm("timm_vit_distilled", "timm.models.deit.VisionTransformerDistilled", _cls_
 _timm("timm_eva", "timm.models.eva.Eva", layer_scale="gamma_1", attention_pool="attn_pool", check=_timm_check)
 _timm(
     "dino_linear",
-    "clew.load.DinoLinear",
+    "clew.loaded.DinoLinear",
     _cls_and_mean,
     blocks="backbone.blocks",
     patches="backbone.patch_embed.proj",

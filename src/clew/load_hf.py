@@ -1,0 +1,179 @@
+"""Models of Hugging Face: image classifiers, and models of text with their tokenizers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoints import Weights, fit_names, read_weights, refused
+from .hub import announce, not_fetched
+from .images import Preprocess
+from .loaded import LoadedModel
+from .shapes import LoadError
+
+logger = logging.getLogger("clew")
+
+# What a model's class ends in, by task, and the automatic class that loads it.
+TASKS = {
+    "image-classification": ("ForImageClassification", "AutoModelForImageClassification"),
+    "classification": ("ForSequenceClassification", "AutoModelForSequenceClassification"),
+    "causal-lm": ("ForCausalLM", "AutoModelForCausalLM"),
+    "token-classification": ("ForTokenClassification", "AutoModelForTokenClassification"),
+    "question-answering": ("ForQuestionAnswering", "AutoModelForQuestionAnswering"),
+}
+
+
+def load_hf(
+    path: str,
+    name: str,
+    checkpoint: str | Path | None,
+    model_args: dict[str, Any],
+    *,
+    task: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quiet: bool = False,
+) -> LoadedModel:
+    """A model by its name on the Hub or from a folder, for the task that its configuration names, or another."""
+    import transformers
+    from transformers.utils import logging as hf_logging
+
+    if not Path(path).is_dir():
+        announce(path, "model.safetensors", "pytorch_model.bin")
+    bar_was_shown = hf_logging.is_progress_bar_enabled()
+    if quiet:
+        hf_logging.disable_progress_bar()
+    weights = read_weights(checkpoint) if checkpoint is not None else None
+    try:
+        if weights is not None:
+            model_args = _implied_by(weights) | model_args
+        own = {k: v for k, v in model_args.items() if k not in _LOADING}
+        config: Any = transformers.AutoConfig.from_pretrained(path, **own)
+        task = _task(config, task, name, weights)
+        cls: Any = getattr(transformers, TASKS[task][1])
+        if weights is not None:
+            model = _with_weights(cls, config, weights, str(checkpoint))
+        else:
+            model, info = cls.from_pretrained(
+                path, weights_only=True, dtype=dtype, output_loading_info=True, **model_args
+            )
+            _check_complete(model, info, name, task)
+    except LoadError:
+        raise
+    except Exception as error:
+        if "weights_only" in str(error) or any(isinstance(e, pickle.UnpicklingError) for e in _chain(error)):
+            raise refused(path, error) from error
+        raise not_fetched(name, error) from error
+    finally:
+        if quiet and bar_was_shown:
+            hf_logging.enable_progress_bar()
+    names = model.config.id2label
+    labels = [str(names[i]) for i in sorted(names)]
+    if task != "image-classification":
+        return LoadedModel(model, None, labels, name, tokenizer=_tokenizer(path))
+    size = getattr(model.config, "image_size", 224)
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return LoadedModel(model, Preprocess.from_hf(_preprocessor(path), size), labels, name)
+
+
+# Arguments of from_pretrained that say how to load; others change the configuration.
+_LOADING = ("device_map", "quantization_config", "attn_implementation", "max_memory", "revision", "token", "subfolder")
+
+
+def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> str:
+    if task is not None:
+        if task not in TASKS:
+            raise LoadError("unknown task", expected=", ".join(TASKS), got=task)
+        return task
+    built: str = (getattr(config, "architectures", None) or [""])[0]
+    for known, (ending, _) in TASKS.items():
+        if built.endswith(ending) or ending in built:
+            return known
+    if built.endswith("LMHeadModel"):
+        return "causal-lm"
+    if not built and hasattr(config, "image_size"):
+        return "image-classification"
+    if weights is not None:
+        return "image-classification" if hasattr(config, "image_size") else "classification"
+    raise LoadError(
+        f"{name} has no head, so there is nothing to explain",
+        expected="a model with one of the heads for " + ", ".join(TASKS),
+        got=built or "a configuration that names no class",
+        todo="choose a fine-tuned model, or load its weights with checkpoint=",
+    )
+
+
+def _implied_by(weights: Weights) -> dict[str, Any]:
+    """The number of classes that a checkpoint's own head has."""
+    endings = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
+    heads = [w for k, w in weights.items() if k.endswith(endings) and w.ndim == 2]
+    return {"num_labels": heads[0].shape[0]} if heads else {}
+
+
+def _check_complete(model: Any, info: dict[str, Any], name: str, task: str) -> None:
+    """Refuse a model some of whose weights are missing: they would be random."""
+    missing = sorted(map(str, info.get("missing_keys", ())))
+    if missing:
+        raise LoadError(
+            f"{name} lacks weights that a model for {task} has, which would be random",
+            expected=f"every tensor of {type(model).__name__}",
+            got="without " + ", ".join(missing[:6]),
+            todo="choose a model that was fine-tuned for this task",
+        )
+
+
+def _with_weights(auto: Any, config: Any, weights: Weights, source: str) -> Any:
+    """A model with given weights, strictly; transformers renames what other releases called differently."""
+    with torch.device("meta"):
+        cls: Any = type(auto.from_config(config))
+    own = cls(config)
+    fitted = fit_names(weights, set(own.state_dict()))
+    model, info = cls.from_pretrained(None, config=config, state_dict=fitted, output_loading_info=True)
+    problems = {k: sorted(map(str, v)) for k, v in info.items() if k.endswith("_keys") and v}
+    if problems:
+        shown = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:6])}" for k, v in problems.items())
+        raise LoadError(
+            f"the weights in {source} do not fit {cls.__name__}",
+            expected="every tensor of the model, and no other",
+            got=shown,
+            todo="choose the model and num_labels that the checkpoint was trained with",
+        )
+    return model
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", path, reason)
+        return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _preprocessor(path: str) -> dict[str, Any]:
+    file = Path(path) / "preprocessor_config.json"
+    if not Path(path).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(path, "preprocessor_config.json"))
+        except Exception:
+            file = Path(path)
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    logger.warning("%s has no preprocessor_config.json: resizing to the model's size, mean and deviation 0.5", path)
+    return {}

@@ -1,0 +1,122 @@
+"""Models of timm, with checkpoints as training codes write them and DINO's linear heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .checkpoints import Weights, fit_names, load_weights, read_weights
+from .hub import announce, not_fetched
+from .images import Preprocess
+from .loaded import DinoLinear, LoadedModel
+from .shapes import LoadError, close_matches, optional_import
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear head to put on a backbone."""
+
+    path: str | Path
+    interleaved: bool
+
+
+def load_timm(
+    name: str,
+    config: dict[str, Any] | None,
+    checkpoint: str | Path | None,
+    linear: LinearHead | None,
+    model_args: dict[str, Any],
+) -> LoadedModel:
+    """A model of timm by its name; `config` is that of a folder in timm\'s format."""
+    timm = optional_import("timm", extra="timm", purpose="load timm models")
+    data = optional_import("timm.data", extra="timm", purpose="load timm models")
+    if not timm.is_model(name):
+        raise LoadError(f"timm has no model {name!r}", got=name, todo=close_matches(name, timm.list_models()))
+    weights = read_weights(checkpoint) if checkpoint is not None else None
+    args = dict(model_args)
+    if config is not None:
+        args = {"num_classes": config.get("num_classes"), "global_pool": config.get("global_pool")} | args
+        args = {k: v for k, v in (config.get("model_args", {}) | args).items() if v is not None}
+    if linear is not None:
+        args["num_classes"] = 0
+    if weights is not None:
+        args = _implied_by(weights) | args
+    if linear is None and args.get("num_classes") == 0:
+        raise LoadError(
+            f"{checkpoint or name} has no classification head, so there is no class to explain",
+            expected="head.weight beside the blocks, or linear= with the weights of a linear head",
+            got=", ".join(list(weights or {})[-4:]) or "num_classes=0",
+            todo="add the head to the checkpoint under the names of the model",
+        )
+    if weights is None:
+        _announce_timm(timm, name)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=weights is None, **args)
+    except TypeError as error:
+        raise LoadError(f"timm cannot build {name} so", expected="arguments of timm.create_model", got=error) from error
+    except Exception as error:
+        raise not_fetched(name, error) from error
+    if weights is not None:
+        load_weights(model, weights, str(checkpoint))
+    if linear is not None:
+        model = _with_linear(model, linear)
+    pretrained: Any = config.get("pretrained_cfg", {}) if config is not None else getattr(model, "pretrained_cfg", {})
+    base = model.backbone if isinstance(model, DinoLinear) else model
+    settings = data.resolve_data_config(pretrained_cfg=pretrained, model=base)
+    size = getattr(getattr(base, "patch_embed", None), "img_size", None)
+    if size is not None:
+        settings["input_size"] = (3, *size)
+    names = (config or {}).get("label_names") or _timm_labels(data, model)
+    classes = model.linear.out_features if isinstance(model, DinoLinear) else getattr(model, "num_classes", None)
+    return LoadedModel(model, Preprocess.from_timm(settings), names if names and len(names) == classes else None, name)
+
+
+def _implied_by(weights: Weights) -> dict[str, Any]:
+    """What a checkpoint's own tensors say about the model: classes, and pooling before the final norm."""
+    implied: dict[str, Any] = {}
+    names = {key.rpartition("blocks.0.")[0] for key in weights if "blocks.0." in key}
+    prefix = min(names, key=len) if names else ""
+    head = weights.get(prefix + "head.weight")
+    implied["num_classes"] = 0 if head is None else head.shape[0]
+    if prefix + "fc_norm.weight" in weights and prefix + "norm.weight" not in weights:
+        implied |= {"global_pool": "avg", "fc_norm": True}
+    return implied
+
+
+def _with_linear(backbone: nn.Module, head: LinearHead) -> DinoLinear:
+    path = head.path
+    weights = fit_names(read_weights(path), {"linear.weight", "linear.bias"})
+    shape = tuple(weights["linear.weight"].shape) if "linear.weight" in weights else None
+    width: Any = backbone.embed_dim
+    if shape is None or shape[1] != 2 * width:
+        raise LoadError(
+            f"{path} is no linear head on CLS and mean patches of this backbone",
+            expected=f"linear.weight (classes, {2 * width})",
+            got=shape or ", ".join(weights),
+            todo="heads on CLS tokens of several blocks (n_last_blocks=4) are not supported",
+        )
+    model = DinoLinear(backbone, shape[0], interleaved=head.interleaved)
+    model.linear.load_state_dict({k.removeprefix("linear."): v for k, v in weights.items()})
+    return model
+
+
+def _timm_labels(data: Any, model: Any) -> list[str] | None:
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if names:
+        return list(names)
+    try:
+        subset = data.infer_imagenet_subset(model)
+        info = data.ImageNetInfo(subset) if subset else None
+        return [info.index_to_description(i) for i in range(info.num_classes())] if info else None
+    except (AssertionError, KeyError, AttributeError):
+        return None
+
+
+def _announce_timm(timm: Any, name: str) -> None:
+    config: Any = timm.get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    if repository:
+        announce(repository if "/" in repository and repository != "timm/" else f"timm/{name}", "model.safetensors")
