@@ -9,9 +9,21 @@ import jaxtyping
 import pytest
 import torch
 
-# Shapes and types are checked in all of clew, but for closures that are made anew at every torch call: checking those
-# means compiling a checker for each of them, a hundred times the work that they do.
-UNCHECKED = {"tape", "operations", "passes", "ledger", "text_places"}
+# Shapes and types are checked in all of clew, but for what runs at every torch call: closures that are made anew there
+# mean compiling a checker for each of them, and small functions cost less than checking what they are given.
+UNCHECKED = {
+    "tape",
+    "operations",
+    "passes",
+    "ledger",
+    "text_places",
+    "rules",
+    "rule_sets",
+    "seam",
+    "sparse",
+    "borrow",
+    "precise",
+}
 SOURCE = Path(__file__).parent.parent / "src" / "clew"
 CHECKED = sorted(f"clew.{path.stem}" for path in SOURCE.iterdir() if path.stem not in UNCHECKED | {"__init__"})
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")

@@ -47,20 +47,23 @@ class Positions:
             leaves.append(leaf)
         return tuple(leaves)
 
-    def add_bias(self, layer: int, bias: Tensor, g: Tensor, batch: int) -> None:
-        """Add the relevance of a bias of scores `(…, query, key)`, by key.
+    def add_bias(self, layer: int, bias: Tensor, g: Tensor, batch: int) -> Tensor:
+        """Add the relevance of a bias of scores `(…, query, key)`, by key; what it leaves out of `bias · g` comes back.
 
         Scores are free up to a number per query: it is chosen such that a query's bias of itself is 0, as ALiBi is
-        written, `-m (i - j)`. The sum is the same, as gradients of a softmax sum to 0.
+        written, `-m (i - j)`. Under rules that are the softmax's own gradient nothing is left out.
         """
         whole = bias.expand_as(g)
+        own = torch.where(g == 0, 0.0, whole * g)
+        left = torch.zeros_like(own)
         if whole.shape[-1] == whole.shape[-2]:
-            whole = whole - whole.diagonal(dim1=-2, dim2=-1)[..., None]
-        own = torch.where(g == 0, 0.0, whole * g).reshape(batch, -1, g.shape[-1])
-        sums, positive = own.sum(1), own.clamp(min=0).sum(1)
+            left = torch.where(g == 0, 0.0, whole.diagonal(dim1=-2, dim2=-1)[..., None] * g)
+        by_key = (own - left).reshape(batch, -1, g.shape[-1])
+        sums, positive = by_key.sum(1), by_key.clamp(min=0).sum(1)
         if layer in self.biases:
             sums, positive = sums + self.biases[layer][0], positive + self.biases[layer][1]
         self.biases[layer] = sums, positive
+        return left
 
     def name(self, tensor: Tensor, key: tuple[int, str]) -> None:
         """Remember that a tensor is a table, kept alive so that no id is used again."""

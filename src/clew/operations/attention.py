@@ -147,7 +147,9 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bo
     if causal:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+        # Not minus infinity: a query at padding may see nothing at all.
+        least = torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(~mask, least) if mask.dtype == torch.bool else logits + mask
     return torch.matmul(torch.softmax(logits, -1), v)
 
 

@@ -100,7 +100,7 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
             if tape.entering is None:
                 tape.entering = y * g
         elif biases and layer is not None and isinstance(c, Tensor):
-            tape.positional.add_bias(layer, c, per_unit, tape.batch)
+            page.leak(cause, tape.positional.add_bias(layer, c, per_unit, tape.batch))
         else:
             page.leak(cause, own.expand_as(g))
         return per_unit * kept
