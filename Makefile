@@ -23,9 +23,11 @@ bench: $(DEV)  ## measure speed and memory, and write the table in the README
 parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
 	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)
 
-mini: $(DEV)  ## train the bundled model again (about 25 minutes)
+mini: $(DEV)  ## train the bundled models again (about 30 minutes)
 	$(BIN)/python -m pip install -q -e '.[train]'
 	$(BIN)/python -m clew.minis.train_digits
+	$(BIN)/python -m clew.minis.train_reviews bert
+	$(BIN)/python -m clew.minis.train_reviews llama
 
 clean:
 	rm -rf .venv clew-demo.html

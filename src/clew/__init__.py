@@ -11,7 +11,7 @@ from .image_attribution import ImageAttribution
 from .images import Preprocess, open_image
 from .load import DinoLinear, LoadedModel, load
 from .methods import method, methods
-from .minis import scenes
+from .minis import reviews, scenes
 from .rule_sets import RULE_SETS
 from .shapes import ClewError
 from .subject import Subject
@@ -47,6 +47,7 @@ __all__ = [
     "methods",
     "open_image",
     "register",
+    "reviews",
     "rules",
     "scenes",
     "targets",

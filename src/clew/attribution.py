@@ -181,7 +181,7 @@ class Attribution:
             "options": {k: v if _is_plain(v) else repr(v) for k, v in self.options.items()},
             "target": list(self.target),
             "labels": list(self.labels) if self.labels else None,
-            "checks": {k: v for k, v in self.checks.items() if not isinstance(v, Tensor)},
+            "checks": {k: None if isinstance(v, Tensor) else v for k, v in self.checks.items()},  # in their order
             "provenance": dict(self.provenance),
         }
         on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in (tensors | more).items()}
@@ -212,7 +212,7 @@ class Attribution:
         meta = json.loads(header["attribution"])
         cls = _kinds[meta.pop("kind", "image")]
         fields = cls._from_file(tensors, meta)
-        meta["checks"] |= {k[7:]: tensors.pop(k) for k in list(tensors) if k.startswith("checks.")}
+        meta["checks"] = {k: tensors.pop(f"checks.{k}", v) for k, v in meta["checks"].items()}
         details = {k[8:]: tensors.pop(k) for k in list(tensors) if k.startswith("details.")}
         values: dict[str, Any] = {**meta, **tensors, **fields}
         return cls(**values, details=details)

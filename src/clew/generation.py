@@ -146,7 +146,10 @@ def _prompt_ids(prompt: Any, tokenizer: Any) -> Tensor:
         if not prompt.strip():
             raise InputError("the prompt is empty", expected="words to go on from", got=repr(prompt))
         return torch.tensor(tokenizer(prompt)["input_ids"])
-    ids = torch.as_tensor(prompt) if isinstance(prompt, (list, tuple, Tensor)) else torch.empty(0)
+    try:
+        ids = torch.as_tensor(prompt)
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.empty(0)
     ids = ids[0] if ids.ndim == 2 and len(ids) == 1 else ids
     if ids.ndim != 1 or ids.is_floating_point() or not len(ids):
         expected = "a string, or token numbers of one text"

@@ -34,6 +34,8 @@ def read_texts(words: Sequence[str], *, as_text: bool = False) -> list[Item]:
     """
     items: list[Item] = []
     for word in words:
+        if not word.strip():
+            raise InputError("there is an empty text", expected="a file, a folder or words", got=repr(word))
         if as_text or not _exists(word):
             if not as_text and Path(word).suffix in TEXTS:
                 raise InputError(f"no file {word}", expected="a text file", got="nothing there", todo="check the path")

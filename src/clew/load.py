@@ -21,7 +21,11 @@ __all__ = ["MINIS", "DinoLinear", "LoadedModel", "load"]
 
 logger = logging.getLogger("clew")
 
-MINIS = {"digits": "a small ViT (0.3 M parameters) that reads handwritten digits on cluttered backgrounds"}
+MINIS = {
+    "digits": "a small ViT (0.3 M parameters) that reads handwritten digits on cluttered backgrounds",
+    "reviews-bert": "a small BERT (0.2 M parameters) that tells praise from blame in generated film reviews",
+    "reviews-llama": "a small Llama (0.2 M parameters) that does the same, with rotary positions",
+}
 
 
 def load(

@@ -108,6 +108,8 @@ def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
     last = (batch.lengths - 1).tolist()
     found: list[list[int]] = []
     for i, one in enumerate(_each(target, examples)):
+        if callable(one):
+            return None  # it may read anything
         if isinstance(one, Token) and task in ("causal-lm", "token-classification"):
             found.append(_positions(one.where, None, one.nth, batch, i)[:1])
         elif isinstance(one, Span) and task == "causal-lm":
@@ -122,8 +124,6 @@ def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
             found.append([last[i]])
         elif task == "question-answering" and one is None:
             return None  # the answer is read from the output
-        elif callable(one):
-            return None
         else:
             _refuse(one, task)
     longest = max(map(len, found))
@@ -165,6 +165,9 @@ def resolve(
         )
     if slots is not None and text is not None:
         return _of_tokens(target, _at(logits, slots), batch, labels, kind, text, slots, rows)
+    if isinstance(target, Sequence) and target and all(isinstance(one, Contrast) for one in target):
+        each = cast("Sequence[Any]", target)
+        target = Contrast([one.a for one in each], [one.b for one in each])
     if isinstance(target, Contrast):
         plus, minus = _indices(target.a, logits, labels), _indices(target.b, logits, labels)
         names = [f"{_name(i, labels)} rather than {_name(j, labels)}" for i, j in _pairs(plus, minus)]

@@ -63,7 +63,7 @@ class TextAttribution(Attribution):
                 todo="explain strings, with a model from clew.load; token scores are in .scores",
             )
         counted = (self.mask & ~self.special).tolist()
-        scores, offsets = self.scores.tolist(), self.offsets.tolist()
+        scores, offsets = self.scores.tolist(), [[(a, b) for a, b in row] for row in self.offsets.tolist()]
         return [
             pooled(text, scores[i], offsets[i], counted[i], reduce, None if spans is None else spans[i])
             for i, text in enumerate(self.texts)
