@@ -4,7 +4,9 @@ BIN := .venv/bin
 CORE := .venv/.core-installed
 DEV := .venv/.dev-installed
 
-.PHONY: demo test check bench parity mini clean
+OLDEST := .venv/oldest-transformers
+
+.PHONY: demo test check matrix bench parity mini clean
 
 demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
 	$(BIN)/clew demo
@@ -17,6 +19,9 @@ check: $(DEV)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
+	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_contract_text.py tests/test_parity.py
+
 bench: $(DEV)  ## measure speed and memory, and write the table in the README
 	$(BIN)/python benchmarks/speed.py
 
@@ -28,6 +33,12 @@ mini: $(DEV)  ## train the bundled models again (about 30 minutes)
 	$(BIN)/python -m clew.minis.train_digits
 	$(BIN)/python -m clew.minis.train_reviews bert
 	$(BIN)/python -m clew.minis.train_reviews llama
+
+$(OLDEST)/.installed: $(DEV)
+	rm -rf $(OLDEST)
+	$(BIN)/python -m pip install -q --no-deps --target $(OLDEST) transformers==4.56.0 'tokenizers>=0.22,<0.23' \
+	  'huggingface-hub>=0.34,<1' requests urllib3 charset-normalizer idna certifi
+	touch $@
 
 clean:
 	rm -rf .venv clew-demo.html

@@ -27,10 +27,10 @@ from clew.methods import parse
 ROOT = Path(__file__).parent.parent
 TOP = 40
 METHODS = [
-    "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "integrated_gradients",
-    "generic_attribution", "gradient_attention_rollout", "raw_attention", "integrated_attention_gradients",
-    "beyond_intuition_head", "beyond_intuition_token", "attn_lrp", "cp_lrp", "pa_lrp", "pa_lrp(part='position')",
-    "partial_lrp", "transformer_attribution",
+    "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "generic_attribution",
+    "gradient_attention_rollout", "raw_attention", "beyond_intuition_head", "beyond_intuition_token",
+    "attn_lrp", "cp_lrp", "pa_lrp", "pa_lrp(part='position')",
+    "partial_lrp", "transformer_attribution", "integrated_gradients(n_steps=8)",
 ]  # fmt: skip
 
 

@@ -226,6 +226,55 @@ def test_stopped_attention_hands_everything_to_the_values_or_books_the_half_it_d
     torch.testing.assert_close(leaked(tape, "stopped"), R.sum((1, 2, 3)) / 2, **CLOSE)
 
 
+@pytest.mark.parametrize("form", ["masked_fill", "where", "where_constant", "method"])
+def test_what_a_mask_puts_in_place_is_booked(form):
+    x, R = random(2, 3, 4), random(2, 3, 4, seed=1)
+    mask = random(2, 3, 4, seed=2) > 0
+    fill = torch.full((), 0.3, dtype=torch.float64)
+    forms = {
+        "masked_fill": lambda x: x.masked_fill(mask, 0.3),
+        "where": lambda x: torch.where(~mask, x, fill),
+        "where_constant": lambda x: torch.where(mask, 0.3, x),
+        "method": lambda x: x.where(~mask, fill),
+    }
+    (found,), tape = relevance(forms[form], [x], rule_sets.ATTN_LRP, R)
+    torch.testing.assert_close(found, torch.where(mask, 0.0, R), **CLOSE)
+    torch.testing.assert_close(leaked(tape, "constant"), torch.where(mask, R, 0.0).sum((1, 2)), **CLOSE)
+
+
+def test_a_choice_between_two_values_hands_each_what_it_gave():
+    x, y, R = random(2, 3), random(2, 3, seed=1), random(2, 3, seed=2)
+    chosen = random(2, 3, seed=3) > 0
+    (a, b), tape = relevance(lambda x, y: torch.where(chosen, x, y), [x, y], rule_sets.ATTN_LRP, R)
+    torch.testing.assert_close(a, torch.where(chosen, R, 0.0), **CLOSE)
+    torch.testing.assert_close(b, torch.where(chosen, 0.0, R), **CLOSE)
+    torch.testing.assert_close(leaked(tape), torch.zeros(2, dtype=torch.float64), **CLOSE)
+
+
+def test_a_sum_and_product_in_one_call_is_a_sum_of_a_product():
+    A, B, c, R = random(2, 3, 4), random(2, 4, 5, seed=1), random(2, 3, 5, seed=2), random(2, 3, 5, seed=3)
+    (a, b, added), tape = relevance(
+        lambda A, B, c: torch.baddbmm(c, A, B, beta=0.5, alpha=2.0), [A, B, c], rule_sets.ATTN_LRP, R
+    )
+    product = 2 * A @ B
+    total = product + 0.5 * c
+    torch.testing.assert_close(added, 0.5 * c * R / total, **CLOSE)
+    for i in range(2):
+        expected = twin.matmul(A[i], B[i], (product * R / total)[i])
+        torch.testing.assert_close(a[i], expected[0], **CLOSE)
+        torch.testing.assert_close(b[i], expected[1], **CLOSE)
+    torch.testing.assert_close(leaked(tape), torch.zeros(2, dtype=torch.float64), **CLOSE)
+
+
+def test_a_transposed_linear_layer_is_a_linear_layer():
+    """`addmm`, as the layers of GPT-2 are written."""
+    x, W, b, R = random(3, 4), random(4, 5, seed=1), random(5, seed=2), random(3, 5, seed=3)
+    (found,), tape = relevance(lambda x: torch.addmm(b, x, W), [x], {"linear": rules.Epsilon(0.1)}, R)
+    expected = torch.stack([twin.epsilon(t, W.T, b, r, eps=0.1) for t, r in zip(x, R, strict=True)])
+    torch.testing.assert_close(found, expected, **CLOSE)
+    torch.testing.assert_close(leaked(tape), R.sum(1) - found.sum(1), **CLOSE)
+
+
 def test_products_of_activations():
     a, b, R = random(2, 3), random(2, 3, seed=1), random(2, 3, seed=2)
     found, _ = relevance(lambda a, b: a * b, [a, b], {"product": rules.Uniform()}, R)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from transformers import BertForSequenceClassification
 
 
 @dataclass
@@ -18,8 +20,31 @@ class Block:
     scale: Tensor | float  # LayerScale
 
 
+def bert(model: BertForSequenceClassification, x: Tensor) -> tuple[Tensor, list[Block]]:
+    """Logits (class,) and all attention of a BERT for one text, from what enters its first block (token, width)."""
+    blocks = []
+    for layer in model.bert.encoder.layer:
+        own = layer.attention.self
+        width, heads = own.attention_head_size, own.num_attention_heads
+        q, k, v = (F.linear(x, part.weight, part.bias) for part in (own.query, own.key, own.value))
+        maps, values = [], []
+        for h in range(heads):
+            part = slice(h * width, (h + 1) * width)
+            maps.append(torch.softmax(q[:, part] @ k[:, part].T / width**0.5, dim=-1))
+            values.append(v[:, part])
+        A = torch.stack(maps)
+        o = torch.cat([A[h] @ values[h] for h in range(heads)], dim=1)
+        out, norm = layer.attention.output.dense, layer.attention.output.LayerNorm
+        blocks.append(Block(A, torch.stack(values), x, out.weight, 1.0))
+        x = norm(o @ out.weight.T + out.bias + x)
+        x = layer.output.LayerNorm(layer.output.dense(F.gelu(layer.intermediate.dense(x))) + x)
+    return model.classifier(torch.tanh(model.bert.pooler.dense(x[0]))), blocks
+
+
 def forward(model: VisionTransformer, image: Tensor) -> tuple[Tensor, list[Block]]:
     """Logits (class,) and all attention of a plain timm ViT for one image (channel, height, width)."""
+    if isinstance(model, BertForSequenceClassification):
+        return bert(model, image)
     x = model._pos_embed(model.patch_embed(image[None]))[0]
     blocks = []
     for block in model.blocks:
@@ -50,6 +75,8 @@ def gradients(model: VisionTransformer, image: Tensor, target: int) -> tuple[lis
 
 def rows_of(model: VisionTransformer, tokens: int) -> list[int]:
     """The rows whose mean the head reads."""
+    if isinstance(model, BertForSequenceClassification):
+        return [0]
     return [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, tokens))
 
 

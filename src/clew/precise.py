@@ -33,6 +33,8 @@ class Precise(Seam):
         self.switch_on()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is torch.full and "dtype" not in kwargs and abs(args[1]) > torch.finfo(torch.float32).max:
+            return func(*args, **kwargs, dtype=torch.float64)  # transformers 4 masks with its least number
         if func not in _CASTS or self._paused or not args or not _is_double(args[0]):
             return func(*args, **kwargs)
         x, *rest = args

@@ -231,3 +231,21 @@ def masked_fill(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return tape.through(func(input, mask, value), back)
 
     return call(*args, **kwargs)
+
+
+@handles("where")
+def where(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    def call(condition: Tensor, input: Any, other: Any) -> Any:
+        page = tape.page("where")
+
+        def back(g: Tensor, _: Tensor | None) -> None:
+            for value, chosen in ((input, condition), (other, ~condition)):
+                if not (isinstance(value, Tensor) and value.requires_grad):
+                    lost = torch.where(chosen & (g != 0), value * g, 0.0)
+                    page.leak("attention_bias" if tape.place == "attention" else "constant", lost)
+
+        return tape.through(torch.where(condition, input, other), back)
+
+    if func is Tensor.where:  # called on the values
+        args = (args[1], args[0], *args[2:])
+    return call(*args, **kwargs)
