@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from .quantized import float_forward, is_quantized
+
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_guard = threading.Lock()
 frozen: set[int] = set()  # ids of parameters that are frozen just now
@@ -33,7 +35,8 @@ def borrowed(model: nn.Module) -> Generator[None]:
     """Freeze a model's parameters, give it kernels the seam can see, and put everything back, exception or not.
 
     One thread borrows a model at a time. Switched inside: `requires_grad` of parameters; checkpointing, whose
-    recomputation the seam would not see; and attention packages that bypass torch functions (to SDPA).
+    recomputation the seam would not see; attention packages that bypass torch functions (to SDPA); and the layers of
+    quantised models (to floats).
     """
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
@@ -52,6 +55,12 @@ def borrowed(model: nn.Module) -> Generator[None]:
                 if own.get(name, False):
                     setattr(module, name, False)
                     restore.callback(setattr, module, name, True)
+            if is_quantized(module):
+                name = (
+                    "_old_forward" if "_old_forward" in own else "forward"
+                )  # inside what accelerate wrapped around it
+                restore.callback(_put_back, module, name, own.get(name))
+                setattr(module, name, float_forward(module))
             compiled: Any = own.get("_compiled_call_impl")
             if compiled is not None:  # compiled in place: run it as it was written
                 setattr(module, "_compiled_call_impl", None)  # noqa: B010
@@ -74,6 +83,12 @@ def borrowed(model: nn.Module) -> Generator[None]:
 def _thaw(parameter: nn.Parameter) -> None:
     parameter.requires_grad_(True)
     frozen.discard(id(parameter))
+
+
+def _put_back(module: nn.Module, name: str, value: Any) -> None:
+    delattr(module, name)
+    if value is not None:
+        setattr(module, name, value)
 
 
 def _leave() -> None:

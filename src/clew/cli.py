@@ -62,7 +62,7 @@ Linear = Annotated[Path | None, typer.Option(help="Weights of a DINO linear head
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
 
 
-Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit, on a GPU.")]
+Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit, by bitsandbytes.")]
 Score = Annotated[str, typer.Option(help="logit, probability or log_probability.")]
 
 

@@ -54,7 +54,7 @@ def load(
         labels: names of the classes, where the model does not bring them.
         task: what a Hugging Face model is to do, where its configuration does not say so: "classification",
             "causal-lm", "token-classification", "question-answering" or "image-classification".
-        quantize: "4bit" or "8bit" by bitsandbytes, on a GPU (Hugging Face models).
+        quantize: "4bit" or "8bit" by bitsandbytes (Hugging Face models; the extra `quantize`).
         mean, std: normalisation of the pixels, where a checkpoint was trained with other values than the named model.
         device, dtype: where and how to hold it.
         **model_args: passed to `timm.create_model` or `from_pretrained`, for example `img_size`, `global_pool` or
@@ -68,8 +68,9 @@ def load(
     probe = LinearHead(linear, interleaved) if linear is not None else None
     if kind == "mini" and rest:
         _refuse(text, checkpoint=checkpoint, linear=linear, **model_args)
-        found = _load_mini(rest)
+        found = _load_mini(rest, _quantized({}, quantize))
     elif kind == "timm" and rest:
+        _refuse(text, quantize=quantize)
         found = load_timm(rest, None, checkpoint, probe, model_args)
     elif kind == "hf" and rest:
         _refuse(text, linear=linear)
@@ -114,11 +115,11 @@ def _refuse(name: str, **arguments: Any) -> None:
         raise LoadError(f"{name} does not take {', '.join(given)}", todo="leave it out, or name another model")
 
 
-def _load_mini(name: str) -> LoadedModel:
+def _load_mini(name: str, model_args: dict[str, Any]) -> LoadedModel:
     if name not in MINIS:
         raise LoadError(f"no bundled model {name!r}", got=name, todo=close_matches(name, MINIS))
     with resources.as_file(resources.files("clew").joinpath("minis", name)) as folder:
-        found = load_hf(str(folder), name, None, {}, quiet=True)
+        found = load_hf(str(folder), name, None, model_args, quiet=True)
         found.facts = json.loads((folder / "measured.json").read_text())
     return found
 
@@ -154,9 +155,8 @@ def _quantized(model_args: dict[str, Any], quantize: str | None) -> dict[str, An
         return model_args
     if quantize not in ("4bit", "8bit"):
         raise LoadError("unknown quantize", expected="4bit or 8bit", got=quantize)
-    if not torch.cuda.is_available():
-        raise LoadError("quantised models need a GPU", expected="a CUDA device", got="none", todo="leave quantize out")
-    optional_import("bitsandbytes", extra="train", purpose="load quantised models")
+    for package in ("bitsandbytes", "accelerate"):
+        optional_import(package, extra="quantize", purpose="load quantised models")
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit")

@@ -18,6 +18,7 @@ from .images import picture_of
 from .load import LoadedModel
 from .plots import Picture
 from .prepare_text import text_inputs
+from .quantized import is_quantized
 from .shapes import InputError
 from .texts import TextBatch
 
@@ -101,6 +102,13 @@ def _first_floats(*modules: nn.Module) -> Tensor:
 def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise InputError("no dtype to compute in", expected="torch.float64 or another float", got=dtype)
+    if any(is_quantized(part) for part in module.modules()):
+        raise InputError(
+            "a quantised model is explained in its own precision",
+            expected="compute_dtype=None",
+            got=dtype,
+            todo="leave compute_dtype out, or load the model without quantize",
+        )
     same = all(p.dtype == dtype for p in module.parameters() if p.is_floating_point())
     return module if same else copy.deepcopy(module).to(dtype)
 

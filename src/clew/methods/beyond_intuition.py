@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..quadrature import Quadrature, quadrature_rule
+from ..quantized import float_weight
 from ..shapes import Attn, Rows, Scores, at_least_float32
 from ..subject import Subject
 from ..trace import Result, Trace, mean_heads
@@ -127,7 +128,7 @@ def _token_ratio(trace: Trace, layer: int) -> Tensor:
 
 def _weight_of(projection: Any) -> Tensor:
     """The weight of an output projection, (out, in); GPT-2's layers keep it the other way round."""
-    weight: Tensor = projection.weight.detach()
+    weight = float_weight(projection)
     return weight.mT if type(projection).__name__ == "Conv1D" else weight
 
 

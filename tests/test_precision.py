@@ -1,0 +1,143 @@
+"""Half precision, quantised weights, checkpointing, and models spread over devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import clew
+from clew.doctor import state
+from clew.methods import parse
+from clew.quantized import float_forward, float_weight, is_quantized
+from clew.shapes import InputError, LoadError
+
+METHODS = [
+    "raw_attention", "generic_attribution", "beyond_intuition_head", "beyond_intuition_token", "input_x_gradient",
+    "attn_lrp", "cp_lrp", "pa_lrp", "transformer_attribution",
+]  # fmt: skip
+TEXTS = [r.text for r in clew.reviews(6)]
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def agreement(one, other):
+    """The mean rank correlation of the scores of real tokens."""
+    pairs = zip(one.scores.cpu(), other.scores.cpu(), one.mask, strict=True)
+    return sum(float(spearmanr(a[m], b[m]).statistic) for a, b, m in pairs) / len(one)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_half_precision_ranks_like_single(name, dtype):
+    full, half = (clew.load(f"mini:reviews-{name}", dtype=d) for d in (torch.float32, dtype))
+    for method in METHODS:
+        one = clew.explain(full, TEXTS, method=method)
+        other = clew.explain(half, TEXTS, method=method)
+        assert other.scores.dtype == torch.float32
+        assert agreement(one, other) > 0.97, method  # 40 words that say nothing have scores near 0
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_checkpointing_changes_nothing_and_stays_on(name):
+    model = clew.load(f"mini:reviews-{name}")
+    plain = {m: clew.explain(model, TEXTS, method=m).scores for m in METHODS}
+    enable = getattr(model.model, "activation_checkpointing_enable", None)  # its name from transformers 5 on
+    (enable or model.model.gradient_checkpointing_enable)()
+    before = state(model.model)
+    for method, scores in plain.items():
+        torch.testing.assert_close(clew.explain(model, TEXTS, method=method).scores, scores, rtol=0, atol=0)
+    assert state(model.model) == before
+    assert any(getattr(part, "gradient_checkpointing", False) for part in model.model.modules())
+
+
+# Spread over devices
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_dispatched_model_is_explained_inside_its_hooks(name):
+    from accelerate import dispatch_model
+
+    model = clew.load(f"mini:reviews-{name}")
+    plain = {m: clew.explain(model, TEXTS, method=m).scores for m in METHODS}
+    model.model = dispatch_model(model.model, {"": "cpu"}, force_hooks=True)
+    for method, scores in plain.items():
+        torch.testing.assert_close(clew.explain(model, TEXTS, method=method).scores, scores, rtol=0, atol=1e-7)
+
+
+@GPU
+def test_a_model_on_two_devices():
+    plain = clew.load("mini:reviews-llama")
+    folder = plain.model.config._name_or_path
+    spread = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": 0, "model.norm": 0}
+    spread |= {"model.rotary_emb": "cpu", "score": 0}
+    model = clew.load(folder, device_map=spread)
+    for method in METHODS:
+        one, other = (clew.explain(m, TEXTS, method=method, target=0) for m in (plain, model))
+        torch.testing.assert_close(one.scores, other.scores.cpu(), rtol=1e-3, atol=1e-5)
+
+
+@GPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_gives_what_the_cpu_gives(dtype):
+    one = clew.load("mini:reviews-llama")
+    other = clew.load("mini:reviews-llama", device="cuda", dtype=dtype)
+    for method in METHODS:
+        a, b = (clew.explain(m, TEXTS, method=method, target=0) for m in (one, other))
+        assert agreement(a, b) > (0.999 if dtype == torch.float32 else 0.97), method
+
+
+# Quantised
+
+
+def in_floats(name, packed):
+    """The same model with ordinary linear layers that hold what the packed weights stand for."""
+    twin = clew.load(name)
+    with torch.no_grad():
+        for path, layer in packed.named_modules():
+            if is_quantized(layer):
+                twin.model.get_submodule(path).weight.copy_(float_weight(layer))
+    return twin
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_quantised_models_are_explained_as_what_their_weights_stand_for(name, bits):
+    pytest.importorskip("bitsandbytes")
+    model = clew.load(f"mini:reviews-{name}", quantize=bits)
+    layers = [part for part in model.model.modules() if is_quantized(part)]
+    assert len(layers) >= 12
+    twin = in_floats(f"mini:reviews-{name}", model.model)
+    for method in [*METHODS, "lrp(rules='gamma')", "lrp(rules='z_plus')"]:
+        called, options = parse(method)
+        one = clew.explain(model, TEXTS, method=called, target=1, **options)
+        other = clew.explain(twin, TEXTS, method=called, target=1, **options)
+        close = {"rtol": 0, "atol": 2e-5 * float(other.scores.abs().max())}
+        torch.testing.assert_close(one.scores.float(), other.scores, **close)
+        if "unexplained" in one.checks:
+            assert float(one.checks["unexplained"].abs().max()) < 1e-4
+    assert all("forward" not in vars(part) for part in layers)
+    with pytest.raises(InputError, match="in its own precision"):
+        clew.explain(model, TEXTS, compute_dtype=torch.float64)
+
+
+def test_a_packed_weight_is_not_kept_for_the_backward_pass():
+    pytest.importorskip("bitsandbytes")
+    layer = clew.load("mini:reviews-bert", quantize="4bit").model.bert.encoder.layer[0].intermediate.dense
+    x = torch.randn(1, 3, 96, requires_grad=True)
+    y = float_forward(layer)(x)
+    held = [getattr(y.grad_fn, name) for name in dir(y.grad_fn) if name.startswith("_raw_saved")]
+    assert all(not isinstance(t.data, torch.Tensor) or t.data.numel() < layer.in_features for t in held)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(g, float_weight(layer).float().sum(0).expand_as(g), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize", "message"),
+    [
+        ("mini:reviews-bert", "2bit", "4bit or 8bit"),
+        ("timm:vit_tiny_patch16_224", "4bit", "does not take quantize"),
+    ],
+)
+def test_what_cannot_be_quantised(name, quantize, message):
+    with pytest.raises(LoadError, match=message):
+        clew.load(name, quantize=quantize)
