@@ -22,8 +22,9 @@ check: $(DEV)  ## style and types
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
 	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_contract_text.py tests/test_parity.py
 
-bench: $(DEV)  ## measure speed and memory, and write the table in the README
+bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed_text.py
 
 parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
 	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)

@@ -169,12 +169,15 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def table(columns: dict[str, dict[str, float]], words: list[str]) -> str:
+def when_and_where() -> str:
     changed = " with local changes" if git("status", "--porcelain", "src") else ""
     where = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    when = f"commit {git('rev-parse', '--short', 'HEAD')}{changed}, {datetime.date.today()}"
+    return f"commit {git('rev-parse', '--short', 'HEAD')}{changed}, {datetime.date.today()}, {where}"
+
+
+def table(columns: dict[str, dict[str, float]], words: list[str]) -> str:
     lines = [
-        f"Cost in plain forward passes of the same batch, default checks on ({when}, {where}):",
+        f"Cost in plain forward passes of the same batch, default checks on ({when_and_where()}):",
         "",
         "| | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
