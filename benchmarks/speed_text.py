@@ -108,8 +108,9 @@ def main() -> None:
     names = {"plain": "forward and backward", "eager": "eager, all maps and their gradients"}
     first = next(iter(columns.values()))
     lines = [
-        f"A random Llama of 8 blocks, 512 wide ({when_and_where()}). Time in plain forward passes of the same",
-        "batch, default checks on; memory at its highest above the loaded model, 4,096 tokens, batch 1:",
+        "A random Llama of 8 blocks, 512 wide: time in plain forward passes of the same batch, default checks on, and",
+        "memory at its highest above the loaded model, 4,096 tokens, batch 1",
+        f"({when_and_where()}):",
         "",
         "| | " + " | ".join(columns) + " | memory, MB | of forward and backward |",
         "|---|" + "---|" * (len(columns) + 2),
@@ -121,8 +122,8 @@ def main() -> None:
         lines.append(f"| {name} | {' | '.join(times)} | {kilo / 1024:,.0f} | {share:.2f} |")
     lines += [
         "",
-        "*Eager*: attention maps of all blocks written out and kept, with the gradient of each, as other libraries read",
-        "them; a map of 4,096 × 4,096 in 8 heads is 512 MB.",
+        "*Eager*: attention maps of all blocks written out and kept, with the gradient of each, as other libraries",
+        "read them; a map of 4,096 × 4,096 in 8 heads is 512 MB.",
     ]
     write("benchmark-text", "\n".join(lines))
 
