@@ -188,6 +188,20 @@ def test_integration_error_is_of_the_size_of_the_true_error():
     assert (coarse.checks["integration_error"] < 30 * true).all()
 
 
+def test_a_path_that_bends_sharply_is_told_and_more_points_cure_it():
+    """A saturated score along the path: all of its change lies between two points of a coarse rule."""
+    model, x = tiny.build("timm_token"), tiny.images((32, 32))
+
+    def steep(output):
+        return torch.tanh(300 * (output[:, 1] - output[:, 4])) * output[:, 1]
+
+    coarse = clew.explain(model, x, method="beyond_intuition_head", target=steep, n_steps=4)
+    assert float(coarse.checks["integration_error"].max()) > 0.1
+    assert "n_steps=16" in coarse.checks["advice"]
+    fine = clew.explain(model, x, method="beyond_intuition_head", target=1, n_steps=8)
+    assert "advice" not in fine.checks
+
+
 def test_rows_without_positive_evidence_stay_finite_in_an_attention_pool():
     model, x = tiny.build("timm_attention_pool"), tiny.images((32, 32))
     with torch.no_grad():

@@ -24,6 +24,7 @@ from ..trace import Result, Trace, mean_heads
 from . import method
 
 Baselines = float | Tensor
+_COARSE = 0.1  # an estimated error of the path integral, of the largest score, that is worth a word
 
 
 @method(paper="Chen et al., TMLR 2023", summary="heads weighted by importance, times integrated gradients")
@@ -44,7 +45,7 @@ def beyond_intuition_head(
     texts at the sequence that enters the first block. `details`: `head_importance` (batch, layer, head), `feedback`
     (batch, token) at the readout, `attention_gradient` (batch, head, row, token), `path_scores` (batch, point), the
     score along the path, `layer_maps` (batch, layer, token), the map that starting at each layer would give. `checks`:
-    `integration_error`, an estimate relative to the largest score.
+    `integration_error`, an estimate relative to the largest score, and `advice` where it is above 0.1.
     """
     layers = subject.layers_from(start_layer, subject.depth // 4, text=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
@@ -148,13 +149,20 @@ def _with_feedback(
     """The readout of `W ⊙ P`, or of `P` alone without a path; `rows[i]` are the rows of `P` from layer `start + i`."""
     read = trace.read()
     if path is None:
-        maps, checks = [P.squeeze(1) for P in rows], dict[str, Tensor]()
+        maps = [P.squeeze(1) for P in rows]
+        checks: dict[str, Any] = {}
     else:
         totals, path_scores = _integrated_gradient(subject, trace, path)
         # Clamped after the mean over the path, before the mean over heads.
         W, coarse = (trace.over_tokens(total.clamp(min=0).mean(1), subject.last) for total in totals)
         maps = [read.mean(W * P) for P in rows]
-        checks = {"integration_error": _relative(maps[0] - read.mean(coarse * rows[0]), maps[0])}
+        error = _relative(maps[0] - read.mean(coarse * rows[0]), maps[0])
+        checks = {"integration_error": error}
+        if bool((error > _COARSE).any()):
+            checks["advice"] = (
+                f"the score bends sharply along the path, more than {len(path.rule.points)} points can follow: explain "
+                f"again with n_steps={4 * len(path.rule.points)}"
+            )
         details = {**details, "feedback": read.mean(W), "attention_gradient": totals[0]}
         details["path_scores"] = path_scores
     if subject.details:
