@@ -210,6 +210,13 @@ def test_words_files_and_folders(tmp_path, reviews):
     assert (tmp_path / "b.tex").read_text().startswith(r"\documentclass")
 
 
+def test_advice_is_printed_once_and_only_where_there_is_some(tmp_path):
+    arguments = ["-m", "mini:reviews-llama", "-o", tmp_path / "a.html", "--method"]
+    coarse = run("explain", "superb", "superb", *arguments, "beyond_intuition_head(n_steps=2, start_layer=0)")
+    assert coarse.output.count("n_steps=8") == 1
+    assert "n_steps" not in run("explain", "superb", *arguments, "attn_lrp").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

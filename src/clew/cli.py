@@ -139,6 +139,9 @@ def explain(
             console.print("  " + escape(_line(result, i)))
             if isinstance(result, TextAttribution) and len(items) <= 20:
                 console.print(result.to_rich(i))
+    for result in results:
+        if "advice" in result.checks:
+            console.print(f"[yellow]{escape(result.method)}: {escape(result.checks['advice'])}[/yellow]")
     written = results[0].save(out) if out.suffix == ".safetensors" else compare(results, out)
     console.print(f"written: {escape(str(written))}")
 
