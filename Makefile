@@ -20,7 +20,8 @@ check: $(DEV)  ## style and types
 	$(BIN)/pyright
 
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
-	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_contract_text.py tests/test_parity.py
+	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_contract_text.py \
+	  tests/test_texts.py tests/test_text_targets.py tests/test_text_show.py tests/test_text_twins.py tests/test_parity.py
 
 bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python benchmarks/speed.py

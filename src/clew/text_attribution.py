@@ -105,7 +105,11 @@ class TextAttribution(Attribution):
                 continue
             if start > at:
                 found.append(Piece(text[at:start]))
-            found.append(Piece(text[max(at, start) : stop], score, False, (column,)))
+            piece = text[max(at, start) : stop]
+            word = piece.lstrip() or piece  # byte-level tokens begin with the space before them, which has no colour
+            if word != piece:
+                found.append(Piece(piece[: -len(word)]))
+            found.append(Piece(word, score, False, (column,)))
             at = stop
         return [*found, Piece(text[at:])] if at < len(text) else found
 
