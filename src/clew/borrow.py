@@ -56,9 +56,8 @@ def borrowed(model: nn.Module) -> Generator[None]:
                     setattr(module, name, False)
                     restore.callback(setattr, module, name, True)
             if is_quantized(module):
-                name = (
-                    "_old_forward" if "_old_forward" in own else "forward"
-                )  # inside what accelerate wrapped around it
+                # Inside what accelerate wrapped around it, where it did.
+                name = "_old_forward" if "_old_forward" in own else "forward"
                 restore.callback(_put_back, module, name, own.get(name))
                 setattr(module, name, float_forward(module))
             compiled: Any = own.get("_compiled_call_impl")

@@ -30,7 +30,7 @@ def load_timm(
     linear: LinearHead | None,
     model_args: dict[str, Any],
 ) -> LoadedModel:
-    """A model of timm by its name; `config` is that of a folder in timm\'s format."""
+    """A model of timm by its name; `config` is that of a folder in timm's format."""
     timm = optional_import("timm", extra="timm", purpose="load timm models")
     data = optional_import("timm.data", extra="timm", purpose="load timm models")
     if not timm.is_model(name):

@@ -239,7 +239,7 @@ def position_limit(model: nn.Module, bound: Bound) -> int | None:
         padding = getattr(positions, "padding_idx", None)
         offset = padding + 1 if padding is not None else 0  # RoBERTa's positions begin after the padding index
         return int(positions.num_embeddings) - offset
-    return getattr(config, "max_seq_len", None) if bound.architecture.name == "hf_mpt" else None
+    return getattr(config, "max_seq_len", None)  # MPT makes no biases beyond it
 
 
 def _check_length(longest: int, model: nn.Module, bound: Bound) -> None:

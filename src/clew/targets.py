@@ -87,7 +87,8 @@ class Resolved:
         if self.function is not None:
             return _one_per_example(self.function(output), self.batch)
         logits = _answers(output) if self.answer else _at(logits_of(output), _some(self.slots, rows))
-        counted = None if self.slots is None or self.answer else _some(self.slots, rows) >= 0  # pyright: ignore[reportOptionalOperand]
+        slots = None if self.answer else _some(self.slots, rows)
+        counted = None if slots is None else slots >= 0
         score = _pick(logits, _some(self.plus, rows), counted, self.kind)
         return score if self.minus is None else score - _pick(logits, _some(self.minus, rows), counted, self.kind)
 
@@ -107,7 +108,7 @@ def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
     examples = len(batch.input_ids)
     last = (batch.lengths - 1).tolist()
     found: list[list[int]] = []
-    for i, one in enumerate(_each(target, examples)):
+    for i, one in enumerate(each(target, examples)):
         if callable(one):
             return None  # it may read anything
         if isinstance(one, Token) and task in ("causal-lm", "token-classification"):
@@ -263,7 +264,7 @@ def _of_tokens(
         return _name(found, labels) if labels is not None else text.name(found)
 
     best = logits.argmax(-1).cpu()
-    for i, one in enumerate(_each(target, batch)):
+    for i, one in enumerate(each(target, batch)):
         if isinstance(one, Span):
             assert rows is not None
             said = [int(ids[i, row + 1]) for row in rows[i].tolist() if row >= 0]
@@ -301,8 +302,8 @@ def _answer(output: Any, batch: int, kind: str, text: TextBatch, rows: Tensor | 
     return Resolved(kind, names, batch, plus=rows, answer=True)
 
 
-def _each(target: Target, batch: int) -> list[Any]:
-    """The target of each example."""
+def each(target: Target, batch: int) -> list[Any]:
+    """The target of each example. Raises `TargetError` for a list of another length."""
     if isinstance(target, (Tensor, np.ndarray)):
         target = cast("list[int]", target.tolist())
     if isinstance(target, np.integer):

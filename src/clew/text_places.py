@@ -119,8 +119,9 @@ def watch_texts(tape: _Tape, bound: Bound) -> None:
 
 def _tables_given(tape: _Tape, layer: int, dtype: torch.dtype) -> Callable[..., Any]:
     def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tables = kwargs.get("position_embeddings")
-        if not isinstance(tables, tuple) or len(tables) != len(TABLES):  # pyright: ignore[reportUnknownArgumentType]
+        given = kwargs.get("position_embeddings")
+        tables: tuple[Any, ...] = given if isinstance(given, tuple) else ()
+        if len(tables) != len(TABLES):
             return None
         return args, {**kwargs, "position_embeddings": tape.positional.as_leaves(layer, tables, tape.batch, dtype)}
 

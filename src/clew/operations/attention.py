@@ -17,6 +17,7 @@ from ..rules import (
     as_gradient,
     share,
 )
+from ..shapes import at_least_float32
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain
 
@@ -127,6 +128,7 @@ def mask_relevance(
     q: Tensor, k: Tensor, v: Tensor, o: Tensor, S: Tensor, mask: Tensor, causal: bool, scale: float | None
 ) -> Tensor:
     """`Σ_ij mask_ij · A_ij (S_i·v_j - S_i·o_i)`, of every (batch, head), a block of queries at a time."""
+    q, k, v, o, per_unit = map(at_least_float32, (q, k, v, o, S))
     total = q.new_zeros(*q.shape[:2])
     mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
     size = max(1, 2**23 // (q.shape[0] * q.shape[1] * k.shape[2]))
@@ -136,7 +138,9 @@ def mask_relevance(
         if causal:
             later = torch.arange(k.shape[2], device=q.device) > rows[:, None]
             logits = logits.masked_fill(later, -math.inf)
-        g = logits.softmax(-1) * (S[:, :, rows] @ v.mT - (S[:, :, rows] * o[:, :, rows]).sum(-1, keepdim=True))
+        g = logits.softmax(-1) * (
+            per_unit[:, :, rows] @ v.mT - (per_unit[:, :, rows] * o[:, :, rows]).sum(-1, keepdim=True)
+        )
         total += torch.where(g == 0, 0.0, bias * g).sum((-2, -1))
     return total
 
@@ -222,13 +226,7 @@ def baddbmm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 @handles("masked_fill")
 def masked_fill(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     def call(input: Tensor, mask: Tensor, value: Any) -> Any:
-        page = tape.page("masked_fill")
-
-        def back(g: Tensor, _: Tensor | None) -> None:
-            lost = torch.where(mask & (g != 0), value * g, 0.0)
-            page.leak("attention_bias" if tape.place == "attention" else "constant", lost)
-
-        return tape.through(func(input, mask, value), back)
+        return _chosen(tape, func(input, mask, value), (value, mask), (input, ~mask))
 
     return call(*args, **kwargs)
 
@@ -236,16 +234,21 @@ def masked_fill(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 @handles("where")
 def where(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     def call(condition: Tensor, input: Any, other: Any) -> Any:
-        page = tape.page("where")
-
-        def back(g: Tensor, _: Tensor | None) -> None:
-            for value, chosen in ((input, condition), (other, ~condition)):
-                if not (isinstance(value, Tensor) and value.requires_grad):
-                    lost = torch.where(chosen & (g != 0), value * g, 0.0)
-                    page.leak("attention_bias" if tape.place == "attention" else "constant", lost)
-
-        return tape.through(torch.where(condition, input, other), back)
+        y = torch.where(condition, input, other)
+        return _chosen(tape, y, (input, condition), (other, ~condition))
 
     if func is Tensor.where:  # called on the values
         args = (args[1], args[0], *args[2:])
     return call(*args, **kwargs)
+
+
+def _chosen(tape: Tape, y: Any, *choices: tuple[Any, Tensor]) -> Any:
+    """`y`, put together of values where a mask chose them: what chosen constants get is booked."""
+    page, cause = tape.page("where"), "attention_bias" if tape.place == "attention" else "constant"
+
+    def back(g: Tensor, _: Tensor | None) -> None:
+        for value, chosen in choices:
+            if not (isinstance(value, Tensor) and value.requires_grad):
+                page.leak(cause, torch.where(chosen & (g != 0), value * g, 0.0))
+
+    return tape.through(y, back)

@@ -43,10 +43,13 @@ def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) ->
         y = torch.add(a, b)
         if not rule.epsilon:
             return y
+
+        def stabilised(g: Tensor, y: Tensor | None) -> Tensor:
+            assert y is not None
+            return share(y * g, y, rule.epsilon, rule.signed, page)
+
         tape.used(a, b)
-        return tape.forks(
-            tape.through(y, lambda g, y: share(y * g, y, rule.epsilon, rule.signed, page), keep=True)  # pyright: ignore[reportOptionalOperand, reportArgumentType]
-        )
+        return tape.forks(tape.through(y, stabilised, keep=True))
 
     def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor, ...]:
         assert inputs is not None and y is not None
