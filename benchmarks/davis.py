@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from report import ROOT, interval, write_page
 from scipy.ndimage import distance_transform_edt
-from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score
 
 import clew
 from clew.methods import parse
 from clew.plots import Picture, colour, in_frame
 
-ROOT = Path(__file__).parent.parent
 METHODS = [
     "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "generic_attribution",
     "gradient_attention_rollout", "raw_attention", "beyond_intuition_head", "beyond_intuition_token",
@@ -104,9 +101,8 @@ def main() -> None:
     for method, (hits, precision) in scores.items():
         difference = "–"
         if not method.startswith("centred"):
-            interval = bootstrap((precision - control,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-            mean = float((precision - control).mean())
-            difference = f"{mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+            low, high = interval(precision - control)
+            difference = f"{(precision - control).mean():+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append(f"| {method} | {hits.mean():.3f} | {precision.mean():.3f} | {difference} |")
 
     lines += ["", "## Where the maximum is off the object", "", "Distance to the object, of 112 px:", ""]
@@ -122,9 +118,7 @@ def main() -> None:
         "",
         "![contact sheet](davis.jpg)",
     ]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    lines += ["", f"Commit {commit.strip()}, {datetime.date.today()}, torch {torch.__version__}."]
-    (ROOT / "docs" / "davis.md").write_text("\n".join(lines) + "\n")
+    write_page("davis.md", lines)
     sheet(names, images, masks, heats, scores).save(ROOT / "docs" / "davis.jpg", quality=82)
     print("\n".join(lines[:30]))
 

@@ -8,23 +8,19 @@ ERASER_FOLDER holds `docs.zip` (or `docs/`) and `test.jsonl`. Writes docs/eraser
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import bootstrap
+from report import interval, write_page
 from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 import clew
 from clew.methods import parse
 
-ROOT = Path(__file__).parent.parent
 TOP = 40
 METHODS = [
     "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "generic_attribution",
@@ -70,10 +66,8 @@ def f1_of_top(truth: np.ndarray, scores: np.ndarray) -> float:
     return 2 * float(truth[top].sum()) / (len(top) + int(truth.sum()))
 
 
-def interval(values: np.ndarray) -> str:
-    if not values.std():
-        return f"{values.mean():+.3f}"
-    low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+def with_interval(values: np.ndarray) -> str:
+    low, high = interval(values)
     return f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
@@ -114,11 +108,9 @@ def main() -> None:
         "|---|---|---|---|",
     ]
     for method, (precision, f1) in scores.items():
-        difference = "–" if method == "random" else interval(precision - scores["random"][0])
+        difference = "–" if method == "random" else with_interval(precision - scores["random"][0])
         lines.append(f"| {method} | {precision.mean():.3f} | {f1.mean():.3f} | {difference} |")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    lines += ["", f"Commit {commit.strip()}, {datetime.date.today()}, torch {torch.__version__}."]
-    (ROOT / "docs" / "eraser.md").write_text("\n".join(lines) + "\n")
+    write_page("eraser.md", lines)
 
 
 if __name__ == "__main__":

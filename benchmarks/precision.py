@@ -8,18 +8,16 @@ SST2_TSV has a sentence and a label per line, with a tab between. Writes docs/pr
 from __future__ import annotations
 
 import argparse
-import datetime
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import torch
+from report import write_page
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
 import clew
 
-ROOT = Path(__file__).parent.parent
 METHODS = [
     "raw_attention", "attention_rollout", "generic_attribution", "beyond_intuition_head", "beyond_intuition_token",
     "saliency", "input_x_gradient", "attn_lrp", "cp_lrp", "pa_lrp", "transformer_attribution",
@@ -78,9 +76,7 @@ def main() -> None:
     ]
     for method in METHODS:
         lines.append(f"| {method} | {' | '.join(cell for column in columns for cell in column[method])} |")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    lines += ["", f"Commit {commit.strip()}, {datetime.date.today()}, torch {torch.__version__}, CPU."]
-    (ROOT / "docs" / "precision.md").write_text("\n".join(lines) + "\n")
+    write_page("precision.md", lines)
 
 
 if __name__ == "__main__":

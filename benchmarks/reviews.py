@@ -8,20 +8,16 @@ Writes docs/reviews.md.
 from __future__ import annotations
 
 import argparse
-import datetime
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
+from report import interval, write_page
 from tqdm import tqdm
 
 import clew
 from clew.methods import parse
 
-ROOT = Path(__file__).parent.parent
 METHODS = [
     "random", "raw_attention", "attention_rollout", "attention_gradcam", "generic_attribution",
     "gradient_attention_rollout", "beyond_intuition_head", "beyond_intuition_token", "saliency", "smoothgrad",
@@ -47,18 +43,17 @@ def rates(model: clew.LoadedModel, reviews: list, method: str, seed: int = 0) ->
     return np.array(found)
 
 
+def read_right(model: clew.LoadedModel, reviews: list) -> int:
+    """How many reviews the model labels correctly."""
+    logits = clew.explain(model, [r.text for r in reviews], method="raw_attention", checks="off").logits
+    assert logits is not None
+    return int((logits.argmax(1) == torch.tensor([r.label for r in reviews])).sum())
+
+
 def redrawn(model: clew.LoadedModel, seed: int) -> clew.LoadedModel:
     """The same architecture with the weights it had before training, of another seed."""
     torch.manual_seed(seed)
     return replace(model, model=type(model.model)(model.model.config).eval())
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean."""
-    if not values.std():
-        return values.mean(), values.mean()
-    found = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return found.low, found.high
 
 
 def main() -> None:
@@ -86,11 +81,13 @@ def main() -> None:
                 f"{untrained.mean():.3f} [{a:.3f}, {b:.3f}]" + ("" if overlaps else " *"),
             ]
             print(name, method, *table[method][-2:], f"sd {untrained.std():.3f}")
+    right = [str(read_right(model, reviews)) for model in models.values()]
     lines = [
         "# Which method finds the words that decided?",
         "",
         f"{len(reviews)} generated film reviews that no training saw, read by `mini:reviews-bert` and",
-        "`mini:reviews-llama`, which label all of them correctly. Each review has one to four decisive words among",
+        f"`mini:reviews-llama`, which label {' and '.join(right)} of them",
+        "correctly. Each review has one to four decisive words among",
         "about 35 neutral ones; some hold a word of the other polarity too. The true label is explained; the score of",
         "a word is the largest of its tokens. *Rate*: the share of the k decisive words among the k ranked first,",
         "with its bootstrap interval over reviews (95 %). *Re-drawn*: the same architecture with random weights,",
@@ -101,9 +98,7 @@ def main() -> None:
         "|---|---|---|---|---|",
         *(f"| {method} | {' | '.join(cells)} |" for method, cells in table.items()),
     ]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    lines += ["", f"Commit {commit.strip()}, {datetime.date.today()}, torch {torch.__version__}."]
-    (ROOT / "docs" / "reviews.md").write_text("\n".join(lines) + "\n")
+    write_page("reviews.md", lines)
 
 
 if __name__ == "__main__":

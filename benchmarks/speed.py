@@ -7,22 +7,19 @@ median over rounds in which the plain forward and the method are timed one after
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
+from report import ROOT, when_and_where
 from torch import nn
 
 import clew
 
-ROOT = Path(__file__).parent.parent
 LRP: dict[str, dict[str, object]] = {
     "attn_lrp": {},
     "cp_lrp": {},
@@ -163,16 +160,6 @@ def resident() -> float:
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
-def when_and_where() -> str:
-    changed = " with local changes" if git("status", "--porcelain", "src") else ""
-    where = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return f"commit {git('rev-parse', '--short', 'HEAD')}{changed}, {datetime.date.today()}, {where}"
 
 
 def table(columns: dict[str, dict[str, float]], words: list[str]) -> str:

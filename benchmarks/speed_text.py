@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 import torch
-from speed import ratio, when_and_where, write
+from report import when_and_where
+from speed import ratio, write
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clew
