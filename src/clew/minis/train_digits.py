@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import Trainer, ViTConfig, ViTForImageClassification
 
 from .scenes import SIZE, Split, compose
+from .training import training_arguments
 
 FOLDER = Path(__file__).parent / "digits"
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -74,23 +75,7 @@ def main(output: Path = FOLDER, train_scenes: int = TRAIN_SCENES) -> None:
     """Train, measure and write everything that ships."""
     torch.manual_seed(0)
     model = build()
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        num_train_epochs=1,
-        per_device_train_batch_size=32,
-        learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=300,
-        weight_decay=0.05,
-        max_grad_norm=1.0,
-        logging_steps=500,
-        save_strategy="no",
-        report_to=[],
-        seed=0,
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_num_workers=1,
-    )
+    arguments = training_arguments(output, batch=32, warmup=300, logging_steps=500, dataloader_num_workers=1)
     Trainer(model=model, args=arguments, train_dataset=Scenes("train", train_scenes)).train()
     save(model.half().float().eval(), output)
 

@@ -26,10 +26,10 @@ from transformers import (
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainingArguments,
 )
 
 from .film_reviews import LABELS, Split, compose_review
+from .training import training_arguments
 
 Kind = Literal["bert", "llama"]
 FOLDER = Path(__file__).parent
@@ -137,22 +137,7 @@ def main(kind: Kind, output: Path | None = None, train_reviews: int = TRAIN_REVI
     head = model.classifier if kind == "bert" else model.score
     with torch.no_grad():
         head.weight[1] = -head.weight[0]  # and stays so: what is common to both logits would mean nothing
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        num_train_epochs=1,
-        per_device_train_batch_size=BATCH,
-        learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=60,
-        weight_decay=0.05,
-        max_grad_norm=1.0,
-        logging_steps=100,
-        save_strategy="no",
-        report_to=[],
-        seed=0,
-        use_cpu=True,
-        disable_tqdm=True,
-    )
+    arguments = training_arguments(output, batch=BATCH, warmup=60, logging_steps=100)
     data = Reviews("train", train_reviews, tokenizer)
     collate = DataCollatorWithPadding(tokenizer)
     Trainer(model, arguments, train_dataset=data, data_collator=collate, compute_loss_func=graded_loss).train()
