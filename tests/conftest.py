@@ -41,3 +41,20 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    """A loaded language model with a byte-level tokenizer, tiny and random."""
+    from tiny_tokenizers import tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    import clew
+
+    tokens = tokenizer("byte-level")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokens), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    return clew.LoadedModel(LlamaForCausalLM(config).eval(), labels=None, name="writer", tokenizer=tokens)

@@ -102,7 +102,6 @@ def in_floats(name, packed):
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_quantised_models_are_explained_as_what_their_weights_stand_for(name, bits):
-    pytest.importorskip("bitsandbytes")
     model = clew.load(f"mini:reviews-{name}", quantize=bits)
     layers = [part for part in model.model.modules() if is_quantized(part)]
     assert len(layers) >= 12
@@ -115,13 +114,14 @@ def test_quantised_models_are_explained_as_what_their_weights_stand_for(name, bi
         torch.testing.assert_close(one.scores.float(), other.scores, **close)
         if "unexplained" in one.checks:
             assert float(one.checks["unexplained"].abs().max()) < 1e-4
+        assert one.checks["weights"].startswith(f"{len(layers)} quantised layers")
+        assert "weights" not in other.checks
     assert all("forward" not in vars(part) for part in layers)
     with pytest.raises(InputError, match="in its own precision"):
         clew.explain(model, TEXTS, compute_dtype=torch.float64)
 
 
 def test_a_packed_weight_is_not_kept_for_the_backward_pass():
-    pytest.importorskip("bitsandbytes")
     layer = clew.load("mini:reviews-bert", quantize="4bit").model.bert.encoder.layer[0].intermediate.dense
     x = torch.randn(1, 3, 96, requires_grad=True)
     y = float_forward(layer)(x)
@@ -141,3 +141,11 @@ def test_a_packed_weight_is_not_kept_for_the_backward_pass():
 def test_what_cannot_be_quantised(name, quantize, message):
     with pytest.raises(LoadError, match=message):
         clew.load(name, quantize=quantize)
+
+
+def test_a_checkpoint_is_not_quantised_silently(tmp_path):
+    model = clew.load("mini:reviews-bert").model
+    model.save_pretrained(tmp_path / "folder")
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(LoadError, match="without quantize= or device_map="):
+        clew.load(tmp_path / "folder", checkpoint=tmp_path / "weights.pth", quantize="4bit")

@@ -123,7 +123,6 @@ def test_the_loss_is_least_where_the_logits_say_the_evidence():
 
 @pytest.mark.parametrize("name", BOTH)
 def test_the_script_trains_and_writes_a_folder_that_loads(name, tmp_path):
-    pytest.importorskip("accelerate")
     main(name, tmp_path / "reviews", train_reviews=128)
     model = clew.load(tmp_path / "reviews")
     assert model.facts == {} or "test_accuracy" in model.facts

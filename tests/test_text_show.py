@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from test_cli import run
-from test_text_targets import TEXT, writer  # noqa: F401
+from test_text_targets import TEXT
 from transformers import LlamaForCausalLM
 
 import clew
@@ -118,7 +118,7 @@ def test_results_of_different_lengths_are_joined(model, reviews):
 # Generation
 
 
-def test_each_generated_token_is_explained_like_a_span(writer):  # noqa: F811
+def test_each_generated_token_is_explained_like_a_span(writer):
     g = clew.explain_generation(
         writer, "they don't", max_new_tokens=5, method="pa_lrp", batch_size=2, compute_dtype=torch.float64
     )
@@ -139,7 +139,7 @@ def test_each_generated_token_is_explained_like_a_span(writer):  # noqa: F811
     torch.testing.assert_close(g.total(), g.scores.sum(0))
 
 
-def test_a_given_answer_is_explained(writer):  # noqa: F811
+def test_a_given_answer_is_explained(writer):
     answer = writer.tokenizer(" café", add_special_tokens=False)["input_ids"]
     g = clew.explain_generation(writer, TEXT, answer=" café", method="input_x_gradient")
     assert g.input_ids[g.prompt :].tolist() == answer
@@ -148,7 +148,7 @@ def test_a_given_answer_is_explained(writer):  # noqa: F811
     assert len(h.outputs) == len(answer)
 
 
-def test_the_matrix_is_shown_and_kept(writer, tmp_path):  # noqa: F811
+def test_the_matrix_is_shown_and_kept(writer, tmp_path):
     g = clew.explain_generation(writer, "<b>so", max_new_tokens=4)
     page = g.to_html()
     assert "<b>so" not in page
@@ -171,7 +171,7 @@ def test_the_matrix_is_shown_and_kept(writer, tmp_path):  # noqa: F811
         ("so", {"answer": []}, "no generated token"),
     ],
 )
-def test_prompts_that_are_none(writer, prompt, options, message):  # noqa: F811
+def test_prompts_that_are_none(writer, prompt, options, message):
     with pytest.raises(InputError, match=message):
         clew.explain_generation(writer, prompt, **options)
 
@@ -237,7 +237,7 @@ def test_errors_on_the_command_line(tmp_path, arguments, message):
         run("explain", *given, "-m", "mini:reviews-bert", "--method", "saliency")
 
 
-def test_generate_on_the_command_line(writer, tmp_path):  # noqa: F811
+def test_generate_on_the_command_line(writer, tmp_path):
     assert isinstance(writer.model, LlamaForCausalLM)
     writer.model.save_pretrained(tmp_path / "writer")
     writer.tokenizer.save_pretrained(tmp_path / "writer")

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_texts import tokenizer
-from transformers import (
-    BertConfig,
-    BertForQuestionAnswering,
-    BertForTokenClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from tiny_tokenizers import tokenizer
+from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
 
 import clew
 from clew.shapes import TargetError
@@ -19,16 +13,6 @@ from clew.shapes import TargetError
 EXACT = {"method": "input_x_gradient", "compute_dtype": torch.float64}
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT = "it's unbelievable, they don't quoted café"
-
-
-@pytest.fixture(scope="module")
-def writer():
-    """A language model with a byte-level tokenizer."""
-    tokens = tokenizer("byte-level")
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokens), max_position_embeddings=64, initializer_range=0.3, **SIZES)
-    module = LlamaForCausalLM(config).eval()
-    return clew.LoadedModel(module, labels=None, name="writer", tokenizer=tokens)
 
 
 def head(cls, labels):

@@ -4,54 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from tiny_tokenizers import CORPUS, tokenizer
+from transformers import BertConfig, BertForSequenceClassification
 
 import clew
 from clew.shapes import ClewError, InputError, OptionError
 from clew.words import pooled, word_spans
 
-CORPUS = [
-    "naïve café owners’ unbelievable résumés, don't they",
-    "it's “quoted” – 電影 is 3.5 stars!",
-    "so-called über-film 🎬",
-]
 TEXT = "Don't  say “unbelievable”,\nnaïve 🎬 café-owner 電影!"
-
-
-def tokenizer(kind):
-    """The kinds of tokenizers there are, small enough that words are cut to pieces."""
-    if kind == "wordpiece":
-        trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        trained.normalizer = normalizers.BertNormalizer(lowercase=True)  # strips accents: lengths differ
-        trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    elif kind == "byte-level":
-        trained = Tokenizer(models.BPE())
-        trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=290,
-            special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        )
-    elif kind == "sentencepiece":
-        trained = Tokenizer(models.Unigram())
-        trained.normalizer = normalizers.NFKC()
-        trained.pre_tokenizer, trained.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], unk_token="[UNK]"
-        )
-    else:
-        trained = Tokenizer(models.BPE(unk_token="[UNK]"))
-        trained.pre_tokenizer = pre_tokenizers.Whitespace()
-        trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    trained.train_from_iterator(CORPUS * 3, trainer)
-    trained.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=trained, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
 
 
 def model_for(tokens, positions=64):
@@ -205,6 +165,16 @@ def test_windows_without_a_target_agree_on_one(reviews_bert):
     whole = clew.explain(reviews_bert, texts[1], method="attn_lrp")
     torch.testing.assert_close(one.scores, whole.scores[:, 1:-1])
     assert one.target == whole.target
+
+
+def test_windows_take_a_target_for_each_text(reviews_bert):
+    texts, options = [r.text for r in clew.reviews(2)], {"method": "attn_lrp", "window": 24}
+    both = clew.explain(reviews_bert, texts, target=[1, clew.Contrast(0, 1)], **options)
+    for i, target in enumerate((1, clew.Contrast(0, 1))):
+        alone = clew.explain(reviews_bert, texts[i], target=target, **options)
+        torch.testing.assert_close(both.scores[i, : alone.scores.shape[1]], alone.scores[0])
+    with pytest.raises(ClewError, match="one target per example"):
+        clew.explain(reviews_bert, texts, target=[1], **options)
 
 
 @pytest.mark.parametrize(

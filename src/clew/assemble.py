@@ -18,6 +18,7 @@ from .borrow import borrowed
 from .image_attribution import ImageAttribution
 from .outputs import logits_of
 from .prepare import Prepared
+from .quantized import is_quantized
 from .shapes import InputError, OptionError
 from .subject import Subject
 from .text_attribution import TextAttribution
@@ -150,6 +151,8 @@ def _verified(subject: Subject, scores: Tensor, settings: Settings) -> dict[str,
     found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1)}
     if subject.backend is not None:
         found["attention"] = subject.backend
+    if packed := sum(map(is_quantized, subject.model.modules())):
+        found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
         found["forward_difference"] = _forward_difference(subject, again=settings.checks == "full")
     return found

@@ -17,7 +17,7 @@ from .prepare import Prepared, prepare
 from .progress import progress_bar
 from .subject import Subject
 from .targets import Target, resolve, rows_of
-from .windows import explain_windows
+from .windows import Windows
 
 
 def explain(
@@ -56,7 +56,7 @@ def explain(
         details: keep the method's intermediate results in `Attribution.details`.
         normalize: "minmax" or "max" over the patches of each example, as the papers' code does; default: raw scores.
         zero_cls: set the score of the first token (CLS, BOS) to 0, or with "min" to the least score.
-        truncate: cut texts to the model's positions; `checks` says how much was cut.
+        truncate: cut strings to the model's positions; `checks` says how much was cut.
         window, stride: explain windows of `window` tokens, one every `stride` (default: half a window), as one text;
             texts for classifiers only. Scores are means over the windows that hold a token.
         compute_dtype: `torch.float64` explains a copy of the model in double precision; the model stays as it is.
@@ -70,8 +70,8 @@ def explain(
     settings = Settings(checks, details, normalize, zero_cls)
     if window is not None:
         more: dict[str, Any] = {"method": method, "score": score, "architecture": architecture, "checks": checks}
-        more |= {"details": details, "compute_dtype": compute_dtype, **options}
-        return explain_windows(explain, model, inputs, target, window, stride, more, settings)
+        more |= {"details": details, "compute_dtype": compute_dtype, "show_progress": show_progress, **options}
+        return Windows(explain, window, stride, more, settings).of(model, inputs, target)
     # Gradients are needed whatever mode the caller is in.
     with torch.inference_mode(False), torch.enable_grad(), progress_bar(chosen.name, show_progress) as progress:
         ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)

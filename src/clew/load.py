@@ -67,10 +67,10 @@ def load(
     kind, _, rest = text.partition(":")
     probe = LinearHead(linear, interleaved) if linear is not None else None
     if kind == "mini" and rest:
-        _refuse(text, checkpoint=checkpoint, linear=linear, **model_args)
+        _refuse(text, checkpoint=checkpoint, linear=linear, task=task, **model_args)
         found = _load_mini(rest, _quantized({}, quantize))
     elif kind == "timm" and rest:
-        _refuse(text, quantize=quantize)
+        _refuse(text, quantize=quantize, task=task)
         found = load_timm(rest, None, checkpoint, probe, model_args)
     elif kind == "hf" and rest:
         _refuse(text, linear=linear)

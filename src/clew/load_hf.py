@@ -48,6 +48,13 @@ def load_hf(
     bar_was_shown = hf_logging.is_progress_bar_enabled()
     if quiet:
         hf_logging.disable_progress_bar()
+    if checkpoint is not None and (unused := sorted({"device_map", "quantization_config"} & model_args.keys())):
+        raise LoadError(
+            f"{name} with a checkpoint of its own is loaded in one piece and in floats",
+            expected="checkpoint= without quantize= or device_map=",
+            got=", ".join(unused),
+            todo="save the model with its weights as a folder (save_pretrained), and load that",
+        )
     weights = read_weights(checkpoint) if checkpoint is not None else None
     try:
         if weights is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,84 +15,79 @@ from .loaded import LoadedModel
 from .prepare import unwrap
 from .prepare_text import padded_rows
 from .shapes import InputError, OptionError
+from .targets import each
 from .text_attribution import TextAttribution
 
 
-def explain_windows(
-    explain: Callable[..., Attribution],
-    model: nn.Module | LoadedModel,
-    inputs: Any,
-    target: Any,
-    window: int,
-    stride: int | None,
-    options: dict[str, Any],
-    settings: Settings,
-) -> Attribution:
-    """Explain windows of texts and put their scores together: a token's score is the mean over its windows.
+@dataclass(frozen=True)
+class Windows:
+    """How to explain texts in windows: of how many tokens, one every so many, and by which call of `explain`.
 
-    Without a target, the class is the one that the mean of the windows' logits predicts. Raises `InputError` where
-    there are no strings with a fast tokenizer, or the model is no classifier.
+    `options` are passed to it, `settings` are applied to what was put together.
     """
-    texts = [inputs] if isinstance(inputs, str) else inputs
-    tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
-    strings = isinstance(texts, list) and bool(texts) and all(isinstance(t, str) for t in cast("list[Any]", texts))
-    if not strings or not getattr(tokenizer, "is_fast", False):
-        lacks = "no tokenizer" if tokenizer is None else "a tokenizer without offsets"
-        raise InputError(
-            "windows are cut out of strings",
-            expected="a string or a list of strings, and a model with a fast tokenizer (clew.load)",
-            got=lacks if strings else type(inputs).__name__,
-        )
-    targets = list(target) if isinstance(target, (list, tuple)) else [target] * len(texts)
-    parts = [
-        _one(explain, cast(LoadedModel, model), text, one, window, stride, options, settings)
-        for text, one in zip(cast("list[str]", texts), targets, strict=True)
-    ]
-    return TextAttribution.concatenate(parts)
 
+    explain: Callable[..., Attribution]
+    size: int
+    stride: int | None
+    options: dict[str, Any]
+    settings: Settings
 
-def _one(
-    explain: Callable[..., Attribution],
-    model: LoadedModel,
-    text: str,
-    target: Any,
-    window: int,
-    stride: int | None,
-    options: dict[str, Any],
-    settings: Settings,
-) -> Attribution:
-    tokenizer: Any = model.tokenizer
-    added = int(tokenizer.num_special_tokens_to_add(False))
-    inside = window - added
-    step = max(1, inside // 2) if stride is None else stride
-    if inside < 1 or not 1 <= step <= inside:
-        raise OptionError(
-            "these windows leave gaps, or hold nothing",
-            expected=f"window above {added}, stride from 1 to window - {added}",
-            got=f"window={window}, stride={stride}",
+    def of(self, model: nn.Module | LoadedModel, inputs: Any, target: Any) -> Attribution:
+        """Explain windows of texts and put their scores together: a token's score is the mean over its windows.
+
+        Without a target, the class is the one that the mean of the windows' logits predicts. Raises `InputError` where
+        there are no strings with a fast tokenizer, or the model is no classifier.
+        """
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
+        strings = isinstance(texts, list) and bool(texts) and all(isinstance(t, str) for t in cast("list[Any]", texts))
+        if not strings or not getattr(tokenizer, "is_fast", False):
+            lacks = "no tokenizer" if tokenizer is None else "a tokenizer without offsets"
+            raise InputError(
+                "windows are cut out of strings",
+                expected="a string or a list of strings, and a model with a fast tokenizer (clew.load)",
+                got=lacks if strings else type(inputs).__name__,
+            )
+        given = cast("list[str]", texts)
+        targets = each(target, len(given))
+        parts = [self._of_one(cast(LoadedModel, model), *pair) for pair in zip(given, targets, strict=True)]
+        return TextAttribution.concatenate(parts)
+
+    def _of_one(self, model: LoadedModel, text: str, target: Any) -> Attribution:
+        tokenizer: Any = model.tokenizer
+        added = int(tokenizer.num_special_tokens_to_add(False))
+        inside = self.size - added
+        step = max(1, inside // 2) if self.stride is None else self.stride
+        if inside < 1 or not 1 <= step <= inside:
+            raise OptionError(
+                "these windows leave gaps, or hold nothing",
+                expected=f"window above {added}, stride from 1 to window - {added}",
+                got=f"window={self.size}, stride={self.stride}",
+            )
+        encoded = tokenizer(
+            text,
+            truncation=True,
+            max_length=self.size,
+            stride=inside - step,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            verbose=False,
         )
-    encoded = tokenizer(
-        text,
-        truncation=True,
-        max_length=window,
-        stride=inside - step,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    names = [k for k in encoded if k != "overflow_to_sample_mapping"]
-    rows = [{name: list(encoded[name][i]) for name in names} for i in range(len(encoded["input_ids"]))]
-    given = padded_rows(rows, unwrap(model.model), tokenizer)
-    given["_texts"] = [text] * len(rows)
-    if target is None and len(rows) > 1:
-        named = {k: v for k, v in options.items() if k in ("architecture", "compute_dtype")}
-        logits = explain(model, given, method="raw_attention", checks="off", **named).logits
-        if logits is None or logits.ndim != 2:
-            raise InputError("windows are for classifiers", expected="one output for a text", got="outputs of tokens")
-        target = int(logits.float().mean(0).argmax())
-    found = cast(TextAttribution, explain(model, given, target=target, **options))
-    return _joined(found, text, settings, f"{len(rows)} of {window} tokens, one every {step}")
+        names = [k for k in encoded if k != "overflow_to_sample_mapping"]
+        rows = [{name: list(encoded[name][i]) for name in names} for i in range(len(encoded["input_ids"]))]
+        given = padded_rows(rows, unwrap(model.model), tokenizer)
+        given["_texts"] = [text] * len(rows)
+        if target is None and len(rows) > 1:
+            named = {k: v for k, v in self.options.items() if k in ("architecture", "compute_dtype")}
+            logits = self.explain(model, given, method="raw_attention", checks="off", **named).logits
+            if logits is None or logits.ndim != 2:
+                raise InputError(
+                    "windows are for classifiers", expected="one output for a text", got="outputs of tokens"
+                )
+            target = int(logits.float().mean(0).argmax())
+        found = cast(TextAttribution, self.explain(model, given, target=target, **self.options))
+        return _joined(found, text, self.settings, f"{len(rows)} of {self.size} tokens, one every {step}")
 
 
 def _joined(found: TextAttribution, text: str, settings: Settings, windows: str) -> Attribution:
