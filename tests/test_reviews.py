@@ -91,6 +91,8 @@ def test_reviews_say_where_their_decisive_words_are():
         assert (review.evidence > 0) == bool(review.label)
         assert review.evidence
     assert compose_review("test", 3) == compose_review("test", 3)
+    with pytest.raises(ValueError, match="index lies in"):
+        compose_review("train", 10_000_000)  # the first of the next split
     assert len({compose_review(split, i).text for split in ("train", "validation", "test") for i in range(300)}) == 900
 
 

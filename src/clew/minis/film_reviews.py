@@ -49,6 +49,7 @@ PATTERNS = (
 )  # fmt: skip
 
 _FIRST_SEED: dict[Split, int] = {"train": 0, "validation": 10_000_000, "test": 20_000_000}
+_PER_SPLIT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Review:
 
 def compose_review(split: Split, index: int) -> Review:
     """Review number `index` of a split; the same every time, and no two splits share one."""
+    if not 0 <= index < _PER_SPLIT:
+        raise ValueError(f"a review's index lies in [0, {_PER_SPLIT}), got {index}")
     rng = np.random.default_rng(_FIRST_SEED[split] + index)
     label = int(rng.integers(2))
     count = int(rng.integers(1, 5))
