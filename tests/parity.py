@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Families with a mapping; the folder that holds them tells which is which. Later issues add modules here.
 MAPPED = {
     "vit": "parity_vit", "bert": "parity_text", "llama/seqcls": "parity_text", "llama/causal": "parity_text",
-    "qwen2": "parity_text", "gpt2": "parity_text",
+    "qwen2": "parity_text", "gpt2": "parity_text", "clip": "parity_clip",
 }  # fmt: skip
 
 FAMILIES = {

@@ -76,7 +76,7 @@ def test_batch_equals_single_examples(case, method):
     name, _, model, x = case
     together = clew.explain(model, x, method=method, checks="off", **options_of(method))
     assert together.prefix == TINY[name].prefix
-    assert together.patch_grid == (TINY[name].size[0] // 8, TINY[name].size[1] // 8)
+    assert together.patch_grid == tuple(side // TINY[name].patch for side in TINY[name].size)
     assert together.scores.shape == (3, together.patch_grid[0] * together.patch_grid[1])
     assert torch.isfinite(together.all_scores).all()
     assert together.scores.dtype == torch.float64
@@ -94,7 +94,8 @@ def test_eager_equals_sdpa(name, method):
     fused, eager = (
         clew.explain(build(name, kind), images(TINY[name].size), method=method, **options) for kind in ("sdpa", "eager")
     )
-    if "attention" in fused.checks:
+    # The pool of SigLIP asks `nn.MultiheadAttention` for weights, which then writes its attention out.
+    if "attention" in fused.checks and name not in ("pair_siglip", "pair_siglip2"):
         assert (fused.checks["attention"], eager.checks["attention"]) == ("sdpa", "eager")
     scale = fused.all_scores.abs().max().clamp(min=1e-30)
     difference = (fused.all_scores - eager.all_scores).abs().max() / scale

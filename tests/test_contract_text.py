@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from tiny_text import LENGTHS, TEXT_CASES, TINY_TEXT, build_text, padded, texts
@@ -18,6 +20,14 @@ SLOW = ("smoothgrad", "integrated_gradients", "random")
 METHODS = [name for name in clew.methods() if name not in SLOW]
 FEW = ["beyond_intuition_head", "beyond_intuition_token", "input_x_gradient", "pa_lrp", "transformer_attribution"]
 RULES = ["attn_lrp", "cp_lrp", "epsilon", "gamma", "z_plus", "chefer", "fixed_std"]
+
+
+@pytest.fixture(autouse=True)
+def _no_fast_path():
+    """Without the kernel that `nn.MultiheadAttention` takes outside of any mode, whose last bits differ."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
 
 
 @pytest.fixture(params=TEXT_CASES, ids=lambda case: "-".join(case))
@@ -49,13 +59,14 @@ def test_padding_on_any_side_changes_nothing(case):
     rows = texts()[:2]
     inputs = padded(rows)
     first = inputs["attention_mask"].argmax(1).tolist()
-    fused = model.config._attn_implementation == "sdpa" or len(TINY_TEXT[name].kernels) == 1
+    fused = getattr(model.config, "_attn_implementation", "sdpa") == "sdpa" or len(TINY_TEXT[name].kernels) == 1
     for method in METHODS if fused else FEW:
         options = {"method": method, "compute_dtype": torch.float64}
         options |= {"n_steps": 2} if method.startswith("beyond_intuition") else {}
         target = [target_of(name, row, start) for row, start in zip(rows, first, strict=True)]
         together = clew.explain(model, inputs, target=target if any(target) else None, **options)
-        assert together.checks["forward_difference"] == 0
+        # How torch folds the product in `nn.MultiheadAttention` depends on whether the weights are frozen.
+        assert together.checks["forward_difference"] <= (1e-13 if name.startswith("pair_open") else 0)
         assert torch.isfinite(together.scores).all()
         for i, row in enumerate(rows):
             alone = clew.explain(model, row, target=target_of(name, row, 0), **options)
@@ -88,7 +99,7 @@ def test_forward_attention_and_readout_are_the_models_own(case):
     name, model = case
     subject, _ = subject_for(name, model, texts())
     everything = range(subject.last + 1)
-    with torch.no_grad(), borrowed(subject.model):
+    with torch.no_grad(), nullcontext() if name.startswith("pair_open") else borrowed(subject.model):
         plain = outputs(subject.forward())
     for leaf in (None, (0, "v"), (0, "o"), (subject.last, "o")):
         seen = outputs(subject.run(everything, hidden=everything, leaf=leaf).output)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from tiny_pairs import EAGER, NO_PREFIX, PAIRS, build_tower
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 from transformers import (
@@ -31,12 +33,13 @@ import clew
 
 @dataclass(frozen=True)
 class Tiny:
-    """How to build a tiny model, the image size it takes, and its number of prefix tokens."""
+    """How to build a tiny model, the image size it takes, its number of prefix tokens and the size of its patches."""
 
     build: Callable[..., nn.Module]
     size: tuple[int, int] = (32, 32)
     prefix: int = 1
     eager: bool = True
+    patch: int = 8
 
 
 def images(size: tuple[int, int], batch: int = 3, seed: int = 0) -> Tensor:
@@ -47,6 +50,8 @@ def build(name: str, attention: str = "sdpa") -> nn.Module:
     """A model with weights large enough for attention to be far from uniform, in float64 and evaluation mode."""
     torch.manual_seed(1)
     model = TINY[name].build(attention=attention)
+    if name.startswith("pair_"):  # whose weights are large already
+        return model
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -145,4 +150,13 @@ TINY: dict[str, Tiny] = {
         _hf(BeitForImageClassification, BeitConfig, use_mean_pooling=False, use_absolute_position_embeddings=True),
     ),
     "torchvision_vit": Tiny(_torchvision, eager=False),
+    **{
+        f"pair_{name}": Tiny(
+            partial(build_tower, name, "image"),
+            prefix=0 if name in NO_PREFIX else 1,
+            eager=name in EAGER,
+            patch=16 if name == "clip_end_token" else 8,
+        )
+        for name in PAIRS
+    },
 }

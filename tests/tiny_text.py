@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_pairs import EAGER, NO_TEXT, PAIRS, READS_PADDING, build_tower
 from torch import Tensor, nn
 
 VOCABULARY = 60
@@ -18,7 +19,7 @@ LABELS = 4
 
 @dataclass(frozen=True)
 class TinyText:
-    """How to build a model: the prefix of its classes, its head, sizes of its configuration."""
+    """How to build a model: the prefix of its classes, its head, sizes of its configuration; or a tower by name."""
 
     prefix: str
     head: str = "ForSequenceClassification"
@@ -35,6 +36,8 @@ class TinyText:
 def build_text(name: str, kernel: str = "sdpa") -> nn.Module:
     """A model with weights large enough for attention to be far from uniform, in float64 and evaluation mode."""
     tiny = TINY_TEXT[name]
+    if tiny.head == "tower":
+        return build_tower(tiny.prefix, "text", kernel)
     if tiny.missing:
         pytest.skip(f"this transformers has no {tiny.prefix}{tiny.head}")
     torch.manual_seed(1)
@@ -152,5 +155,11 @@ TINY_TEXT: dict[str, TinyText] = {
     "mixtral": _decoder("Mixtral", **MIXTURE, num_local_experts=4),
     "mixtral_classes": _decoder("Mixtral", "ForSequenceClassification", **MIXTURE, num_local_experts=4),
     "qwen3_moe": _decoder("Qwen3Moe", **MIXTURE, **QWEN_MIXTURE, decoder_sparse_step=2),
+    # Those that read their padding have tests of their own, as padding is not nothing to them.
+    **{
+        f"pair_{pair}": TinyText(pair, "tower", kernels=BOTH if pair in EAGER else ("sdpa",))
+        for pair in PAIRS
+        if pair not in (*NO_TEXT, *READS_PADDING)
+    },
 }  # fmt: skip
 TEXT_CASES = [(name, kernel) for name, tiny in TINY_TEXT.items() for kernel in tiny.kernels]

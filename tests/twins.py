@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, CLIPModel
 
 
 @dataclass
@@ -45,6 +45,8 @@ def forward(model: VisionTransformer, image: Tensor) -> tuple[Tensor, list[Block
     """Logits (class,) and all attention of a plain timm ViT for one image (channel, height, width)."""
     if isinstance(model, BertForSequenceClassification):
         return bert(model, image)
+    if isinstance(model, Clip):
+        return clip(model, image)
     x = model._pos_embed(model.patch_embed(image[None]))[0]
     blocks = []
     for block in model.blocks:
@@ -77,6 +79,8 @@ def rows_of(model: VisionTransformer, tokens: int) -> list[int]:
     """The rows whose mean the head reads."""
     if isinstance(model, BertForSequenceClassification):
         return [0]
+    if isinstance(model, Clip):
+        return [model.end or 0]
     return [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, tokens))
 
 
@@ -166,3 +170,89 @@ def patch_sums(pixels, patch):
     return torch.stack(
         [pixels[i : i + patch, j : j + patch].sum() for i in range(0, height, patch) for j in range(0, width, patch)]
     )
+
+
+# CLIP, one tower at a time
+
+
+@dataclass
+class Clip:
+    """A tower of a CLIP as a classifier of one image, or of the sequence that enters the first block of one text.
+
+    `features` (class, width) of the other side; `end` is the token of a text that is read. With `rules`, gradients are
+    those of AttnLRP: lengths, deviations and gates are constants, and each factor of a product gets half.
+    """
+
+    model: CLIPModel
+    features: Tensor
+    end: int | None = None
+    rules: bool = False
+    num_prefix_tokens: int = 1
+
+
+def half(x: Tensor, rules: bool) -> Tensor:
+    return (x + x.detach()) / 2 if rules else x
+
+
+def layer_norm(module, x, rules):
+    mean = x.mean(-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+    deviation = (variance + module.eps).sqrt()
+    return (x - mean) / (deviation.detach() if rules else deviation) * module.weight + module.bias
+
+
+def quick_gelu(x, rules):
+    gate = 1 / (1 + torch.exp(-1.702 * x))
+    return x * (gate.detach() if rules else gate)
+
+
+def clip_patches(twin: Clip, image: Tensor) -> Tensor:
+    """What the patches of an image (channel, height, width) are before positions are added, (patch, width)."""
+    W = twin.model.vision_model.embeddings.patch_embedding.weight
+    size = W.shape[-1]
+    rows = range(0, image.shape[1], size), range(0, image.shape[2], size)
+    return torch.stack([(W * image[:, i : i + size, j : j + size]).sum((1, 2, 3)) for i in rows[0] for j in rows[1]])
+
+
+def clip(twin: Clip, x: Tensor) -> tuple[Tensor, list[Block]]:
+    image, rules = twin.end is None, twin.rules
+    tower = twin.model.vision_model if image else twin.model.text_model
+    if image:
+        patches = clip_patches(twin, x) if x.ndim == 3 else x
+        x = torch.cat([tower.embeddings.class_embedding[None], patches]) + tower.embeddings.position_embedding.weight
+        x = layer_norm(tower.pre_layrnorm, x, rules)
+    blocks = []
+    for layer in tower.encoder.layers:
+        own, normed = layer.self_attn, layer_norm(layer.layer_norm1, x, rules)
+        q, k, v = (normed @ part.weight.T + part.bias for part in (own.q_proj, own.k_proj, own.v_proj))
+        width, maps, values, outputs = own.head_dim, [], [], []
+        for h in range(own.num_heads):
+            part = slice(h * width, (h + 1) * width)
+            logits = half(q[:, part], rules) @ half(k[:, part], rules).T / width**0.5
+            if not image:
+                logits = logits.masked_fill(torch.ones_like(logits).triu(1) > 0, -torch.inf)
+            maps.append(torch.softmax(logits, dim=-1))
+            values.append(v[:, part])
+        A = torch.stack(maps)
+        for h in range(own.num_heads):
+            outputs.append(half(A[h], rules) @ half(values[h], rules))
+        blocks.append(Block(A, torch.stack(values), x, own.out_proj.weight, 1.0))
+        x = x + torch.cat(outputs, 1) @ own.out_proj.weight.T + own.out_proj.bias
+        inner = quick_gelu(layer.mlp.fc1(layer_norm(layer.layer_norm2, x, rules)), rules)
+        x = x + inner @ layer.mlp.fc2.weight.T + layer.mlp.fc2.bias
+    if image:
+        read, projection = layer_norm(tower.post_layernorm, x[0], rules), twin.model.visual_projection
+    else:
+        read, projection = layer_norm(tower.final_layer_norm, x[twin.end], rules), twin.model.text_projection
+    features = projection.weight @ read
+    length = (features**2).sum().sqrt()
+    features = features / (length.detach() if rules else length)
+    others = twin.features / (twin.features**2).sum(1, keepdim=True).sqrt()
+    return torch.exp(twin.model.logit_scale) * (others @ features), blocks
+
+
+def attn_lrp(twin: Clip, image: Tensor, target: int) -> Tensor:
+    """Relevance of the patches, `Σ x · g` of what they are before positions are added."""
+    patches = clip_patches(twin, image).detach().requires_grad_()
+    score = clip(twin, patches)[0][target]
+    return (patches * torch.autograd.grad(score, patches)[0]).sum(1)

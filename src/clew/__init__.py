@@ -12,10 +12,13 @@ from .images import Preprocess, open_image
 from .load import DinoLinear, LoadedModel, load
 from .methods import method, methods
 from .minis import reviews, scenes
+from .pair import Pair, register_pair
+from .pair_attribution import PairAttribution
+from .pair_model import LoadedPair
 from .rule_sets import RULE_SETS
 from .shapes import ClewError
 from .subject import Subject
-from .targets import Contrast, Span, Token
+from .targets import Contrast, Each, Similarity, Span, Token
 from .text_attribution import TextAttribution
 from .trace import Result, Trace
 
@@ -26,12 +29,17 @@ __all__ = [
     "ClewError",
     "Contrast",
     "DinoLinear",
+    "Each",
     "GenerationAttribution",
     "ImageAttribution",
     "LoadedModel",
+    "LoadedPair",
+    "Pair",
+    "PairAttribution",
     "Preprocess",
     "Readout",
     "Result",
+    "Similarity",
     "Span",
     "Subject",
     "TextAttribution",
@@ -47,6 +55,7 @@ __all__ = [
     "methods",
     "open_image",
     "register",
+    "register_pair",
     "reviews",
     "rules",
     "scenes",

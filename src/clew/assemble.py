@@ -23,7 +23,7 @@ from .shapes import InputError, OptionError
 from .subject import Subject
 from .text_attribution import TextAttribution
 from .texts import TextBatch
-from .trace import Result
+from .trace import Result, repeated
 
 # The difference instrumentation made to the logits, by model and input shape.
 _differences: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
@@ -82,9 +82,10 @@ def _of_images(ready: Prepared, subject: Subject, method: str, result: Result, s
         patch_grid=grid,
         patch_size=patch,
         input_size=size,
-        logits=_logits(subject.clean_output),
+        logits=_repeated_logits(subject),
         pixels=None if result.pixels is None else result.pixels.detach(),
-        pictures=ready.pictures,
+        pictures=[picture for picture in ready.pictures for _ in range(subject.each)],
+        maps_per_image=subject.each,
         details={k: v.detach() for k, v in result.details.items()} if settings.details else {},
         checks={**checks, **result.checks},
         **_common(ready, subject, method, result, settings),
@@ -95,10 +96,10 @@ def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, se
     text = ready.text
     assert text is not None
     scores = _scores(method, result).detach()
-    if scores.shape != text.order.shape:
+    if scores.shape != (len(text.order), text.length):
         raise InputError(
             f"{method} gave scores for other tokens than the text has",
-            expected=f"(batch, token) = {tuple(text.order.shape)}",
+            expected=f"(batch, token) = {(len(text.order), text.length)}",
             got=tuple(scores.shape),
         )
     scores = text.restored(scores)
@@ -133,7 +134,7 @@ def _restored(details: Mapping[str, Tensor], text: TextBatch) -> dict[str, Tenso
     found: dict[str, Tensor] = {}
     for name, value in details.items():
         value = value.detach()
-        if not text.as_given and name not in _OVER_OTHERS and value.shape[-1] == text.order.shape[1]:
+        if not text.as_given and name not in _OVER_OTHERS and value.shape[-1] == text.length:
             if name == "attention":
                 value = text.restored(value, 2)
             value = text.restored(value, value.ndim - 1)
@@ -192,7 +193,8 @@ def _forward_difference(subject: Subject, *, again: bool) -> float:
         subject.precise,
         str(subject.given.device),
     )
-    known = _differences.setdefault(subject.model, {})
+    # Towers of an image–text model are made anew for each call.
+    known = _differences.setdefault(getattr(subject.model, "owner", subject.model), {})
     if again or key not in known:
         with torch.no_grad(), borrowed(subject.model):
             plain = _logits(subject.forward())
@@ -206,6 +208,11 @@ def _logits(output: Any) -> Tensor | None:
         return logits_of(output).detach()
     except Exception:
         return None  # a target function may score outputs that have none
+
+
+def _repeated_logits(subject: Subject) -> Tensor | None:
+    logits = _logits(subject.clean_output)
+    return logits if logits is None else repeated(logits, subject.each)
 
 
 def _patch_size(patches: nn.Module, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:

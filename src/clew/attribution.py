@@ -47,6 +47,7 @@ class Attribution:
     tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")  # fields with an entry for each example
     lists: ClassVar[tuple[str, ...]] = ()
     same: ClassVar[tuple[str, ...]] = ("method",)  # fields that results to be joined must share
+    nested: ClassVar[tuple[str, ...]] = ()  # fields that are attributions of as many examples
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -76,7 +77,7 @@ class Attribution:
             checks={k: take(v) for k, v in self.checks.items()},
             details={k: take(v) for k, v in self.details.items()},
             **{name: take(getattr(self, name)) for name in self.tensors},
-            **{name: getattr(self, name)[chosen] for name in self.lists if getattr(self, name)},
+            **{name: getattr(self, name)[chosen] for name in (*self.lists, *self.nested) if len(getattr(self, name))},
         )
 
     @staticmethod
@@ -103,6 +104,7 @@ class Attribution:
             },
             **{k: first.join([getattr(p, k) for p in parts], sizes) for k in first.tensors},
             **{k: [one for p in parts for one in getattr(p, k)] for k in first.lists},
+            **{k: Attribution.concatenate([getattr(p, k) for p in parts]) for k in first.nested},
         )
 
     def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
@@ -171,6 +173,12 @@ class Attribution:
 
     def to_safetensors(self) -> bytes:
         """Everything, as the bytes of a `.safetensors` file."""
+        tensors, meta = self._everything()
+        on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        return save_tensors(on_disk, {"format": FORMAT, "attribution": json.dumps(meta)})
+
+    def _everything(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors by name, and all that is plain."""
         tensors = {k: v for k in self.tensors if (v := getattr(self, k)) is not None}
         tensors |= {f"details.{k}": v for k, v in self.details.items()}
         tensors |= {f"checks.{k}": v for k, v in self.checks.items() if isinstance(v, Tensor)}
@@ -184,8 +192,11 @@ class Attribution:
             "checks": {k: None if isinstance(v, Tensor) else v for k, v in self.checks.items()},  # in their order
             "provenance": dict(self.provenance),
         }
-        on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in (tensors | more).items()}
-        return save_tensors(on_disk, {"format": FORMAT, "attribution": json.dumps(meta)})
+        for name in self.nested:
+            inner, plain = getattr(self, name)._everything()
+            more |= {f"{name}/{k}": v for k, v in inner.items()}
+            meta[f"{name}/"] = plain
+        return tensors | more, meta
 
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values of a kind of its own."""
@@ -209,12 +220,23 @@ class Attribution:
             if isinstance(error, ClewError):
                 raise
             raise LoadError(f"{path} cannot be read", expected="a .safetensors file of clew", got=error) from error
-        meta = json.loads(header["attribution"])
+        return Attribution._made_of(tensors, json.loads(header["attribution"]))
+
+    @staticmethod
+    def _made_of(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Attribution:
+        """What `_everything` gave, as an attribution."""
         cls = _kinds[meta.pop("kind", "image")]
+        nested = {
+            name: Attribution._made_of(
+                {k.removeprefix(f"{name}/"): tensors.pop(k) for k in list(tensors) if k.startswith(f"{name}/")},
+                meta.pop(f"{name}/"),
+            )
+            for name in cls.nested
+        }
         fields = cls._from_file(tensors, meta)
         meta["checks"] = {k: tensors.pop(f"checks.{k}", v) for k, v in meta["checks"].items()}
         details = {k[8:]: tensors.pop(k) for k in list(tensors) if k.startswith("details.")}
-        values: dict[str, Any] = {**meta, **tensors, **fields}
+        values: dict[str, Any] = {**meta, **tensors, **fields, **nested}
         return cls(**values, details=details)
 
 

@@ -39,10 +39,12 @@ def borrowed(model: nn.Module) -> Generator[None]:
     quantised models (to floats).
     """
     with _locks_guard:
-        lock = _locks.setdefault(model, threading.RLock())
+        # Towers of an image–text model share it.
+        lock = _locks.setdefault(getattr(model, "owner", model), threading.RLock())
     with lock, ExitStack() as restore, torch.inference_mode(False):
         _depth.value += 1
         restore.callback(_leave)
+        configs: dict[int, Any] = {}
         for module in model.modules():
             # Read what is set on the instance: asking a module for an attribute it lacks is slow.
             own = vars(module)
@@ -64,19 +66,29 @@ def borrowed(model: nn.Module) -> Generator[None]:
             if compiled is not None:  # compiled in place: run it as it was written
                 setattr(module, "_compiled_call_impl", None)  # noqa: B010
                 restore.callback(setattr, module, "_compiled_call_impl", compiled)
-        config: Any = getattr(model, "config", None)
-        kernel = getattr(config, "_attn_implementation", None)
-        if isinstance(kernel, str) and kernel not in ("sdpa", "eager"):
-            config._attn_implementation = "sdpa"
-            restore.callback(setattr, config, "_attn_implementation", kernel)
-        if getattr(config, "use_cache", False):  # what it keeps is for generating
-            config.use_cache = False
-            restore.callback(setattr, config, "use_cache", True)
-        experts = getattr(config, "_experts_implementation", None)
-        if isinstance(experts, str) and experts != "eager":  # grouped kernels are no torch functions of their parts
-            config._experts_implementation = "eager"
-            restore.callback(setattr, config, "_experts_implementation", experts)
+            if own.get("config") is not None:
+                configs[id(own["config"])] = own["config"]
+        _switch_kernels(list(configs.values()), restore)
+        for config in configs.values():
+            if getattr(config, "use_cache", False):  # what it keeps is for generating
+                config.use_cache = False
+                restore.callback(setattr, config, "use_cache", True)
+            experts = getattr(config, "_experts_implementation", None)
+            if isinstance(experts, str) and experts != "eager":  # grouped kernels are no torch functions of their parts
+                config._experts_implementation = "eager"
+                restore.callback(setattr, config, "_experts_implementation", experts)
         yield
+
+
+def _switch_kernels(configs: list[Any], restore: ExitStack) -> None:
+    """Attention packages to SDPA; what a whole model's configuration is told, those of its parts are told too."""
+    kernels = [(c, k) for c in configs if isinstance(k := getattr(c, "_attn_implementation", None), str)]
+    if all(kernel in ("sdpa", "eager") for _, kernel in kernels):
+        return
+    for config, kernel in reversed(kernels):  # put back from the whole to its parts
+        restore.callback(setattr, config, "_attn_implementation", kernel)
+    for config, kernel in kernels:
+        config._attn_implementation = kernel if kernel in ("sdpa", "eager") else "sdpa"
 
 
 def _thaw(parameter: nn.Parameter) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -38,6 +38,19 @@ class Attention:
     causal: bool = False
     probs: Attn | None = None
     hidden: Hidden | None = None
+
+    def repeated(self, each: int) -> Attention:
+        """The same attention with every example so often, without a graph."""
+
+        def more(t: Tensor | None) -> Any:
+            # A mask of one entry broadcasts.
+            if t is None or t.ndim < 4 or t.shape[0] == 1 != self.v.shape[0]:
+                return t
+            return t.detach().repeat_interleave(each, 0)
+
+        tensors = {name: more(getattr(self, name)) for name in ("v", "o", "q", "k", "mask", "probs")}
+        hidden = None if self.hidden is None else self.hidden.repeat_interleave(each, 0)
+        return replace(self, hidden=hidden, **tensors)
 
     @torch.no_grad()
     def probabilities(self, rows: Rows = slice(None)) -> Attn:

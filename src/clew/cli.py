@@ -28,9 +28,12 @@ from .inputs import read_images, read_texts
 from .load import MINIS, LoadedModel, load
 from .methods import find, methods, parse
 from .minis import scenes
+from .pair import pairs
+from .pair_attribution import PairAttribution
+from .pair_model import LoadedPair
 from .rule_sets import RULE_SETS
 from .shapes import ClewError, OptionError
-from .targets import Contrast, Span, Target
+from .targets import Contrast, Similarity, Span, Target
 from .text_attribution import TextAttribution
 
 app = typer.Typer(
@@ -53,7 +56,10 @@ DEMO_METHODS = [
 ]
 
 ModelName = Annotated[
-    str, typer.Option("--model", "-m", help="mini:digits, timm:NAME, hf:ORG/NAME, or a folder with config.json.")
+    str,
+    typer.Option(
+        "--model", "-m", help="mini:digits, timm:NAME, hf:ORG/NAME, open_clip:NAME/TAG, or a folder with config.json."
+    ),
 ]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Weights to use instead (.safetensors or .pth, read as weights only).")
@@ -86,13 +92,21 @@ def explain(
             help="A class index or label, or a next token; 'A / B' for A rather than B. Default: predicted.",
         ),
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Words to explain, whatever files there are; repeat.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Words to explain, whatever files there are; what an image–text model compares pictures with; repeat."
+        ),
+    ] = None,
     span: Annotated[
         str | None, typer.Option(help="Words of the text that a language model is to have written, or an answer in it.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png, .tex or .safetensors (one method).")] = Path(
         "clew.html"
     ),
+    side: Annotated[
+        str | None, typer.Option(help="Of image–text models: image, text or both. Default: both on a page, else image.")
+    ] = None,
     score: Score = "logit",
     truncate: Annotated[bool, typer.Option(help="Cut texts to the model's positions.")] = False,
     window: Annotated[int | None, typer.Option(help="Explain long texts in windows of so many tokens.")] = None,
@@ -108,6 +122,8 @@ def explain(
     clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
 
     clew explain "a quiet, brilliant film" --model hf:distilbert-base-uncased-finetuned-sst-2-english
+
+    clew explain park.jpg --model hf:openai/clip-vit-base-patch32 --text "a photo of a dog" --text "a photo of a cat"
     """
     if not model:
         raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
@@ -117,28 +133,39 @@ def explain(
     if out.suffix == ".safetensors" and len(chosen) > 1:
         raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
     loaded = load(model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize)
-    is_text = find_architecture(loaded.model).modality == "text"
+    pair = isinstance(loaded, LoadedPair)
+    is_text = not pair and find_architecture(loaded.model).modality == "text"
     suffixes = (".html", ".tex", ".safetensors") if is_text else (".html", ".png", ".safetensors")
     if out.suffix not in suffixes:
         raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
     if is_text:
         items = [*read_texts(inputs or []), *read_texts(text or [], as_text=True)]
     else:
-        if text:
+        if text and not pair:
             raise OptionError("a model of images takes no --text", expected="picture files", got=text[0])
         items = read_images(inputs or [])
     if not items:
         raise OptionError("nothing to explain", expected="pictures" if not is_text else "files or words", got="none")
     more: dict[str, Any] = {"truncate": True} if truncate else {}
-    more |= {k: v for k, v in (("window", window), ("stride", stride)) if v is not None}
+    more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
     wanted = Span(span) if span is not None else _target(target)
+    if pair:
+        if (not text and target is None) or (text and target is not None):
+            todo = "--text 'a photo of a dog', or --target 'a dog / a cat' for one rather than the other"
+            raise OptionError("nothing to compare the pictures with", expected="--text or --target", todo=todo)
+        wanted = Similarity(text) if text else _texts(str(target))
+        contrast = isinstance(wanted, Contrast)
+        more.setdefault("side", "image" if contrast or out.suffix == ".png" else "both")
     results = run(loaded, [item.value for item in items], chosen, wanted, score, batch_size, more)
+    each = len(results[0]) // len(items)
     for i, item in enumerate(items):
         console.print(f"[bold]{escape(item.name)}[/bold]")
         for result in results:
-            console.print("  " + escape(_line(result, i)))
-            if isinstance(result, TextAttribution) and len(items) <= 20:
-                console.print(result.to_rich(i))
+            words = result.text if isinstance(result, PairAttribution) else result
+            for j in range(i * each, (i + 1) * each):
+                console.print("  " + escape(_line(result, j)))
+                if isinstance(words, TextAttribution) and len(items) <= 20:
+                    console.print(words.to_rich(j))
     for result in results:
         if "advice" in result.checks:
             console.print(f"[yellow]{escape(result.method)}: {escape(result.checks['advice'])}[/yellow]")
@@ -207,7 +234,7 @@ def models() -> None:
     for name, what in MINIS.items():
         bundled.add_row(f"mini:{name}", what)
     families = Table("declaration", "classes")
-    for architecture in architectures().values():
+    for architecture in [*architectures().values(), *pairs().values()]:
         families.add_row(architecture.name, "\n".join(architecture.classes))
     console.print(bundled, families)
     console.print("Any other model: pass architecture=clew.Architecture(…) to clew.explain; `clew doctor` tries it.")
@@ -296,6 +323,11 @@ def _target(text: str | None) -> Target:
         a, _, b = text.partition(" / ")
         return Contrast(_class(a), _class(b))
     return _class(text)
+
+
+def _texts(text: str) -> Contrast | Similarity:
+    a, _, b = (part.strip() for part in text.partition(" / "))
+    return Contrast(a, b) if b else Similarity(a)
 
 
 def _class(text: str) -> int | str:

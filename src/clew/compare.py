@@ -19,6 +19,8 @@ from .text_html import latex, text_page
 def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew") -> Path:
     """Several results for the same inputs side by side, a column each: `.html` with sliders and numbers; images `.png`.
 
+    Several results of one image, and those of its text, share a row.
+
     Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
     """
     sizes = {len(a) for a in attributions}
@@ -27,7 +29,7 @@ def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str
             "results to compare must hold the same examples", expected="equal batch sizes", got=sorted(sizes)
         )
     kinds = {a.kind for a in attributions}
-    if kinds == {"image"}:
+    if kinds <= {"image", "pair"} and len({cast("ImageAttribution", a).maps_per_image for a in attributions}) == 1:
         return write(path, _of_images(cast("Sequence[ImageAttribution]", attributions), title))
     if kinds == {"text"}:
         rows = list(zip(*(cast("TextAttribution", a).cells() for a in attributions), strict=True))
@@ -39,9 +41,11 @@ def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str
 
 def _of_images(attributions: Sequence[ImageAttribution], title: str) -> dict[str, Callable[[], str | bytes]]:
     def as_png() -> bytes:
-        return grid(list(zip(*(a.panels() for a in attributions), strict=True)))
+        rows = list(zip(*(a.panels() for a in attributions), strict=True))
+        return grid(attributions[0].by_image(rows))
 
     def as_html() -> str:
-        return page(title, list(zip(*(a.cells() for a in attributions), strict=True)))
+        rows = list(zip(*(a.cells() for a in attributions), strict=True))
+        return page(title, attributions[0].by_image(rows))
 
     return {".png": as_png, ".html": as_html}

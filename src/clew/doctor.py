@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from .borrow import borrowed
 from .explain import explain, subject_of
 from .load import LoadedModel
 from .outputs import answer_logits_of, logits_of
+from .pair import SIDES, Pair, Side, find_pair, tower
+from .pair_model import LoadedPair, encoded, things
 from .prepare import Prepared, prepare, unwrap
 from .relevance import propagate
 from .shapes import ClewError
@@ -43,9 +45,12 @@ def doctor(
     Checked: a declaration fits; the forward pass is unchanged; the attention seen, times the values, is the attention
     output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
     padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
-    LRP's account closes; nothing is left behind.
+    LRP's account closes; nothing is left behind. Of an image–text model both towers are tried.
     """
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    pair = find_pair(inside) if architecture is None else None
+    if pair is not None:
+        return [one for side in SIDES for one in _tower(model, inside, pair, side, rules)]
     before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
     tolerance = 2e-2 if half else 1e-4
@@ -68,7 +73,7 @@ def doctor(
     def declaration() -> tuple[bool, str]:
         trace = subject.run([subject.last])
         if ready.text is not None:
-            expected, parts = ready.text.order.shape[1], f"a model for {ready.bound.task}"
+            expected, parts = ready.text.length, f"a model for {ready.bound.task}"
         else:
             grid = subject.grid()
             expected = ready.bound.prefix + grid[0] * grid[1]
@@ -146,6 +151,22 @@ def doctor(
     return findings
 
 
+def _tower(model: nn.Module | LoadedModel, inside: nn.Module, pair: Pair, side: Side, rules: Any) -> list[Finding]:
+    """What holds for one tower of an image–text model, compared with random features."""
+    loaded = model if isinstance(model, LoadedModel) else LoadedPair(inside)
+    try:
+        probe = tower(inside, pair, side, torch.zeros(1, 1))
+        example = _example(loaded, probe, probe.architecture.bind(probe))
+        found = encoded(loaded, pair, things(example))
+    except ClewError as error:
+        return [Finding(f"{side}: declaration", False, str(error))]
+    generator = torch.Generator("cpu").manual_seed(1)
+    features = torch.randn(3, found.shape[1], generator=generator, device="cpu").to(found)
+    made = tower(inside, pair, side, features)
+    findings = doctor(replace(loaded, model=made, labels=None), example, rules=rules)
+    return [replace(one, name=f"{side}: {one.name}") for one in findings]
+
+
 def _output(output: Any) -> Tensor:
     answers = answer_logits_of(output)
     return torch.cat(answers, 1) if answers is not None else logits_of(output)
@@ -164,12 +185,16 @@ def _example(model: nn.Module | LoadedModel, inside: Any, bound: Bound) -> Any:
     if bound.is_text:
         words = int(getattr(bound.patches, "num_embeddings", 100))
         numbers = torch.randint(min(5, words - 1), words, (2, 12), generator=generator, device="cpu")
+        if bound.readout.end:
+            numbers[:, [7, 11]] = words - 1 if bound.readout.end_token_id is None else bound.readout.end_token_id
         mask = torch.ones_like(numbers)
         mask[1, 8:] = 0
         return {"input_ids": numbers, "attention_mask": mask}
     if isinstance(model, LoadedModel) and model.preprocess is not None:
         size: Any = model.preprocess.size
     else:
+        inside = getattr(inside, "owner", inside)
+        inside = getattr(inside, "vision_model", getattr(inside, "visual", inside))
         size = getattr(getattr(inside, "patch_embed", None), "img_size", None)
         size = size or getattr(getattr(inside, "config", None), "image_size", None)
         size = size or getattr(inside, "image_size", None) or 224

@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from .architectures import Architecture
 from .assemble import Settings, attribution_of
 from .attribution import Attribution
-from .load import LoadedModel
+from .loaded import LoadedModel
 from .methods import find as find_method
-from .prepare import Prepared, prepare
+from .pair import find_pair
+from .pair_model import LoadedPair
+from .prepare import Prepared, prepare, unwrap
 from .progress import progress_bar
+from .shapes import OptionError, TargetError
+from .similarity import Pairs
 from .subject import Subject
-from .targets import Target, resolve, rows_of
+from .targets import Target, flat, resolve, rows_of
 from .windows import Windows
 
 
@@ -26,6 +30,7 @@ def explain(
     *,
     method: str | Callable[..., Any] = "beyond_intuition_token",
     target: Target = None,
+    side: str | None = None,
     score: str = "logit",
     architecture: Architecture | None = None,
     checks: str = "default",
@@ -48,7 +53,10 @@ def explain(
             strings, or pairs of strings (question, context), single or in a list.
         method: a name from `clew.methods()`, an entry of it, or a function like those.
         target: None (the predicted class, next token or answer), an index, a label, `Contrast(a, b)`, of texts also
-            `Span(…)` and `Token(…)`, one of these per example, or a callable `output -> Tensor[batch]`.
+            `Span(…)` and `Token(…)`, one of these per example, or a callable `output -> Tensor[batch]`. `Each(a, b)`
+            of images: a result for each, one after the other. Image–text models: `Similarity(…)`, words that mean it,
+            or `Contrast` of two texts or images.
+        side: of image–text models, whether to explain the "image", the "text" or "both"; default: the input's side.
         score: explain the logit, the probability or the log-probability of the target.
         architecture: a declaration to use instead of the registered one.
         checks: "default" verifies once per model and input shape that instrumentation leaves the output as it was;
@@ -68,9 +76,22 @@ def explain(
     """
     chosen = find_method(method)
     settings = Settings(checks, details, normalize, zero_cls)
+    more: dict[str, Any] = {"method": method, "score": score, "checks": checks, "details": details}
+    more |= {"compute_dtype": compute_dtype, "show_progress": show_progress, **options}
+    module = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    pair = find_pair(module) if architecture is None else None
+    if pair is not None:
+        if window is not None or score != "logit":
+            todo = "for probabilities explain model.zero_shot(classes)"
+            raise OptionError("an image–text model takes neither score nor window", expected="logit", todo=todo)
+        more |= {"normalize": normalize, "zero_cls": zero_cls, "truncate": truncate}
+        loaded = model if isinstance(model, LoadedModel) else LoadedPair(module, name=type(module).__name__)
+        return Pairs(explain, pair, more).of(loaded, inputs, target, side)
+    if side is not None:
+        todo = "leave side out; `clew.load` an image–text model"
+        raise OptionError("only image–text models have sides", expected="CLIP and its kin", got=side, todo=todo)
     if window is not None:
-        more: dict[str, Any] = {"method": method, "score": score, "architecture": architecture, "checks": checks}
-        more |= {"details": details, "compute_dtype": compute_dtype, "show_progress": show_progress, **options}
+        more["architecture"] = architecture
         return Windows(explain, window, stride, more, settings).of(model, inputs, target)
     # Gradients are needed whatever mode the caller is in.
     with torch.inference_mode(False), torch.enable_grad(), progress_bar(chosen.name, show_progress) as progress:
@@ -88,6 +109,9 @@ def explain(
 def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **more: Any) -> Subject:
     """What a method gets: a prepared model and batch, with its target. Raises `TargetError` where that does not fit."""
     text, task = ready.text, ready.bound.task
+    each = flat(target, ready.batch)[1]
+    if text is not None and each > 1:
+        raise TargetError("texts take one target at a time", expected="a target for each text", got=target)
     per_row = not callable(target) or isinstance(target, Tensor)
     rows = slots = None
     if text is not None and task != "classification":
@@ -113,9 +137,10 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
         fix,
         per_row=per_row,
         precise=ready.precise,
-        mask=None if text is None or bool(text.mask.all()) else text.arranged(text.mask),
+        mask=None if text is None or text.fills else text.arranged(text.mask),
         target_rows=rows,
         constant=constant,
+        each=each,
         **more,
     )
     if rows is None and ready.bound.readout.by_target and not per_row:

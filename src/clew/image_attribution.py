@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from .page import Cell, page
 from .plots import Bars, Panel, Picture, grid
 from .shapes import Pixels, Scores
 
+_Shown = TypeVar("_Shown")
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ImageAttribution(Attribution):
     """Scores of one method for a batch of images.
 
     `all_scores` (batch, token): prefix tokens (CLS, registers) come first. `patch_grid` is (down, across). `pixels`
-    (batch, height, width) where the method gives pixels; then scores are its sums over each patch.
+    (batch, height, width) where the method gives pixels; then scores are its sums over each patch. Where an image was
+    explained for several targets, `maps_per_image` results in a row are of one image.
     """
 
     prefix: int
@@ -31,11 +34,12 @@ class ImageAttribution(Attribution):
     input_size: tuple[int, int]
     pixels: Pixels | None = None
     pictures: Sequence[Picture] = ()
+    maps_per_image: int = 1
 
     kind: ClassVar[str] = "image"
     tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits", "pixels")
     lists: ClassVar[tuple[str, ...]] = ("pictures",)
-    same: ClassVar[tuple[str, ...]] = ("method", "prefix", "patch_grid", "input_size")
+    same: ClassVar[tuple[str, ...]] = ("method", "prefix", "patch_grid", "input_size", "maps_per_image")
 
     @property
     def scores(self) -> Scores:
@@ -55,6 +59,13 @@ class ImageAttribution(Attribution):
         missing = (0, max(0, width - columns * across), 0, max(0, height - rows * down))
         return F.pad(covered, missing, mode="replicate")[:, 0, :height, :width]
 
+    def __getitem__(self, index: int | slice) -> ImageAttribution:
+        """One result, or some, as an attribution of its own."""
+        found, each = super().__getitem__(index), self.maps_per_image
+        start, _, step = (index if isinstance(index, slice) else slice(index, None)).indices(len(self))
+        whole = step == 1 and start % each == 0 and len(found) % each == 0
+        return cast(ImageAttribution, found if whole else replace(found, maps_per_image=1))
+
     # Looking
 
     def panels(self) -> list[Panel]:
@@ -71,14 +82,17 @@ class ImageAttribution(Attribution):
         return {name: self._bilinear(self.details[name][:, self.prefix :]) for name in names}
 
     def to_png(self) -> bytes:
-        """The overlays of all examples as one PNG; with parts and the flow of relevance where there are any."""
+        """The overlays of all examples as one PNG; with parts and the flow of relevance where there are any.
+
+        Several results of one image are one row.
+        """
         rows: list[list[Panel | Bars]] = [[panel] for panel in self.panels()]
         for name, heats in self.parts().items():
             for row, picture, heat in zip(rows, self._pictures(), _arrays(heats), strict=True):
                 row.append(Panel(picture, heat, f"{name} part"))
         for row, bars in zip(rows, self.flow(), strict=False):
             row.append(bars)
-        return grid(rows)
+        return grid(self.by_image(rows))
 
     def to_html(self) -> str:
         """One self-contained HTML page."""
@@ -89,7 +103,12 @@ class ImageAttribution(Attribution):
                 row.append(replace(row[0], heat=heat, title=f"{name} part", scores=scores, facts={}))
         for row, bars in zip(rows, self.flow(), strict=False):
             row[0] = replace(row[0], chart=bars)
-        return page(f"clew: {self.method}", rows)
+        return page(f"clew: {self.method}", self.by_image(rows))
+
+    def by_image(self, rows: Sequence[Sequence[_Shown]]) -> list[list[_Shown]]:
+        """What is shown of each result, as one row for each image."""
+        each = self.maps_per_image
+        return [[one for row in rows[i : i + each] for one in row] for i in range(0, len(rows), each)]
 
     def cells(self) -> list[Cell]:
         """One cell per example, for `page.page`."""
@@ -126,12 +145,16 @@ class ImageAttribution(Attribution):
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         names = ("prefix", "patch_grid", "patch_size", "input_size")
         meta = {name: getattr(self, name) for name in names} | {"boxes": [list(p.box) for p in self.pictures]}
-        return {f"picture.{i}": torch.from_numpy(p.pixels.copy()) for i, p in enumerate(self.pictures)}, meta
+        meta["maps_per_image"] = self.maps_per_image
+        once = self.pictures[:: self.maps_per_image]
+        return {f"picture.{i}": torch.from_numpy(p.pixels.copy()) for i, p in enumerate(once)}, meta
 
     @classmethod
     def _from_file(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
         boxes = meta.pop("boxes")
-        pictures = [Picture(tensors.pop(f"picture.{i}").numpy(), tuple(box)) for i, box in enumerate(boxes)]
+        each = meta.get("maps_per_image", 1)
+        pixels = [tensors.pop(f"picture.{i}").numpy() for i in range(len(boxes) // each)]
+        pictures = [Picture(pixels[i // each], tuple(box)) for i, box in enumerate(boxes)]
         sizes = {name: tuple(meta.pop(name)) for name in ("patch_grid", "patch_size", "input_size")}
         return {"pictures": pictures, **sizes}
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -120,8 +120,13 @@ class Preprocess:
     def from_hf(config: Mapping[str, Any], image_size: tuple[int, int]) -> Preprocess:
         """From a Hugging Face `preprocessor_config.json`; what it leaves out is taken as for `ViTImageProcessor`."""
         wanted: Any = config.get("size", image_size)
-        cover = isinstance(wanted, Mapping) and "shortest_edge" in wanted
-        resize = _height_width(wanted["shortest_edge"] if cover else wanted)
+        kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+        # Old configurations of processors that keep the aspect ratio give a number.
+        shortest: Any = wanted if isinstance(wanted, int) and "CLIP" in kind else None
+        if isinstance(wanted, Mapping):
+            shortest = cast("Mapping[str, Any]", wanted).get("shortest_edge")
+        cover = shortest is not None
+        resize = _height_width(shortest if cover else wanted)
         if not config.get("do_resize", True):
             resize = image_size
         final = resize

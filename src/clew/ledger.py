@@ -128,9 +128,13 @@ class Ledger:
         """Do something when the backward pass is over."""
         self._finally.append(finish)
 
+    def open(self) -> None:
+        """Say that a backward pass begins: what an earlier one over the same graph wrote down is forgotten."""
+        self.entries.clear()
+        self.flow = {name: Flow(torch.empty(0), torch.empty(0)) for name in self.flow}
+
     def close(self) -> None:
         """Say that the backward pass is over."""
         for finish in self._finally:
             finish()
-        self._finally.clear()
         self.flow = {k: v for k, v in self.flow.items() if len(v.total)}

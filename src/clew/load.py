@@ -13,8 +13,11 @@ from typing import Any
 import torch
 
 from .load_hf import load_hf
+from .load_open_clip import load_open_clip
 from .load_timm import LinearHead, load_timm
 from .loaded import DinoLinear, LoadedModel
+from .pair import find_pair
+from .pair_model import LoadedPair
 from .shapes import LoadError, close_matches, optional_import
 
 __all__ = ["MINIS", "DinoLinear", "LoadedModel", "load"]
@@ -25,6 +28,7 @@ MINIS = {
     "digits": "a small ViT (0.3 M parameters) that reads handwritten digits on cluttered backgrounds",
     "reviews-bert": "a small BERT (0.2 M parameters) that tells praise from blame in generated film reviews",
     "reviews-llama": "a small Llama (0.2 M parameters) that does the same, with rotary positions",
+    "digits-clip": "a small CLIP (0.3 M parameters) that matches scenes of two digits with captions",
 }
 
 
@@ -43,17 +47,19 @@ def load(
     dtype: torch.dtype = torch.float32,
     **model_args: Any,
 ) -> LoadedModel:
-    """Load a model with its preprocessing or tokenizer and its labels, in evaluation mode.
+    """Load a model with its preprocessing or tokenizer and its labels, in evaluation mode; image–text models come as
+    `LoadedPair`.
 
     Args:
-        name: `"mini:digits"` (bundled), `"timm:NAME"`, `"hf:ORG/NAME"`, or a folder in timm's or Hugging Face's format.
+        name: `"mini:digits"` (bundled), `"timm:NAME"`, `"hf:ORG/NAME"`, `"open_clip:NAME/TAG"` (the tag names weights),
+            or a folder in timm's or Hugging Face's format.
         checkpoint: weights to use instead: `.safetensors`, or `.pth` as training codes write it, read as weights only.
             The number of classes and mean pooling (`fc_norm`, as in MAE) are taken from it.
         linear: weights of a DINO linear head (CLS and mean of the patches) on top of a timm backbone.
         interleaved: how that head reads the two features, see `DinoLinear`.
         labels: names of the classes, where the model does not bring them.
         task: what a Hugging Face model is to do, where its configuration does not say so: "classification",
-            "causal-lm", "token-classification", "question-answering" or "image-classification".
+            "causal-lm", "token-classification", "question-answering", "image-classification" or "image-text".
         quantize: "4bit" or "8bit" by bitsandbytes (Hugging Face models; the extra `quantize`).
         mean, std: normalisation of the pixels, where a checkpoint was trained with other values than the named model.
         device, dtype: where and how to hold it.
@@ -72,6 +78,9 @@ def load(
     elif kind == "timm" and rest:
         _refuse(text, quantize=quantize, task=task)
         found = load_timm(rest, None, checkpoint, probe, model_args)
+    elif kind == "open_clip" and rest:
+        _refuse(text, linear=linear, quantize=quantize, task=task)
+        found = load_open_clip(rest, checkpoint, model_args)
     elif kind == "hf" and rest:
         _refuse(text, linear=linear)
         found = load_hf(rest, text, checkpoint, _quantized(model_args, quantize), task=task, dtype=dtype)
@@ -80,7 +89,7 @@ def load(
     else:
         raise LoadError(
             f"no model {text!r}",
-            expected="mini:NAME, timm:NAME, hf:ORG/NAME, or an existing folder with config.json",
+            expected="mini:NAME, timm:NAME, hf:ORG/NAME, open_clip:NAME/TAG, or an existing folder with config.json",
             got=text,
             todo="see `clew models`",
         )
@@ -106,6 +115,8 @@ def load(
             )
     found.labels = labels if labels is not None else found.labels
     found.name = text
+    if find_pair(found.model) is not None:
+        return LoadedPair(**vars(found))
     return found
 
 

@@ -15,6 +15,7 @@ from .checkpoints import Weights, fit_names, read_weights, refused
 from .hub import announce, not_fetched
 from .images import Preprocess
 from .loaded import LoadedModel
+from .pair import pairs
 from .shapes import LoadError
 
 logger = logging.getLogger("clew")
@@ -26,6 +27,7 @@ TASKS = {
     "causal-lm": ("ForCausalLM", "AutoModelForCausalLM"),
     "token-classification": ("ForTokenClassification", "AutoModelForTokenClassification"),
     "question-answering": ("ForQuestionAnswering", "AutoModelForQuestionAnswering"),
+    "image-text": ("", "AutoModel"),  # those that are declared as pairs
 }
 
 
@@ -79,13 +81,22 @@ def load_hf(
     finally:
         if quiet and bar_was_shown:
             hf_logging.enable_progress_bar()
-    names = model.config.id2label
+    names: Any = getattr(model.config, "id2label", None) or {}
     labels = [str(names[i]) for i in sorted(names)]
+    if task == "image-text":
+        preprocess = Preprocess.from_hf(_preprocessor(path), _image_size(model.config.vision_config))
+        return LoadedModel(model, preprocess, None, name, tokenizer=_tokenizer(path))
     if task != "image-classification":
         return LoadedModel(model, None, labels, name, tokenizer=_tokenizer(path))
-    size = getattr(model.config, "image_size", 224)
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    return LoadedModel(model, Preprocess.from_hf(_preprocessor(path), size), labels, name)
+    return LoadedModel(model, Preprocess.from_hf(_preprocessor(path), _image_size(model.config)), labels, name)
+
+
+def _image_size(config: Any) -> tuple[int, int]:
+    size: Any = getattr(config, "image_size", None)
+    if size is None and hasattr(config, "num_patches"):  # any aspect ratio: a square of as many patches
+        size = int(config.num_patches**0.5) * config.patch_size
+    height, width = (size, size) if isinstance(size, int) else size or (224, 224)
+    return int(height), int(width)
 
 
 # Arguments of from_pretrained that say how to load; others change the configuration.
@@ -98,8 +109,10 @@ def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> 
             raise LoadError("unknown task", expected=", ".join(TASKS), got=task)
         return task
     built: str = (getattr(config, "architectures", None) or [""])[0]
+    if built in {name.rpartition(".")[2] for pair in pairs().values() for name in pair.classes}:
+        return "image-text"
     for known, (ending, _) in TASKS.items():
-        if built.endswith(ending) or ending in built:
+        if ending and ending in built:
             return known
     if built.endswith("LMHeadModel"):
         return "causal-lm"

@@ -11,11 +11,15 @@ from math import isfinite
 from typing import Any
 
 from .plots import Array, Bars, Picture, bars_png, colour, colour_scale, colour_stops, in_frame, jpeg, png, shrunk
+from .text_html import Piece, drawn_pieces
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One heatmap on the page: token `scores` row by row of the patch `grid`, and facts about it in plain words."""
+    """One heatmap on the page: token `scores` row by row of the patch `grid`, and facts about it in plain words.
+
+    `words` are those of a text that belongs to it, with scores of their own.
+    """
 
     picture: Picture
     heat: Array
@@ -25,6 +29,7 @@ class Cell:
     grid: tuple[int, int]
     facts: Mapping[str, str]
     chart: Bars | None = None
+    words: Sequence[Piece] = ()
 
 
 def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
@@ -52,6 +57,7 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "grid": list(cell.grid),
         "box": [left / width, top / height, right / width, bottom / height],
         "facts": dict(cell.facts),
+        "words": drawn_pieces(cell.words),
         "chart": None if cell.chart is None else _data(bars_png(cell.chart)),
     }
 

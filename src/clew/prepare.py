@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .architectures import Architecture, Bound
 from .architectures import find as find_architecture
 from .images import picture_of
-from .load import LoadedModel
+from .loaded import LoadedModel
 from .plots import Picture
 from .prepare_text import text_inputs
 from .quantized import is_quantized
@@ -76,7 +76,7 @@ def prepare(
             todo="call model.eval()",
         )
     if compute_dtype is not None:
-        module = _in_dtype(module, compute_dtype)
+        module = in_dtype(module, compute_dtype)
     bound = (architecture or find_architecture(module)).bind(module)
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
@@ -99,7 +99,8 @@ def _first_floats(*modules: nn.Module) -> Tensor:
     return next((p for m in modules for p in m.parameters() if p.is_floating_point()), torch.empty(0))
 
 
-def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself if it is in that precision, else a copy. Raises `InputError` for what cannot be copied so."""
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise InputError("no dtype to compute in", expected="torch.float64 or another float", got=dtype)
     if any(is_quantized(part) for part in module.modules()):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architectures import Bound
@@ -38,15 +39,19 @@ def text_inputs(
         )
     _check_numbers(ids, bound.patches)
     mask = read_mask(given.get("attention_mask"), ids)
-    batch = _batch(given, ids, mask, model, tokenizer)
+    context, padding = int(getattr(model, "context", None) or 0), padding_of(model, tokenizer)
+    if getattr(model, "reads_padding", False):  # then it is a token like any other, added behind the text
+        given, mask = _as_tokens(_filled(given, context, padding), mask, model, tokenizer)
+        ids = given["input_ids"]
+    batch = _batch(given, ids, mask, model, tokenizer, context)
     _check_length(int(batch.lengths.max()), model, bound)
     taken = set(inspect.signature(model.forward).parameters)
     passed = {k: v for k, v in given.items() if k in taken and not k.startswith("_")}
     # Classifiers find the last token by the number that they take for padding.
-    passed["input_ids"] = ids.masked_fill(~mask, padding_of(model, tokenizer))
-    if "attention_mask" in given or not bool(mask.all()):
+    passed["input_ids"] = ids.masked_fill(~mask, padding)
+    if "attention_mask" in taken and ("attention_mask" in given or not bool(mask.all())):
         passed["attention_mask"] = mask.to(torch.long)
-    return arrange(batch, passed), batch
+    return arrange(batch, passed, padding), batch
 
 
 def _encoded(inputs: Any, model: nn.Module, tokenizer: Tokenizer | None, limit: int | None) -> dict[str, Any]:
@@ -148,12 +153,57 @@ def padding_of(model: nn.Module, tokenizer: Tokenizer | None) -> int:
     return 0
 
 
-def _batch(given: Mapping[str, Any], ids: Tensor, mask: Tensor, model: nn.Module, tokenizer: Any | None) -> TextBatch:
+def _filled(given: Mapping[str, Any], length: int, padding: int) -> dict[str, Any]:
+    """Token numbers and what goes with them, filled up to a length."""
+    ids: Tensor = given["input_ids"]
+    more = max(0, length - ids.shape[1])
+    fill = {"input_ids": padding, "special_tokens_mask": 1}
+    found: dict[str, Any] = {"attention_mask": torch.ones_like(ids), **given}
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
+            found[name] = F.pad(value, (0, 0) * (value.ndim - 2) + (0, more), value=fill.get(name, 0))
+    return found
+
+
+def _as_tokens(
+    given: Mapping[str, Any], mask: Tensor, model: nn.Module, tokenizer: Any | None
+) -> tuple[dict[str, Any], Tensor]:
+    """Padding as special tokens behind the text, wherever it was; the mask says that all tokens are seen."""
+    ids: Tensor = given["input_ids"]
+    mask = F.pad(mask, (0, ids.shape[1] - mask.shape[1]))
+    special = _special(given, ids, model, tokenizer) | ~mask
+    found = {
+        **given,
+        "input_ids": ids.masked_fill(~mask, padding_of(model, tokenizer)),
+        "special_tokens_mask": special,
+        "attention_mask": mask,
+    }
+    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
+            index = order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value)
+            found[name] = value.gather(1, index.to(value.device))
+    return {k: v for k, v in found.items() if k != "attention_mask"}, torch.ones_like(mask)
+
+
+def _special(given: Mapping[str, Any], ids: Tensor, model: nn.Module, tokenizer: Any | None) -> Tensor:
+    """Which tokens the tokenizer added, (batch, token)."""
     special = given.get("special_tokens_mask")
     if special is None:
         known = torch.tensor(sorted(_special_ids(model, tokenizer)), dtype=ids.dtype, device=ids.device)
         special = torch.isin(ids, known)
-    special = special.to(ids.device).bool() & mask
+    return special.to(ids.device).bool()
+
+
+def _batch(
+    given: Mapping[str, Any],
+    ids: Tensor,
+    mask: Tensor,
+    model: nn.Module,
+    tokenizer: Any | None,
+    length: int,
+) -> TextBatch:
+    special = _special(given, ids, model, tokenizer) & mask
     offsets, texts = given.get("offset_mapping"), given.get("_texts", ())
     seen = None if offsets is None or not texts else (offsets * mask[..., None]).flatten(1).amax(1).tolist()
     encode: Callable[[str], list[int]] | None = None
@@ -177,6 +227,7 @@ def _batch(given: Mapping[str, Any], ids: Tensor, mask: Tensor, model: nn.Module
         encode=encode,
         decode=decode,
         unseen=[] if seen is None else [len(t.rstrip()) - n for t, n in zip(texts, seen, strict=True)],
+        length=length,
     )
 
 
@@ -235,6 +286,8 @@ def position_limit(model: nn.Module, bound: Bound) -> int | None:
     """The longest text that the model has positions for; None where positions are computed for any length."""
     positions: Any = bound.position_embeddings
     config: Any = getattr(model, "config", None)
+    if isinstance(positions, Tensor):
+        return positions.shape[0]
     if positions is not None:
         padding = getattr(positions, "padding_idx", None)
         offset = padding + 1 if padding is not None else 0  # RoBERTa's positions begin after the padding index

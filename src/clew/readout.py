@@ -67,14 +67,15 @@ def read_of(
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     if bound.pooled and layer == bound.last:  # an attention pool: all its queries
-        rows, weights = list(range(queries)), [1.0 / queries] * queries
+        rows = list(bound.readout.queries or range(queries))
+        weights = [1.0 / len(rows)] * len(rows)
     elif bound.readout.by_target and target_rows is not None:
         counted = target_rows >= 0
         weights = counted.to(dtype) / counted.sum(1, keepdim=True)
         return Read(target_rows.clamp(min=0).to(like.device), weights.to(like.device))
-    elif bound.readout.last and input_ids is not None:
-        last = last_rows(input_ids, bound.readout.pad_token_id).to(like.device)
-        return Read(last[:, None], torch.ones(batch, 1, dtype=dtype, device=like.device))
+    elif (bound.readout.last or bound.readout.end) and input_ids is not None:
+        only = only_rows(bound.readout, input_ids).to(like.device)
+        return Read(only[:, None], torch.ones(batch, 1, dtype=dtype, device=like.device))
     elif bound.readout.patches_weight and mask is not None:
         rows = torch.arange(queries, device=like.device)
         weights = mask.to(dtype).to(like.device)
@@ -92,17 +93,21 @@ def few_rows(bound: Bound, target_rows: Tensor | None, input_ids: Tensor | None)
         return None
     if readout.by_target:
         return None if target_rows is None else sorted({int(row) for row in target_rows.flatten() if row >= 0})
-    if readout.last:
-        return None if input_ids is None else sorted(set(last_rows(input_ids, readout.pad_token_id).tolist()))
+    if readout.last or readout.end:
+        return None if input_ids is None else sorted(set(only_rows(readout, input_ids).tolist()))
     return readout.rows
 
 
-def last_rows(input_ids: Tensor, pad_token_id: int | None) -> Tensor:
-    """The last token of each text that is not the padding token, as sequence classifiers of transformers find it."""
-    if pad_token_id is None:
+def only_rows(readout: Readout, input_ids: Tensor) -> Tensor:
+    """The one token of each text that the head reads: its end, or the last that is not the padding token, as sequence
+    classifiers of transformers find it."""
+    if readout.end:
+        found = input_ids if readout.end_token_id is None else (input_ids == readout.end_token_id).int()
+        return found.argmax(-1)
+    if readout.pad_token_id is None:
         return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return (places * (input_ids != pad_token_id)).argmax(-1)
+    return (places * (input_ids != readout.pad_token_id)).argmax(-1)
 
 
 def _positions(readout: Readout, tokens: int, prefix: int) -> tuple[list[int], list[float]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from .shapes import CaptureError, ClewError, Pixels, Scores, at_least_float32
 from .subject import Subject
 from .tape import Tape
 from .text_places import Positions
+from .trace import repeated
 
 # Above this, rounding of float32 sums may be seen in a heatmap.
 _ILL = 1e-3
@@ -143,7 +144,7 @@ def propagate(
     positions: bool = False,
     by_head: bool = False,
 ) -> Relevance:
-    """One forward pass under `rules` and one backward pass.
+    """One forward pass under `rules` and one backward pass, for each target of an input.
 
     `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
     score). `keep_attention` keeps what tells the relevance of attention. `positions` lets relevance into rotary tables
@@ -156,7 +157,7 @@ def propagate(
     tape = Tape(
         subject.bound,
         chosen,
-        subject.batch,
+        subject.given.shape[0],
         level=level,
         reads=reads,
         keep_attention=keep_attention,
@@ -166,9 +167,9 @@ def propagate(
     with borrowed(subject.model), torch.enable_grad():
         x = None
         if level == "pixel":
-            x = tape.leaf = subject.x.detach().requires_grad_()
+            x = tape.leaf = subject.given.detach().requires_grad_()
         with tape:
-            output = subject.forward(x)
+            output = subject.forward(None if x is None else repeated(x, subject.each))
         score = subject.score(output, clean=True)
         if tape.leaf is None:
             raise CaptureError(
@@ -177,11 +178,23 @@ def propagate(
                 got=type(subject.bound.patches).__name__,
                 todo="correct `patches` in the declaration",
             )
-        seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
-        logits, tables = _logits(output), tape.positional.tables
-        wanted = [tape.leaf, *logits, *tables.values()]
-        g_x, *found = torch.autograd.grad(score, wanted, seed, allow_unused=True, materialize_grads=True)
-        tape.close()
+        parts: list[Relevance] = []
+        for target, one in enumerate(score.view(-1, subject.each).unbind(1)):
+            tape.open()
+            parts.append(_back(subject, name, tape, one, output, start, last=target == subject.each - 1))
+    return parts[0] if len(parts) == 1 else _interleaved(parts)
+
+
+def _back(subject: Subject, rules: str, tape: Tape, score: Tensor, output: Any, start: str, *, last: bool) -> Relevance:
+    """The backward pass of one target of each input."""
+    assert tape.leaf is not None
+    seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
+    logits, tables = _logits(output), tape.positional.tables
+    wanted = [tape.leaf, *logits, *tables.values()]
+    g_x, *found = torch.autograd.grad(
+        score, wanted, seed, allow_unused=True, materialize_grads=True, retain_graph=not last
+    )
+    tape.close()
     total = at_least_float32((score * seed).detach())
     if logits:  # a probability or another function of the logits is no sum of them
         handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found, strict=False))
@@ -189,9 +202,42 @@ def propagate(
     for (key, table), g in zip(tables.items(), found[len(logits) :], strict=True):
         tape.positional.relevance[key] = table.detach() * g
     pixels = None
-    if level == "pixel":
+    if tape.level == "pixel":
         pixels = (tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels).sum(1)
-    return _collected(subject, name, tape, total, pixels)
+    return _collected(subject, rules, tape, total, pixels)
+
+
+def _interleaved(parts: list[Relevance]) -> Relevance:
+    """Relevance of several targets of each input, (input · target, …)."""
+    first = parts[0]
+
+    def together(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(values), 1).flatten(0, 1)
+
+    names = ("total", "semantic", "position", "entering")
+    leaks: list[dict[tuple[str, int | None, str, str], Tensor]] = []
+    for part in parts:
+        sums: dict[tuple[str, int | None, str, str], Tensor] = {}
+        for e in part.entries:
+            key = e.operation, e.block, e.place, e.cause
+            sums[key] = sums[key] + e.values if key in sums else e.values
+        leaks.append(sums)
+    none = torch.zeros_like(first.total)
+    entries = [
+        Entry(*key, together([sums.get(key, none).to(none) for sums in leaks]))
+        for key in dict.fromkeys(key for sums in leaks for key in sums)
+    ]
+    return replace(
+        first,
+        **{name: together([getattr(p, name) for p in parts]) for name in names},
+        pixels=None if first.pixels is None else together([p.pixels for p in parts if p.pixels is not None]),
+        flow={
+            k: Flow(together([p.flow[k].total for p in parts]), together([p.flow[k].size for p in parts]))
+            for k in first.flow
+        },
+        entries=entries,
+        attention={k: together([p.attention[k] for p in parts]) for k in first.attention},
+    )
 
 
 def _logits(output: Any) -> list[Tensor]:
@@ -229,10 +275,10 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         position=position.detach(),
         entering=entering.detach(),
         pixels=None if pixels is None else pixels.detach(),
-        flow=tape.flow,
-        entries=tape.entries,
+        flow=dict(tape.flow),
+        entries=list(tape.entries),
         met=tape.met,
-        attention=tape.attention,
+        attention=dict(tape.attention),
         inner=tape.positional,
         depth=subject.depth,
     )

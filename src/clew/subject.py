@@ -23,7 +23,7 @@ from .capture import Capture, Leaf
 from .precise import Precise
 from .readout import Read, few_rows, read_of
 from .shapes import CaptureError, ClewError, InputError, OptionError
-from .trace import Trace
+from .trace import Trace, gradients_of, repeated
 
 # Patch grids by patch embedding and input shape.
 _grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
@@ -39,6 +39,9 @@ class Subject:
     it returns maps `(output, rows)` to one number per example, `rows` being the examples that the output holds.
     Texts: `mask` (batch, token) says which tokens are no padding, `target_rows` (batch, row) which rows the target
     explains (-1: none), `constant` are arguments that do not follow the examples.
+
+    With several targets for `each` input, methods see a batch in which every input is repeated so often, its targets in
+    order: `batch = inputs · each`. A pass runs every input once; rows that are asked for come in such whole groups.
     """
 
     model: nn.Module
@@ -52,11 +55,12 @@ class Subject:
     mask: Tensor | None = None
     target_rows: Tensor | None = None
     constant: dict[str, Any] = field(default_factory=dict[str, Any])
+    each: int = 1
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
     backend: str | None = field(default=None, init=False)
     _main: str = field(init=False)
-    _values: dict[nn.Module, Tensor] = field(default_factory=dict[nn.Module, Tensor], init=False)
+    _values: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], init=False)
 
     def __post_init__(self) -> None:
         self._main = self.bound.architecture.input_name or ""
@@ -73,12 +77,21 @@ class Subject:
     @property
     def x(self) -> Tensor:
         """The input that gradients and relevance end at: images, or word embeddings (batch, token, width)."""
-        return self._value_at(self.bound.patches) if self.bound.is_text else self.given
+        return self._value_at(self.bound.patches) if self.bound.is_text else self._repeated
 
     @property
     def path_input(self) -> Tensor:
         """The input that paths scale: images, or the sequence that enters the first block (batch, token, width)."""
-        return self._value_at(self._entrance) if self.bound.is_text else self.given
+        return self._value_at(self._entrance) if self.bound.is_text else self._repeated
+
+    @property
+    def _repeated(self) -> Tensor:
+        """The images, each as often as it has targets."""
+        if self.each == 1:
+            return self.given
+        if "" not in self._values:
+            self._values[""] = repeated(self.given, self.each)
+        return self._values[""]
 
     @property
     def _entrance(self) -> nn.Module:
@@ -86,8 +99,8 @@ class Subject:
 
     @property
     def batch(self) -> int:
-        """Number of examples."""
-        return self.given.shape[0]
+        """Number of explanations: inputs, times the targets of each."""
+        return self.given.shape[0] * self.each
 
     @property
     def depth(self) -> int:
@@ -99,12 +112,16 @@ class Subject:
         """The last attention before the head."""
         return self.bound.last
 
-    def layers_from(self, start_layer: int | None, image: int, text: int | None = None) -> range:
-        """Layers `start_layer` (counted from 0) to the last attention; by default from `image`, or `text` for texts.
+    def layers_from(
+        self, start_layer: int | None, image: int, text: int | None = None, pair: int | None = None
+    ) -> range:
+        """Layers `start_layer` (counted from 0) to the last attention; by default from `image`, or `text` for texts, or
+        `pair` for towers of image–text models.
 
         Raises `OptionError` when out of range.
         """
         default = text if text is not None and self.bound.is_text else image
+        default = pair if pair is not None and self.bound.architecture.pair else default
         start: Any = max(default, 0) if start_layer is None else start_layer
         if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < self.depth:
             raise OptionError(
@@ -118,11 +135,12 @@ class Subject:
     # Forward passes
 
     def forward(self, x: Tensor | None = None, rows: Tensor | None = None, *, at: nn.Module | None = None) -> Any:
-        """Call the model as it is, on `x` in place of the explained input; other inputs follow `rows`.
+        """Call the model as it is, on `x` in place of the explained input; other inputs follow `rows`. Each input once.
 
         `at`: the module whose output `x` replaces (texts; default: the word embeddings).
         Raises `InputError` where the model refuses the input.
         """
+        x, rows = self._once(x), self._inputs_of(rows)
         args: list[Any] = []
         kwargs = dict(self.constant)
         for name, value in self.inputs.items():
@@ -145,6 +163,14 @@ class Subject:
                 raise
             except (ValueError, AssertionError, TypeError, IndexError) as error:
                 raise self._refused(error) from error
+
+    def _once(self, x: Tensor | None) -> Tensor | None:
+        """One of each group of inputs that are the same."""
+        return x if x is None or self.each == 1 else x[:: self.each]
+
+    def _inputs_of(self, rows: Tensor | None) -> Tensor | None:
+        """The inputs that groups of rows are of."""
+        return rows if rows is None or self.each == 1 else rows[:: self.each] // self.each
 
     def _refused(self, error: Exception) -> InputError:
         images = (
@@ -196,7 +222,7 @@ class Subject:
         def reader(layer: int, o: Tensor) -> Read:
             return self.read(layer, o, rows)
 
-        return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows))
+        return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows), self.each)
 
     def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
         """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
@@ -231,9 +257,9 @@ class Subject:
         """`∂score/∂x` at `x`, and the score. The gradient of the input alone; parameters get none."""
         clean = x is self.x and rows is None
         with borrowed(self.model), torch.enable_grad():
-            x = x.detach().requires_grad_()
-            score = self.score(self.forward(x, rows), rows, clean=clean)
-            return torch.autograd.grad(score.sum(), x)[0], score.detach()
+            once = x[:: self.each].detach().requires_grad_()
+            score = self.score(self.forward(repeated(once, self.each), rows), rows, clean=clean)
+            return gradients_of(score, [once], self.each)[0], score.detach()
 
     # Paths
 
@@ -249,13 +275,14 @@ class Subject:
     def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Tensor]]:
         """Pairs (point, example) of a path, a chunk at a time: `points` × `batch` of them in all.
 
-        Without `internal_batch_size` a chunk is as large as runs fastest: 4 to 16 examples on a CPU, whose caches
-        are small, a whole batch or 64 examples elsewhere. A target that scores whole batches only gets whole batches.
+        Without `internal_batch_size` a chunk is as large as runs fastest: 4 to 16 inputs on a CPU, whose caches
+        are small, a whole batch or 64 inputs elsewhere. A target that scores whole batches only gets whole batches.
         """
         if internal_batch_size is not None and internal_batch_size < 1:
             raise OptionError("internal_batch_size is too small", expected="at least 1", got=internal_batch_size)
         on_cpu = self.given.device.type == "cpu"
-        size = internal_batch_size or (min(max(4, self.batch), 16) if on_cpu else max(64, self.batch))
+        inputs = self.given.shape[0]
+        size = self.each * (internal_batch_size or (min(max(4, inputs), 16) if on_cpu else max(64, inputs)))
         if not self.per_row:
             size = self.batch
         pairs = torch.arange(points * self.batch, device=self.given.device)
@@ -271,6 +298,8 @@ class Subject:
 
         Raises `InputError` where the model refuses the input, `CaptureError` where the embedding shows no grid.
         """
+        if self.bound.grid is not None:
+            return self.bound.grid((self.given.shape[-2], self.given.shape[-1]))
         known = _grids.setdefault(self.bound.patches, {})
         shape = self.given.shape[1:]
         if shape not in known:
@@ -311,7 +340,11 @@ class Subject:
         hook = module.register_forward_hook(stop)
         try:
             with torch.no_grad(), borrowed(self.model):
-                self.forward(self.given[rows] if rows is not None and not self.bound.is_text else None, rows)
+                if rows is None or self.bound.is_text:
+                    self.forward(None, rows)
+                else:
+                    groups = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
+                    self.forward(self._repeated[groups], groups)
         except _Found:
             pass
         finally:

@@ -343,10 +343,24 @@ class Tape(Seam, Ledger):
 
             return self.through(value, note, keep=True)
 
+        def book() -> None:
+            if sums:
+                page.leak(cause, torch.stack(sums).sum(0))
+                sums.clear()
+
         def finish() -> None:
-            self.at_end(lambda: page.leak(cause, torch.stack(sums).sum(0)) if sums else None)
+            self.at_end(book)
 
         return count, finish
+
+    def open(self) -> None:
+        super().open()
+        self.patches = self.entering = self.pixels = None
+        self.positions.clear()
+        self.prefix = {order: torch.empty(0) for order in self.prefix}
+        self.attention.clear()
+        self.positional.relevance.clear()
+        self.positional.biases.clear()
 
     def forget(self) -> None:
         self.activated.clear()

@@ -8,56 +8,16 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .outputs import answer_logits_of, logits_of
 from .shapes import TargetError, at_least_float32, close_matches
+from .target_kinds import Classes, Contrast, Each, One, Similarity, Span, Target, Token
 from .texts import TextBatch
 
+__all__ = ["Classes", "Contrast", "Each", "One", "Resolved", "Similarity", "Span", "Target", "Token", "resolve"]
+
 KINDS = ("logit", "probability", "log_probability")
-Classes = int | str | Sequence[int] | Sequence[str] | Tensor | NDArray[Any] | np.integer[Any]
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Why `a` rather than `b`: the score of `a` minus that of `b`; each an index, a label, or one per example.
-
-    Of language models: a next token, by its number or as text.
-    """
-
-    a: Classes
-    b: Classes
-
-
-@dataclass(frozen=True)
-class Span:
-    """Several tokens of the text at once: `Span("words of the text")`, or `Span(start, stop)` by position.
-
-    Language models: the tokens' own scores, each where it was predicted, added up (of probabilities: multiplied), in
-    one backward pass. Question answering: the answer from the first of them to the last. `nth` chooses between several
-    occurrences of the words, from 0.
-    """
-
-    start: int | str
-    stop: int | None = None
-    nth: int | None = None
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of the text, by position or as a word of it, and what the model says there.
-
-    `target`: a class or label (default: the predicted one); of language models the token predicted next.
-    """
-
-    where: int | str
-    target: int | str | None = None
-    nth: int | None = None
-
-
-One = None | int | str | Contrast | Span | Token
-Target = None | Classes | Contrast | Span | Token | Sequence[Any] | Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +25,8 @@ class Resolved:
     """A target fixed for one batch: classes `plus` and `minus` (batch, row), or a `function` of the output.
 
     `slots` (batch, row) are places on the token axis of the output, -1 for none; without it there is no such axis.
-    `answer`: classes are the first and the last token of an answer.
+    `answer`: classes are the first and the last token of an answer. Where `each` example of the output has several
+    targets, the batch counts them all.
     """
 
     kind: str
@@ -76,6 +37,7 @@ class Resolved:
     slots: Tensor | None = None
     answer: bool = False
     function: Callable[[Any], Tensor] | None = None
+    each: int = 1
 
     @property
     def per_row(self) -> bool:
@@ -86,7 +48,7 @@ class Resolved:
         """One score per example of `output`, which holds the examples `rows` (all of them, if None)."""
         if self.function is not None:
             return _one_per_example(self.function(output), self.batch)
-        logits = _answers(output) if self.answer else _at(logits_of(output), _some(self.slots, rows))
+        logits = _answers(output) if self.answer else _at(self._logits(output), _some(self.slots, rows))
         slots = None if self.answer else _some(self.slots, rows)
         counted = None if slots is None else slots >= 0
         score = _pick(logits, _some(self.plus, rows), counted, self.kind)
@@ -96,8 +58,12 @@ class Resolved:
         """The logits that the target is one of: (batch, class), or (batch, row, class) of several rows."""
         if self.function is not None:
             return None
-        found = _answers(output) if self.answer else _at(logits_of(output), self.slots)
+        found = _answers(output) if self.answer else _at(self._logits(output), self.slots)
         return found[:, 0] if found.shape[1] == 1 else found
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = logits_of(output)
+        return logits if self.each == 1 else logits.repeat_interleave(self.each, 0)
 
 
 def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
@@ -166,15 +132,35 @@ def resolve(
         )
     if slots is not None and text is not None:
         return _of_tokens(target, _at(logits, slots), batch, labels, kind, text, slots, rows)
+    target, count = flat(target, batch)
+    if count > 1:
+        logits = logits.repeat_interleave(count, 0)
     if isinstance(target, Sequence) and target and all(isinstance(one, Contrast) for one in target):
-        each = cast("Sequence[Any]", target)
-        target = Contrast([one.a for one in each], [one.b for one in each])
+        several = cast("Sequence[Any]", target)
+        target = Contrast([one.a for one in several], [one.b for one in several])
+    elif isinstance(target, Sequence) and any(isinstance(one, Contrast) for one in target):
+        raise TargetError("contrasts cannot be mixed with other targets in one batch", expected="contrasts only")
     if isinstance(target, Contrast):
         plus, minus = _indices(target.a, logits, labels), _indices(target.b, logits, labels)
         names = [f"{_name(i, labels)} rather than {_name(j, labels)}" for i, j in _pairs(plus, minus)]
-        return Resolved(kind, names, batch, plus[:, None], minus[:, None])
+        return Resolved(kind, names, batch * count, plus[:, None], minus[:, None], each=count)
     plus = logits.argmax(-1) if target is None else _indices(target, logits, labels)
-    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], batch, plus[:, None])
+    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], batch * count, plus[:, None], each=count)
+
+
+def flat(target: Target, batch: int) -> tuple[Target, int]:
+    """Targets of all examples one after the other, and how many each of them has.
+
+    Raises `TargetError` where some examples have more than others.
+    """
+    several = [target] * batch if isinstance(target, Each) else target
+    if not isinstance(several, Sequence) or not any(isinstance(one, Each) for one in several):
+        return target, 1
+    rows = [list(one.targets) if isinstance(one, Each) else [one] for one in cast("Sequence[Any]", several)]
+    if len(rows) != batch or len({len(row) for row in rows}) != 1:
+        got = f"{len(rows)} for {batch} examples, of {sorted({len(row) for row in rows})} targets"
+        raise TargetError("every image needs equally many targets", expected="one Each(a, b, …) per image", got=got)
+    return [one for row in rows for one in row], len(rows[0])
 
 
 # Classes of a whole input
@@ -184,6 +170,9 @@ def _indices(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tenso
     batch, classes = logits.shape
     if isinstance(target, (Span, Token)):
         _refuse(target, "classification")
+    if isinstance(target, Similarity):
+        todo = "pass the image–text model itself; of a zero-shot classifier explain a class"
+        raise TargetError("only image–text models find things alike", expected="a class", got=target, todo=todo)
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TargetError("a target tensor holds class indices", expected="integers", got=target.dtype)

@@ -70,23 +70,29 @@ def _drawn(cell: TextCell) -> dict[str, Any]:
         "subtitle": cell.subtitle,
         "largest": f"{scale:.3g}",
         "signed": any(p.score is not None and p.score < 0 for p in cell.pieces),
-        "pieces": [
-            {
-                "text": p.text,
-                "scored": p.score is not None,
-                "special": p.special,
-                "number": f"{p.score:.4g}" if p.score is not None else "",
-                "strength": f"{min(1.0, abs(p.score) / scale) if isfinite(p.score) else 0:.3f}"
-                if p.score is not None
-                else "",
-                "colour": "rgb({},{},{})".format(*shade(p.score, scale)) if p.score is not None else "",
-                "columns": ", ".join(map(str, p.columns)),
-            }
-            for p in cell.pieces
-        ],
+        "pieces": drawn_pieces(cell.pieces),
         "facts": dict(cell.facts),
         "charts": [(name, "data:image/png;base64," + base64.b64encode(png).decode()) for name, png in cell.charts],
     }
+
+
+def drawn_pieces(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """What templates need of each piece."""
+    scale = scale_of(pieces)
+    return [
+        {
+            "text": p.text,
+            "scored": p.score is not None,
+            "special": p.special,
+            "number": f"{p.score:.4g}" if p.score is not None else "",
+            "strength": f"{min(1.0, abs(p.score) / scale) if isfinite(p.score) else 0:.3f}"
+            if p.score is not None
+            else "",
+            "colour": "rgb({},{},{})".format(*shade(p.score, scale)) if p.score is not None else "",
+            "columns": ", ".join(map(str, p.columns)),
+        }
+        for p in pieces
+    ]
 
 
 @cache

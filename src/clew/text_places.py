@@ -103,7 +103,9 @@ class _Tape(Protocol):
 def watch_texts(tape: _Tape, bound: Bound) -> None:
     """Place the hooks of a model of text."""
     positional = tape.positional
-    if bound.position_embeddings is not None:
+    if isinstance(bound.position_embeddings, Tensor):
+        positional.remember(bound.position_embeddings)
+    elif bound.position_embeddings is not None:
         tape.watch(bound.position_embeddings, after=positional.remember)
     if positional.wanted:
         dtype = next((p.dtype for p in bound.patches.parameters() if p.is_floating_point()), torch.float32)

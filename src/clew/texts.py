@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .shapes import InputError, TargetError
@@ -19,7 +20,8 @@ class TextBatch:
     `mask` says which tokens are no padding, `special` which the tokenizer added. `offsets` (batch, token, 2) are
     characters of `texts`, where known; `unseen` how many characters at the end of each no token covers. `order`
     (batch, position) are columns in the order in which the model sees them: padding comes last, wherever it was, so
-    that padding changes neither positions nor what a head reads.
+    that padding changes neither positions nor what a head reads. It is cut behind the longest text; a model that wants
+    more tokens than that gets `length`, filled up with padding.
     """
 
     input_ids: Tensor
@@ -31,11 +33,13 @@ class TextBatch:
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     unseen: Sequence[int] = ()
+    length: int = 0
     order: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         order = (~self.mask).to(torch.int8).argsort(dim=1, stable=True)
         object.__setattr__(self, "order", order[:, : int(self.mask.sum(1).max())])
+        object.__setattr__(self, "length", max(self.length, self.order.shape[1]))
 
     @property
     def lengths(self) -> Tensor:
@@ -43,20 +47,27 @@ class TextBatch:
         return self.mask.sum(1)
 
     @property
+    def fills(self) -> bool:
+        """Whether the model gets no padding at all."""
+        return bool(self.mask.all()) and self.length == self.order.shape[1]
+
+    @property
     def as_given(self) -> bool:
         """Whether the model gets the tokens just as they were given."""
         columns = torch.arange(self.input_ids.shape[1], device=self.order.device)
-        return self.order.shape[1] == len(columns) and bool((self.order == columns).all())
+        same = self.order.shape[1] == self.length == len(columns)
+        return same and bool((self.order == columns).all())
 
-    def arranged(self, values: Tensor) -> Tensor:
-        """Values (batch, token, …) as given, in the order in which the model sees them."""
+    def arranged(self, values: Tensor, fill: int = 0) -> Tensor:
+        """Values (batch, token, …) as given, in the order in which the model sees them; `fill` where it wants more."""
         index = self.order.to(values.device)
         index = index.view(*index.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
-        return values.gather(1, index)
+        more = (0, 0) * (values.ndim - 2) + (0, self.length - self.order.shape[1])
+        return F.pad(values.gather(1, index), more, value=fill)
 
     def restored(self, values: Tensor, axis: int = 1) -> Tensor:
         """Values over the model's positions on an axis, over the tokens as given; 0 at padding."""
-        moved = values.movedim(axis, 1)
+        moved = values.movedim(axis, 1)[:, : self.order.shape[1]]
         index = self.order.to(values.device)
         real = (torch.arange(index.shape[1], device=index.device) < self.lengths.to(index.device)[:, None]).to(values)
         index, real = (t.view(*t.shape, *[1] * (moved.ndim - 2)) for t in (index, real))
@@ -138,14 +149,16 @@ class TextBatch:
         return repr(self.decode([token])) if self.decode is not None else f"token {token}"
 
 
-def arrange(batch: TextBatch, values: dict[str, Any]) -> dict[str, Any]:
+def arrange(batch: TextBatch, values: dict[str, Any], padding: int = 0) -> dict[str, Any]:
     """Inputs in the order in which the model sees them: those with an entry for each token follow.
 
     Raises `InputError` where an attention mask is no mask of tokens.
     """
     shape = batch.input_ids.shape
     return {
-        name: batch.arranged(value) if isinstance(value, Tensor) and value.shape[:2] == shape else value
+        name: batch.arranged(value, padding if name == "input_ids" else 0)
+        if isinstance(value, Tensor) and value.shape[:2] == shape
+        else value
         for name, value in values.items()
     }
 

@@ -28,7 +28,8 @@ Mix = Callable[..., Tensor]
 class Trace:
     """What one forward pass left: `layers` (attention by layer number), the model's `output`, the `score` (batch,).
 
-    `reader` tells which rows of a layer the head reads, `mask` (batch, token) which tokens are no padding.
+    `reader` tells which rows of a layer the head reads, `mask` (batch, token) which tokens are no padding. Where `each`
+    input has several targets, `layers` hold every input once, `trace[layer]` and all else once for each target.
     """
 
     bound: Bound
@@ -37,34 +38,38 @@ class Trace:
     score: Tensor
     reader: Callable[[int, Tensor], Read]
     mask: Tensor | None = None
+    each: int = 1
+    _repeated: dict[int, Attention] = field(default_factory=dict[int, Attention], init=False)
 
     def __getitem__(self, layer: int) -> Attention:
-        return self.layers[layer]
+        if self.each == 1:
+            return self.layers[layer]
+        if layer not in self._repeated:
+            self._repeated[layer] = self.layers[layer].repeated(self.each)
+        return self._repeated[layer]
 
     @property
     def tokens(self) -> int:
         """Length of the sequence, prefix tokens included."""
-        some = next(reversed(self.layers.values()))
-        return some.v.shape[2] + (self.bound.prefix if self._pool_skips_prefix(some) else 0)
+        layer = next(reversed(self.layers))
+        return self.layers[layer].v.shape[2] + (self.bound.prefix if self._pool_skips_prefix(layer) else 0)
 
-    def _pool_skips_prefix(self, attention: Attention) -> bool:
-        pool = self.bound.pooled and attention is self.layers.get(self.bound.last)
-        return pool and not self.bound.readout.with_prefix
+    def _pool_skips_prefix(self, layer: int) -> bool:
+        return self.bound.pooled and layer == self.bound.last and not self.bound.readout.with_prefix
 
     def gradients(self, wanted: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Tensor]:
-        """`∂score/∂v` or `∂score/∂o` for some (layer, "v" | "o"), in one backward pass."""
+        """`∂score/∂v` or `∂score/∂o` for some (layer, "v" | "o"), in one backward pass for each target of an input."""
         names = list(wanted)
         tensors: list[Tensor] = [getattr(self.layers[layer], name) for layer, name in names]
         with torch.enable_grad():
-            found = torch.autograd.grad(self.score.sum(), tensors, allow_unused=True, materialize_grads=True)
-        return dict(zip(names, found, strict=True))
+            return dict(zip(names, gradients_of(self.score, tensors, self.each), strict=True))
 
     # Readout
 
     def read(self, layer: int | None = None) -> Read:
         """Query rows of an attention (default: the last) that the head reads, and their weights."""
         layer = self.bound.last if layer is None else layer
-        return self.reader(layer, self.layers[layer].o)
+        return self.reader(layer, self[layer].o)
 
     def start(self, *, separate: bool = False) -> QueryRows:
         """The readout as rows over the last attention's queries: one weighted row, or every row by itself."""
@@ -76,7 +81,7 @@ class Trace:
 
     def over_tokens(self, maps: Tensor, layer: int) -> Tensor:
         """Keys of a layer as tokens of the sequence: pooling may leave prefix tokens out, whose share is then 0."""
-        if self._pool_skips_prefix(self.layers[layer]):
+        if self._pool_skips_prefix(layer):
             return nn.functional.pad(maps, (self.bound.prefix, 0))
         return maps
 
@@ -94,7 +99,7 @@ class Trace:
         `mix` maps a block of query rows `(batch, head, query, key)` to `(batch, query, key)`. `normalize` divides each
         row of `I + C_l` by its sum. An attention pool has no residual, so there it is `r C_l`.
         """
-        attention = self.layers[layer]
+        attention = self[layer]
         gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         pool = self.bound.pooled and layer == self.bound.last
         support = r.ne(0).any(0).any(0).nonzero().squeeze(1)
@@ -126,6 +131,25 @@ class Result:
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     checks: dict[str, Any] = field(default_factory=dict[str, Any])
     details: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+def repeated(values: Tensor, each: int) -> Tensor:
+    """Every example so often, one after the other."""
+    return values if each == 1 else values.repeat_interleave(each, 0)
+
+
+def gradients_of(score: Tensor, tensors: Sequence[Tensor], each: int) -> list[Tensor]:
+    """Gradients of scores (input · each,) by tensors that hold every input once: (input · each, …) of each tensor.
+
+    The forward pass is shared; each target costs one backward pass, over all inputs.
+    """
+    found: list[tuple[Tensor, ...]] = []
+    for target, values in enumerate(score.view(-1, each).unbind(1)):
+        last = target == each - 1
+        found.append(
+            torch.autograd.grad(values.sum(), tensors, allow_unused=True, materialize_grads=True, retain_graph=not last)
+        )
+    return list(found[0]) if each == 1 else [torch.stack(g, 1).flatten(0, 1) for g in zip(*found, strict=True)]
 
 
 def mean_heads(A: Attn) -> Tensor:

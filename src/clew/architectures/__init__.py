@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -41,8 +42,9 @@ class Readout:
 
     `rows` are positions with `weights` (summing to 1 or, for concatenated features, to the number of parts);
     `patches_weight` spreads a weight evenly over all patch tokens (of a text: all tokens), or with `with_prefix` over
-    all tokens. `last`: the last token that is not `pad_token_id`. `by_target`: the head has an output for each token,
-    and the target says which are explained.
+    all tokens. `last`: the last token that is not `pad_token_id`. `end`: the first token with the number
+    `end_token_id`, or where that is None the one with the largest number. `by_target`: the head has an output for each
+    token, and the target says which are explained. `queries` of an attention pool are read (default: all).
     """
 
     rows: tuple[int, ...] = ()
@@ -51,7 +53,10 @@ class Readout:
     with_prefix: bool = False
     last: bool = False
     pad_token_id: int | None = None
+    end: bool = False
+    end_token_id: int | None = None
     by_target: bool = False
+    queries: tuple[int, ...] = ()
 
     @staticmethod
     def cls() -> Readout:
@@ -74,6 +79,16 @@ class Readout:
         return Readout(last=True, pad_token_id=pad_token_id)
 
     @staticmethod
+    def end_token(end_token_id: int | None = None) -> Readout:
+        """The head reads the first token with that number, or the one with the largest number."""
+        return Readout(end=True, end_token_id=end_token_id)
+
+    @staticmethod
+    def pool(queries: tuple[int, ...] = (), *, with_prefix: bool = True) -> Readout:
+        """The head reads some `queries` of an attention pool (default: all), which sees all tokens or the patches."""
+        return Readout(patches_weight=1.0, with_prefix=with_prefix, queries=queries)
+
+    @staticmethod
     def tokens() -> Readout:
         """The head has an output for each token; the target says which are explained."""
         return Readout(by_target=True)
@@ -91,13 +106,16 @@ def _classification(model: Any) -> Task:
 class Architecture:
     """A declaration: where a family of models keeps its blocks, attention and patches, and what its head reads.
 
-    `classes` are full class names (a subclass matches too). `attention`, `output_projection` and `layer_scale` are
-    paths from a block, the others from the model. `attention_pool` is the module of an attention pooling head, if any:
-    its attention then counts as the last block's. `check` may raise for configurations that cannot be explained.
+    `classes` are full class names (a subclass matches too). `attention`, `output_projection`, `layer_scale` and
+    `attention_norm`, the norm before attention, are paths from a block, the others from the model. `attention_pool` is
+    the module of an attention pooling head, if any: its attention then counts as the last block's. `grid` says how many
+    patches an input of (height, width) has, where the output of `patches` does not show it. `check` may raise for
+    configurations that cannot be explained.
 
     Texts: `patches` is the look-up of word embeddings, where relevance and gradients end; `embeddings` the module whose
     output is the sequence that paths scale, with positions in it; `position_embeddings` the look-up of learned
-    positions. `router` is the module that weights a mixture of experts, from a block. `task` says what the head gives.
+    positions, or their table. `router` is the module that weights a mixture of experts, from a block. `task` says what
+    the head gives.
     """
 
     name: str
@@ -109,6 +127,7 @@ class Architecture:
     readout: Callable[[Any], Readout]
     prefix: Callable[[Any], int] = _no_prefix
     layer_scale: Path = ()
+    attention_norm: Path = ()
     attention_pool: Path = ()
     embeddings: Path = ()
     position_embeddings: Path = ()
@@ -117,6 +136,29 @@ class Architecture:
     modality: Literal["image", "text"] = "image"
     task: Callable[[Any], Task] = _classification
     check: Callable[[Any], None] | None = None
+    grid: Callable[[Any, tuple[int, int]], tuple[int, int]] | None = None
+    pair: bool = False  # whether it is a tower of an image–text model
+
+    def within(self, path: str, **changes: Any) -> Architecture:
+        """The declaration for a model that keeps this one's at a dotted `path`, with `changes`."""
+        prefix, readout, task, check, grid = self.prefix, self.readout, self.task, self.check, self.grid
+
+        def below(place: Path) -> Path:
+            return tuple(f"{path}.{p}" for p in place) if isinstance(place, tuple) else f"{path}.{place}"
+
+        inner: dict[str, Any] = {
+            "blocks": below(self.blocks),
+            "patches": below(self.patches),
+            "attention_pool": below(self.attention_pool),
+            "embeddings": below(self.embeddings),
+            "position_embeddings": below(self.position_embeddings),
+            "prefix": lambda model: prefix(find_path(model, path)),
+            "readout": lambda model: readout(find_path(model, path)),
+            "task": lambda model: task(find_path(model, path)),
+            "check": None if check is None else lambda model: check(find_path(model, path)),
+            "grid": None if grid is None else lambda model, size: grid(find_path(model, path), size),
+        }
+        return replace(self, **(inner | changes))
 
     def bind(self, model: nn.Module) -> Bound:
         """Resolve every path on one model. Raises `UnknownArchitecture` where a place is missing."""
@@ -131,7 +173,9 @@ class Architecture:
         projections = [self._place(block, self.output_projection, "output_projection") for block in blocks]
         pool = find_path(model, self.attention_pool)
         if pool is not None:
-            blocks, attentions, projections = [*blocks, pool], [*attentions, pool], [*projections, pool.proj]
+            inner = find_path(pool, ("attention", "attn")) or pool
+            blocks, attentions = [*blocks, pool], [*attentions, inner]
+            projections = [*projections, self._place(inner, ("out_proj", "proj"), "output_projection")]
         scales = [find_path(block, self.layer_scale) for block in blocks]
         return Bound(
             architecture=self,
@@ -146,6 +190,8 @@ class Architecture:
             task=self.task(model),
             prefix=self.prefix(model),
             readout=self.readout(model),
+            norms=[find_path(block, self.attention_norm) for block in blocks],
+            grid=None if self.grid is None else partial(self.grid, model),
             pooled=pool is not None,
             channels=next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), None),
         )
@@ -173,11 +219,13 @@ class Bound:
     scales: list[Tensor | None]
     patches: nn.Module
     embeddings: nn.Module | None
-    position_embeddings: nn.Module | None
+    position_embeddings: nn.Module | Tensor | None
     routers: list[nn.Module | None]
     task: Task
     prefix: int
     readout: Readout
+    norms: list[nn.Module | None]
+    grid: Callable[[tuple[int, int]], tuple[int, int]] | None
     pooled: bool
     channels: int | None
 
@@ -222,10 +270,13 @@ def architectures() -> dict[str, Architecture]:
 
 
 def find(model: nn.Module) -> Architecture:
-    """The declaration for a model: that of the nearest class among its ancestors.
+    """The declaration for a model: its own, `model.architecture`, or that of the nearest class among its ancestors.
 
     Raises `UnknownArchitecture`, with a template to fill in, where there is none.
     """
+    own = getattr(model, "architecture", None)
+    if isinstance(own, Architecture):
+        return own
     by_class = {name: a for a in architectures().values() for name in a.classes}
     for cls in type(model).__mro__:
         found = by_class.get(f"{cls.__module__}.{cls.__qualname__}")

@@ -87,7 +87,7 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
     """`R ← R + C_l R` from `R = I`, with `C_l = mean_h max(G_l ⊙ A_l, 0)`; `scores = readout · R`.
 
     `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
-    Texts start at the last block by default, as released. `details`: `layer_maps`, see `attention_rollout`.
+    Texts and pairs start at the last block by default, as released. `details`: `layer_maps`, see `attention_rollout`.
     """
 
     def per_head(A: Attn, G: Attn) -> Tensor:
@@ -96,7 +96,7 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
     def after_mean(A: Attn, G: Attn) -> Tensor:
         return (G * A).mean(1).clamp(min=0)
 
-    layers = subject.layers_from(start_layer, 0, text=subject.depth - 1)
+    layers = subject.layers_from(start_layer, 0, text=subject.depth - 1, pair=subject.depth - 1)
     mix = after_mean if is_released(variant) else per_head
     return _through(subject, layers, mix)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ..quadrature import Quadrature, quadrature_rule
 from ..quantized import float_weight
-from ..shapes import Attn, Rows, Scores, at_least_float32
+from ..shapes import Attn, OptionError, Rows, Scores, at_least_float32
 from ..subject import Subject
 from ..trace import Result, Trace, mean_heads
-from . import method
+from . import is_released, method
 
 Baselines = float | Tensor
 _COARSE = 0.1  # an estimated error of the path integral, of the largest score, that is worth a word
@@ -40,14 +40,15 @@ def beyond_intuition_head(
 ) -> Result:
     """`Ā_l = Σ_h I_h A_l[h]` with `I_h ∝ mean_ij |(A_hᵀ ∂s/∂A_h)_ij| = mean_ij |g_V[i] · V[j]|`, summing to 1.
 
-    `start_layer` defaults to a quarter of the depth, for texts to the last block. `feedback=False` leaves out `W` (the
-    released `ssl` flag). `quadrature="uniform", n_steps=20` is the papers' setting. Images are scaled themselves,
-    texts at the sequence that enters the first block. `details`: `head_importance` (batch, layer, head), `feedback`
-    (batch, token) at the readout, `attention_gradient` (batch, head, row, token), `path_scores` (batch, point), the
-    score along the path, `layer_maps` (batch, layer, token), the map that starting at each layer would give. `checks`:
+    `start_layer` defaults to a quarter of the depth, for texts and pairs to the last block. `feedback=False` leaves out
+    `W` (the released `ssl` flag). `quadrature="uniform", n_steps=20` is the papers' setting. Images are scaled
+    themselves, texts at the sequence that enters the first block. `details`: `head_importance` (batch, layer, head),
+    `feedback` (batch, token) at the readout, `attention_gradient` (batch, head, row, token), `path_scores` (batch,
+    point), the score along the path, `layer_maps` (batch, layer, token), the map that starting at each layer would
+    give. `checks`:
     `integration_error`, an estimate relative to the largest score, and `advice` where it is above 0.1.
     """
-    layers = subject.layers_from(start_layer, subject.depth // 4, text=subject.depth - 1)
+    layers = subject.layers_from(start_layer, subject.depth // 4, text=subject.depth - 1, pair=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
     trace = subject.run(layers, leaf=(layers[0], "v"))
     clean = feedback and rule.ends_at_one
@@ -75,15 +76,19 @@ def beyond_intuition_token(
     feedback: bool = True,
     baselines: Baselines = 0.0,
     internal_batch_size: int | None = None,
+    variant: str = "paper",
 ) -> Result:
     """`Ā_l = (mean_h A_l) diag(ρ_l)` with `ρ_l[j] = ‖γ ⊙ (V_l W_O)_j‖ / ‖x_l[j]‖`.
 
     `x_l` is the block's input, `W_O` the output projection without its bias, `γ` LayerScale where the model has it.
-    `start_layer` defaults to half the depth, for texts to the last four blocks. `feedback=False` leaves out `W`, and
-    with it the class. Other options as in `beyond_intuition_head`. `details`: `token_ratio` (batch, layer, token),
-    `feedback`, `attention_gradient`, `path_scores`, `layer_maps`.
+    `start_layer` defaults to half the depth, for texts to the last four blocks, for pairs to the last block.
+    `feedback=False` leaves out `W`, and with it the class. Other options as in `beyond_intuition_head`.
+    `variant="beyond_intuition"`, towers of image–text models: as released, `V_l` is made of the stream behind the
+    attention instead of the block's input. `details`: `token_ratio` (batch, layer, token), `feedback`,
+    `attention_gradient`, `path_scores`, `layer_maps`.
     """
-    layers = subject.layers_from(start_layer, subject.depth // 2, text=subject.depth - 4)
+    late = is_released(variant) and subject.bound.architecture.pair
+    layers = subject.layers_from(start_layer, subject.depth // 2, text=subject.depth - 4, pair=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
     clean = feedback and rule.ends_at_one
     trace = subject.run(layers, hidden=layers, leaf=(subject.last, "o") if clean else None)
@@ -91,7 +96,7 @@ def beyond_intuition_token(
 
     r, rows, ratios = trace.start(separate=feedback), list[Tensor](), list[Tensor]()
     for layer in reversed(layers):
-        ratio = _token_ratio(trace, layer)
+        ratio = _token_ratio(trace, layer, late=late)
         r = trace.chain(r, layer, lambda A, rho=ratio: mean_heads(A) * rho[:, None].to(A.dtype))
         rows = [r, *rows] if subject.details else [r]
         ratios.insert(0, trace.over_tokens(ratio, layer))
@@ -114,10 +119,10 @@ def _head_importance(g_v: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
     return torch.where(everything > 0, total / everything, 1 / total.shape[-1])
 
 
-def _token_ratio(trace: Trace, layer: int) -> Tensor:
+def _token_ratio(trace: Trace, layer: int, *, late: bool = False) -> Tensor:
     """`‖γ ⊙ (V W_O)_j‖ / ‖x_j‖`: (batch, token)."""
     attention, bound = trace[layer], trace.bound
-    merged = attention.v.detach().transpose(1, 2).flatten(2)
+    merged = _late_values(trace, layer) if late else attention.v.detach().transpose(1, 2).flatten(2)
     projected = torch.nn.functional.linear(merged, _weight_of(bound.projections[layer]))
     scale = bound.scales[layer]
     if scale is not None:
@@ -125,6 +130,27 @@ def _token_ratio(trace: Trace, layer: int) -> Tensor:
     assert attention.hidden is not None
     hidden = attention.hidden[:, -merged.shape[1] :]  # a pool may leave prefix tokens out
     return at_least_float32(projected).norm(dim=-1) / at_least_float32(hidden).norm(dim=-1)
+
+
+@torch.no_grad()
+def _late_values(trace: Trace, layer: int) -> Tensor:
+    """Released quirk: values (batch, token, width) of the stream behind the block's attention, `x + O W_O`."""
+    bound, attention = trace.bound, trace[layer]
+    module: Any = bound.attentions[layer]
+    norm, values, packed = bound.norms[layer], getattr(module, "v_proj", None), getattr(module, "in_proj_weight", None)
+    if norm is None or (values is None and packed is None):
+        raise OptionError(
+            "the released ratio is not defined for these blocks",
+            expected="blocks with a norm before attention, and a layer for its values",
+            got=f"{type(bound.blocks[layer]).__name__} with {type(module).__name__}",
+            todo='use variant="paper"',
+        )
+    assert attention.hidden is not None
+    behind = norm(attention.hidden + bound.projections[layer](attention.o.detach().transpose(1, 2).flatten(2)))
+    if values is not None:
+        return values(behind)
+    assert packed is not None
+    return torch.nn.functional.linear(behind, packed.chunk(3)[2], module.in_proj_bias.chunk(3)[2])
 
 
 def _weight_of(projection: Any) -> Tensor:

@@ -160,6 +160,8 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bo
 @handles("matmul", "bmm", "__matmul__")
 def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
+    if isinstance(b, torch.nn.Parameter) and b.ndim == 2 and not b.requires_grad and not kwargs:
+        return tape.seen(torch.nn.functional.linear, (a, b.mT), {})  # a projection that is written as a product
     second = id(a) in tape.probs  # softmax times values
     both = a.requires_grad and b.requires_grad
     rule = tape.rule("matmul") if both or second else Half()

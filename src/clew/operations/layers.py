@@ -201,6 +201,19 @@ def norm(
     return tape.mark(y, "pooled") if tape.place == "head" else tape.forks(y)
 
 
+@handles("normalize")
+def normalize(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """Features brought to length 1: the length is the deviation of a norm, held fixed."""
+
+    def call(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Any:
+        rule = tape.rule("norm")
+        if not isinstance(rule, (FixedStd, Identity)):
+            return plain(tape, "norm", rule, func, args, kwargs)
+        return input / input.detach().norm(p, dim, keepdim=True).clamp(min=eps)
+
+    return call(*args, **kwargs)
+
+
 @handles("gelu", "silu", "relu", "relu6", "leaky_relu", "elu", "mish", "hardswish", "tanh")
 def activation(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     rule = tape.rule("activation")
