@@ -21,18 +21,21 @@ check: $(DEV)  ## style and types
 
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
 	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_contract_text.py \
-	  tests/test_texts.py tests/test_text_targets.py tests/test_text_show.py tests/test_text_twins.py tests/test_parity.py
+	  tests/test_texts.py tests/test_text_targets.py tests/test_text_show.py tests/test_text_twins.py tests/test_parity.py \
+	  tests/test_pairs.py tests/test_load_pairs.py
 
 bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/speed_text.py
+	$(BIN)/python benchmarks/speed_pairs.py
 
 parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
 	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)
 
-mini: $(DEV)  ## train the bundled models again (about 30 minutes)
+mini: $(DEV)  ## train the bundled models again (about an hour)
 	$(BIN)/python -m pip install -q -e '.[train]'
 	$(BIN)/python -m clew.minis.train_digits
+	$(BIN)/python -m clew.minis.train_pairs
 	$(BIN)/python -m clew.minis.train_reviews bert
 	$(BIN)/python -m clew.minis.train_reviews llama
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import clew
 from clew import cli
+from clew.demo import METHODS
 from clew.methods import parse
 from clew.shapes import ClewError, OptionError
 
@@ -90,7 +91,7 @@ def test_methods_models_and_doctor():
 def test_demo(tmp_path):
     done = run("demo", "--out", tmp_path / "demo.html", "--limit", 2)
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "demo.html").read_text().count("heatmap:") == 2 * len(cli.DEMO_METHODS)
+    assert (tmp_path / "demo.html").read_text().count("heatmap:") == 2 * len(METHODS) + 2 * 2
     assert "maximum on the digit" in done.output
 
 
@@ -115,3 +116,33 @@ def test_every_method_is_found_from_the_command_line(pictures, tmp_path):
     done = run("explain", pictures[0], "-m", "mini:digits", *chosen, "-o", tmp_path / "all.png")
     assert done.exit_code == 0, done.output
     assert Path(tmp_path / "all.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def pair_scene(tmp_path):
+    clew.captioned_scenes().images[0].save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+def test_explain_compares_a_picture_with_texts(pair_scene, tmp_path):
+    page = tmp_path / "pair.html"
+    texts = ["--text", "a seven", "--text", "a two"]
+    done = run("explain", pair_scene, "-m", "mini:digits-clip", *texts, "-o", page)
+    assert done.exit_code == 0, done.output
+    assert "a seven" in done.output and "a two" in done.output
+    assert page.read_text().count('class="words"') == 2 and page.read_text().count('<section class="row">') == 1
+    done = run("explain", pair_scene, "-m", "mini:digits-clip", *texts, "-o", tmp_path / "pair.png")
+    assert done.exit_code == 0, done.output
+    done = run("explain", pair_scene, "-m", "mini:digits-clip", "-t", "a two / a six", "-o", tmp_path / "c.safetensors")
+    assert done.exit_code == 0, done.output
+    assert clew.Attribution.load(tmp_path / "c.safetensors").target == ["a two rather than a six"]
+    done = run(
+        "explain", pair_scene, "-m", "mini:digits-clip", *texts, "--side", "text", "-o", tmp_path / "t.safetensors"
+    )
+    assert done.exit_code == 0, done.output
+    assert clew.Attribution.load(tmp_path / "t.safetensors").kind == "text"
+
+
+def test_a_picture_and_an_image_text_model_need_something_to_compare(pair_scene, tmp_path):
+    with pytest.raises(OptionError, match="what to compare"):
+        run("explain", pair_scene, "-m", "mini:digits-clip", "-o", tmp_path / "a.html")

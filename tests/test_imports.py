@@ -17,19 +17,19 @@ LAYERS = {
     "passes": 1,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
-    "generation_html": 3, "pair": 3, "architectures.pairs": 4, "target_kinds": 1,
+    "generation_html": 3, "pair": 3, "things": 4, "architectures.pairs": 4, "target_kinds": 1,
     "attribution": 4, "image_attribution": 5, "text_attribution": 5, "pair_attribution": 6, "compare": 6,
     "images": 4, "checkpoints": 4, "readout": 4, "capture": 5, "trace": 6, "subject": 7,
     "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,
     "methods": 8, "methods.*": 10, "targets": 6,
     "hub": 1, "loaded": 6, "load_timm": 7, "load_open_clip": 7, "load_hf": 7, "load": 10,
-    "minis.scenes": 7, "minis.film_reviews": 1, "minis": 7, "minis.training": 1,
+    "minis.scenes": 7, "minis.film_reviews": 1, "minis.captions": 1, "minis": 7, "minis.training": 1,
     "minis.captioned_scenes": 8,
     "minis.train_digits": 8, "minis.train_reviews": 8, "minis.train_pairs": 9,
     "prepare_text": 7, "inputs": 5, "prepare": 8, "pair_model": 9, "assemble": 10, "windows": 11, "similarity": 11,
     "explain": 12, "generation": 13,
-    "doctor": 13, "cli": 14,
-    "": 15,
+    "doctor": 13, "many": 13, "demo": 14, "cli": 15,
+    "": 16,
 }  # fmt: skip
 
 

@@ -54,6 +54,43 @@ def test_old_configurations_of_clip_keep_the_aspect_ratio():
     assert other.mode == "squash"
 
 
+def test_clipseg_as_it_is_published(tmp_path):
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    config = CLIPSegConfig(
+        text_config=tiny_pairs.TEXT, vision_config=tiny_pairs.VISION, projection_dim=16, extract_layers=[0, 1],
+        reduce_dim=8, decoder_num_attention_heads=2, decoder_intermediate_size=8,
+    )  # fmt: skip
+    CLIPSegForImageSegmentation(config).save_pretrained(tmp_path)
+    assert type(clew.load(tmp_path).model).__name__ == "CLIPSegModel"
+
+
+def test_what_is_no_image_text_model_is_told(tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertForSequenceClassification(BertConfig(vocab_size=20, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="no image–text model"):
+        clew.load(tmp_path, task="image-text")
+
+
+def test_weights_that_were_trained_with_quick_gelu_get_it(monkeypatch):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        raise RuntimeError("no network here")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(LoadError):
+        clew.load("open_clip:ViT-B-32/openai")
+    assert asked["force_quick_gelu"] is True
+    asked.clear()
+    with pytest.raises(LoadError):
+        clew.load("open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert "force_quick_gelu" not in asked
+
+
 @pytest.fixture
 def tiny_open_clip(tmp_path):
     """A configuration that open_clip knows by name, and a file of weights for it."""
@@ -102,6 +139,8 @@ def test_what_open_clip_does_not_have_is_told(tiny_open_clip):
 def test_pieces_are_found_in_the_text():
     assert aligned("A  dog, a cat", ["a", "dog", "a", "cat"]) == [(0, 1), (3, 6), (8, 9), (10, 13)]
     assert aligned("a dog", ["", "a", "cat", "dog", ""]) == [(0, 0), (0, 1), (0, 0), (2, 5), (0, 0)]
+    assert aligned("a&amp;b dog", ["a", "&", "b", "dog"])[3] == (8, 11)
+    assert aligned("İstanbul dog", ["i̇stanbul", "dog"])[1] == (9, 12)
     tokens = OpenClipTokenizer(open_clip.get_tokenizer("ViT-B-32"))
     found = tokens("a dog", add_special_tokens=False)
     assert tokens.decode(found["input_ids"]) == "a dog" and found["special_tokens_mask"] == [0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import tiny_pairs
 import torch
@@ -11,14 +12,17 @@ import torch.nn.functional as F
 import twins
 from tiny import images
 from tiny_pairs import NO_TEXT, PAIRS, READS_PADDING, build_pair, build_tower
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import clew
 from clew.borrow import borrowed
-from clew.pair import find_pair, tower
-from clew.pair_model import encoded, things
+from clew.pair import find_pair
+from clew.pair_model import encoded
+from clew.precise import Precise
 from clew.quadrature import quadrature_rule
 from clew.shapes import InputError, OptionError, TargetError, UnknownArchitecture
+from clew.things import things
 
 METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients", "random")]
 FEW = {"n_steps": 3}
@@ -39,8 +43,10 @@ def captions(count=3, length=6, seed=5):
 
 def captions_for(name):
     ids = captions()
-    if name in ("clip_end_token", "metaclip2", "open_clip_custom_text"):
+    if name in ("clip_end_token", "open_clip_custom_text"):
         ids[:, -1] = 7
+    if name == "metaclip2":
+        ids[:, -1] = 2
     return ids
 
 
@@ -49,7 +55,7 @@ def own_logits(name, model, x, ids):
     if name in READS_PADDING or name.startswith(("open", "coca")):
         length = {"siglip": 14, "siglip2": 14}.get(name, tiny_pairs.CONTEXT)
         ids = F.pad(ids, (0, length - ids.shape[1]))
-    with torch.no_grad(), borrowed(model):
+    with torch.no_grad(), borrowed(model), Precise(model):  # transformers 4 makes no causal mask in float64
         if name == "siglip2":
             patches = x.reshape(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(x), 16, -1)
             shapes, mask = torch.tensor([[4, 4]] * len(x)), torch.ones(len(x), 16, dtype=torch.long)
@@ -67,19 +73,14 @@ def own_logits(name, model, x, ids):
 def test_what_is_explained_is_the_models_own_similarity(name):
     model, x, ids = build_pair(name), images(SIZE), captions_for(name)
     expected = own_logits(name, model, x, ids)
+    precise = {"compute_dtype": torch.float64, "method": "raw_attention"}
+    image = clew.explain(model, x, target=clew.Similarity(list(ids)), **precise)
+    torch.testing.assert_close(image.score.view(3, 3), expected, rtol=0, atol=1e-9)
+    assert image.target == [f"text {i}" for i in range(3)] * 3
     if name in NO_TEXT:
-        with torch.no_grad():
-            features = model.encode_text(F.pad(ids, (0, tiny_pairs.CONTEXT - ids.shape[1])))
-        found = tower(model, find_pair(model), "image", features)(x)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
         with pytest.raises(UnknownArchitecture, match="the text tower of this CoCa"):
             clew.explain(model, x, target=clew.Similarity(list(ids)), side="text")
         return
-    precise = {"compute_dtype": torch.float64, "method": "raw_attention"}
-    image = clew.explain(model, x, target=clew.Similarity(list(ids)), **precise)
-    torch.testing.assert_close(
-        image.score.view(3, 3), expected, rtol=0, atol=1e-5
-    )  # the models' own softmax in float32
     text = clew.explain(model, x, target=clew.Similarity(list(ids)), side="text", **precise)
     torch.testing.assert_close(text.score, image.score, rtol=0, atol=1e-9)
     swapped = clew.explain(model, ids, target=clew.Similarity(list(x)), **precise)
@@ -139,7 +140,7 @@ def test_many_targets_of_any_classifier_with_contrasts():
 
 
 def test_the_image_runs_once_for_all_texts():
-    model, x = build_pair("clip"), images(SIZE, batch=1)
+    model, x = build_pair("clip").float(), images(SIZE, batch=1).float()
     blocks = model.vision_model.encoder.layers
     texts = list(captions(10))
     for method in ("beyond_intuition_token", "beyond_intuition_head", "attn_lrp", "saliency"):
@@ -160,7 +161,8 @@ def clip_twins():
     model = build_pair("clip")
     x, ids = images(SIZE, batch=2), captions(2)
     pair, loaded = find_pair(model), clew.LoadedPair(model)
-    features = {side: encoded(loaded, pair, things(value)) for side, value in (("image", x), ("text", ids))}
+    both = ("image", x), ("text", ids)
+    features = {side: encoded(loaded, pair, things(value), precise=True) for side, value in both}
     return model, x, ids, features
 
 
@@ -295,7 +297,7 @@ def test_words_pictures_and_every_combination(loaded, pictures):
     assert torch.equal(one.score, again.score) and one.target == ["a photo of a dog"]
     several = clew.explain(loaded, pictures[:2], target=clew.Similarity("a dog", "a cat"), **plain)
     assert several.target == ["a dog", "a cat"] * 2 and several.maps_per_image == 2
-    each = clew.explain(loaded, pictures[:2], target=[clew.Similarity("a dog"), clew.Similarity("a cat")], **plain)
+    each = clew.explain(loaded, pictures[:2], target=["a dog", clew.Similarity("a cat")], **plain)
     assert each.target == ["a dog", "a cat"]
     torch.testing.assert_close(each.score, several.score[[0, 3]])
     contrast = clew.explain(loaded, pictures[:2], target=clew.Contrast("a dog", "a cat"), **plain)
@@ -336,7 +338,8 @@ def test_zero_shot_is_a_classifier_like_any(loaded, pictures):
     model = loaded.zero_shot(classes, template="a photo of a {}")
     found = clew.explain(model, pictures, score="probability", n_steps=2)
     assert set(found.target) <= set(classes) and found.logits.shape == (3, 3)
-    own = clew.explain(loaded, pictures, target=[f"a photo of a {c}" for c in classes], method="raw_attention")
+    texts = clew.Similarity([f"a photo of a {c}" for c in classes])
+    own = clew.explain(loaded, pictures, target=texts, method="raw_attention")
     torch.testing.assert_close(found.logits, own.score.view(3, 3), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.score, own.score.view(3, 3).softmax(1).amax(1), rtol=1e-4, atol=1e-5)
     several = loaded.zero_shot(classes, template=["a {}", "a photo of a {}"])
@@ -351,11 +354,13 @@ def test_what_is_asked_wrongly_is_told(loaded, pictures):
     for target, error, words in (
         (None, TargetError, "explains similarities"),
         (3, TargetError, "explains similarities"),
+        (clew.Each("a dog", clew.Contrast("a", "b")), TargetError, "mixed"),
+        (clew.Similarity("a dog", torch.tensor([2, 3])), TargetError, "mixed"),
         (clew.Similarity(["a dog", pictures[0]]), TargetError, "mixed"),
         ([clew.Similarity("a", "b"), clew.Similarity("a")], TargetError, "equally many"),
         ([clew.Contrast("a", "b"), clew.Similarity("a")], TargetError, "mixed"),
         (clew.Contrast(clew.Similarity("a", "b"), "a"), TargetError, "contrast"),
-        ([clew.Similarity("a")], TargetError, "one target per example"),
+        (["a", "b", "c"], TargetError, "several texts for every input: Similarity"),
     ):
         with pytest.raises(error, match=words):
             clew.explain(loaded, pictures[:2], target=target)
@@ -397,3 +402,104 @@ def test_doctor_tries_both_towers(name):
     wrong = [f.name for f in findings if not f.ok]
     assert wrong == (["text: declaration"] if name in NO_TEXT else [])
     assert {f.name.partition(":")[0] for f in findings} == {"image", "text"}
+
+
+def test_tensors_are_compared_once_and_a_processors_output_is_read(loaded, pictures):
+    ids = captions(3).clamp(max=10)
+    x = torch.stack([loaded.preprocess(p)[0] for p in pictures[:2]])
+    plain = {"method": "raw_attention"}
+    found = clew.explain(loaded, x, target=clew.Similarity(ids), **plain)
+    assert found.target == ["text 0", "text 1", "text 2"] * 2 and found.logits.shape == (6, 3)
+    both = {"pixel_values": x, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    again = clew.explain(loaded, both, **plain)
+    torch.testing.assert_close(again.score, found.score)
+    with pytest.raises(InputError, match="holds images and texts"):
+        clew.explain(loaded, both, target="a dog")
+    arrays = {"input_ids": ids.numpy(), "attention_mask": np.ones(ids.shape), "special_tokens_mask": ids.numpy() == 2}
+    words = clew.explain(loaded, arrays, target=clew.Similarity(x[0]), **plain)
+    assert torch.equal(words.special, ids == 2)
+    listed = clew.explain(loaded, ids.tolist(), target=clew.Similarity(x[0]), **plain)
+    torch.testing.assert_close(listed.scores, words.scores)
+    for value, message in (
+        ([x[0], x[0, :, :8]], "one size"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "neither images nor texts"),
+        (x[:0], "neither images nor texts"),
+        ({"pixel_values": x, "spatial_shapes": x}, "laid out"),
+        ({}, "compares texts or images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            clew.explain(loaded, value, target="a dog")
+    with pytest.raises(InputError, match="cannot encode this"):
+        clew.explain(loaded, x, target=clew.Similarity(torch.zeros(3, 16, 16)))
+
+
+def test_several_contrasts_of_one_image(loaded, pictures):
+    asked = clew.Each(clew.Contrast("a dog", "a cat"), clew.Contrast("a red dog", "a cat"))
+    found = clew.explain(loaded, pictures[:2], target=asked, method="raw_attention")
+    assert found.target == ["a dog rather than a cat", "a red dog rather than a cat"] * 2
+    three = clew.explain(loaded, pictures[:2], target=clew.Each("a dog", "a red dog", "a cat"), method="raw_attention")
+    scores = three.score.view(2, 3)
+    torch.testing.assert_close(found.score.view(2, 2), scores[:, :2] - scores[:, 2:])
+
+
+def test_long_texts_are_told_or_cut(loaded, pictures):
+    long = "a dog " * 60
+    with pytest.raises(InputError, match="truncate=True"):
+        clew.explain(loaded, pictures[0], target=long)
+    both = clew.explain(loaded, pictures[0], target=long, truncate=True, side="both", method="raw_attention")
+    assert both.text.scores.shape == (1, 40)
+    assert loaded.zero_shot([long], template="{}", truncate=True).labels == [long]
+
+
+def test_options_that_fit_one_tower_only_are_told(loaded, pictures):
+    with pytest.raises(OptionError, match="the text tower"):
+        clew.explain(loaded, pictures[0], target="a dog", side="both", method="attention_rollout", start_layer=2)
+
+
+def test_padding_that_is_read_is_what_the_tokenizer_fills_up_with(loaded):
+    """SigLIP 2's configuration keeps the number of SigLIP's padding, its tokenizer has another."""
+    model = tiny_pairs.build_pair("siglip").float()
+    model.config.text_config.pad_token_id = 1
+    pair = clew.LoadedPair(model, tokenizer=loaded.tokenizer)
+    whole = loaded.tokenizer("a dog", padding="max_length", max_length=14, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        features = model.get_text_features(input_ids=whole)
+    features = features if isinstance(features, torch.Tensor) else features.pooler_output
+    torch.testing.assert_close(pair.encode("a dog"), F.normalize(features, dim=-1))
+
+
+def test_a_zero_shot_classifier_travels(loaded, pictures, tmp_path):
+    model = loaded.zero_shot(["dog", "cat"])
+    torch.save(model.model, tmp_path / "model.pt")
+    again = dataclasses.replace(model, model=torch.load(tmp_path / "model.pt", weights_only=False))
+    first, second = (clew.explain(m, pictures[:1], method="generic_attribution") for m in (model, again))
+    assert torch.equal(first.scores, second.scores)
+
+
+def test_models_in_wrappers_and_in_inference_mode(loaded, pictures):
+    options = {"target": clew.Similarity("a dog"), "method": "raw_attention"}
+    expected = clew.explain(loaded, pictures[0], **options)
+    for wrapped in (torch.compile(loaded.model), nn.DataParallel(loaded.model).eval()):
+        found = clew.explain(dataclasses.replace(loaded, model=wrapped), pictures[0], **options)
+        torch.testing.assert_close(found.scores, expected.scores)
+        dataclasses.replace(loaded, model=wrapped).zero_shot(["dog", "cat"])
+    with torch.inference_mode():
+        found = clew.explain(loaded, pictures[0], compute_dtype=torch.float64, **options)
+    torch.testing.assert_close(found.scores.float(), expected.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_may_have_an_owner():
+    model = build_tower("clip", "image").owner
+    model.owner = "somebody"
+    assert clew.explain(model, images(SIZE, 1), target=clew.Similarity(captions(1)), method="attn_lrp").scores.any()
+
+
+def test_templates_of_open_clip_are_functions(loaded):
+    several = loaded.zero_shot(iter(["dog", "cat"]), template=[lambda c: f"a {c}", "a {} {color}"])
+    assert several.labels == ["dog", "cat"]
+
+
+def test_doctor_tries_the_side_of_its_inputs(loaded, pictures):
+    assert {f.name.partition(":")[0] for f in clew.doctor(loaded, ["a dog", "a red cat"])} == {"text"}
+    with pytest.raises(InputError):
+        clew.doctor(loaded, 3)

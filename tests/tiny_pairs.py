@@ -37,8 +37,11 @@ def _hf(prefix: str, text: dict[str, Any] | None = None, **vision: Any) -> Calla
         config = getattr(transformers, f"{prefix}Config")(
             text_config={**TEXT, **(text or {})}, vision_config={**VISION, **vision}, projection_dim=WIDTH
         )
+        cls = getattr(transformers, f"{prefix}Model")
+        if attention == "sdpa" and not getattr(cls, "_supports_sdpa", True):
+            pytest.skip(f"this transformers has no fused attention for {prefix}")
         config._attn_implementation = attention
-        model = getattr(transformers, f"{prefix}Model")(config)
+        model = cls(config)
         for part in (model.text_model, model.vision_model):
             part.config._attn_implementation = attention
         return model
@@ -51,12 +54,12 @@ def _open(
 ) -> Callable[[str], nn.Module]:
     def make(attention: str) -> nn.Module:
         cls = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-        return cls(
-            WIDTH,
-            {"image_size": 32, "patch_size": 8, "width": 24, "layers": 3, "head_width": 8, **vision},
-            {"context_length": CONTEXT, "vocab_size": 60, "width": 20, "heads": 2, "layers": 2, **(text or {})},
-            init_logit_bias=bias,
-        )
+        sizes = {"image_size": 32, "patch_size": 8, "width": 24, "layers": 3, "head_width": 8, **vision}
+        words = {"context_length": CONTEXT, "vocab_size": 60, "width": 20, "heads": 2, "layers": 2, **(text or {})}
+        try:
+            return cls(WIDTH, sizes, words, init_logit_bias=bias)
+        except TypeError as error:
+            pytest.skip(f"this open_clip: {error}")
 
     return make
 
@@ -98,7 +101,7 @@ PAIRS: dict[str, Callable[[str], nn.Module]] = {
     "clip": _hf("CLIP"),
     "clip_end_token": _hf("CLIP", {"eos_token_id": 7}, patch_size=16, hidden_act="gelu"),
     "clipseg": _hf("CLIPSeg"),
-    "metaclip2": _hf("MetaClip2", {"eos_token_id": 7}),
+    "metaclip2": _hf("MetaClip2"),  # whose end is number 2, and not the largest
     "chinese_clip": _hf("ChineseCLIP", {"type_vocab_size": 2}),
     "siglip": _hf("Siglip", SIGLIP_TEXT),
     "siglip2": _hf("Siglip2", SIGLIP_TEXT, num_patches=16),

@@ -11,7 +11,7 @@ from .image_attribution import ImageAttribution
 from .images import Preprocess, open_image
 from .load import DinoLinear, LoadedModel, load
 from .methods import method, methods
-from .minis import reviews, scenes
+from .minis import captioned_scenes, reviews, scenes
 from .pair import Pair, register_pair
 from .pair_attribution import PairAttribution
 from .pair_model import LoadedPair
@@ -46,6 +46,7 @@ __all__ = [
     "Token",
     "Trace",
     "architectures",
+    "captioned_scenes",
     "compare",
     "doctor",
     "explain",

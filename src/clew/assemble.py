@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attribution import Attribution
-from .borrow import borrowed
+from .borrow import borrowed, lender
 from .image_attribution import ImageAttribution
 from .outputs import logits_of
 from .prepare import Prepared
@@ -193,8 +193,7 @@ def _forward_difference(subject: Subject, *, again: bool) -> float:
         subject.precise,
         str(subject.given.device),
     )
-    # Towers of an image–text model are made anew for each call.
-    known = _differences.setdefault(getattr(subject.model, "owner", subject.model), {})
+    known = _differences.setdefault(lender(subject.model), {})
     if again or key not in known:
         with torch.no_grad(), borrowed(subject.model):
             plain = _logits(subject.forward())

@@ -18,6 +18,12 @@ _locks_guard = threading.Lock()
 frozen: set[int] = set()  # ids of parameters that are frozen just now
 
 
+def lender(model: nn.Module) -> nn.Module:
+    """The model that is lent: towers of an image–text model are made anew for each call, and share it."""
+    name = getattr(type(model), "lends", None)
+    return model if name is None else getattr(model, name)
+
+
 class _Depth(threading.local):
     value = 0
 
@@ -39,8 +45,7 @@ def borrowed(model: nn.Module) -> Generator[None]:
     quantised models (to floats).
     """
     with _locks_guard:
-        # Towers of an image–text model share it.
-        lock = _locks.setdefault(getattr(model, "owner", model), threading.RLock())
+        lock = _locks.setdefault(lender(model), threading.RLock())
     with lock, ExitStack() as restore, torch.inference_mode(False):
         _depth.value += 1
         restore.callback(_leave)

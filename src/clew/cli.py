@@ -5,34 +5,30 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from .architectures import architectures
 from .architectures import find as find_architecture
 from .attribution import Attribution
 from .compare import compare
+from .demo import show
 from .doctor import doctor as examine
-from .explain import explain as explain_batch
 from .generation import explain_generation
 from .inputs import read_images, read_texts
 from .load import MINIS, LoadedModel, load
+from .many import explain_many
 from .methods import find, methods, parse
-from .minis import scenes
 from .pair import pairs
 from .pair_attribution import PairAttribution
 from .pair_model import LoadedPair
 from .rule_sets import RULE_SETS
-from .shapes import ClewError, OptionError
+from .shapes import ClewError, OptionError, UnknownArchitecture
 from .targets import Contrast, Similarity, Span, Target
 from .text_attribution import TextAttribution
 
@@ -45,15 +41,6 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
-
-DEMO_METHODS = [
-    "random",
-    "raw_attention",
-    "attention_rollout",
-    "integrated_gradients(n_steps=16)",
-    "beyond_intuition_head",
-    "beyond_intuition_token",
-]
 
 ModelName = Annotated[
     str,
@@ -135,7 +122,8 @@ def explain(
     loaded = load(model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize)
     pair = isinstance(loaded, LoadedPair)
     is_text = not pair and find_architecture(loaded.model).modality == "text"
-    suffixes = (".html", ".tex", ".safetensors") if is_text else (".html", ".png", ".safetensors")
+    words_only = is_text or (pair and side == "text")
+    suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")
     if out.suffix not in suffixes:
         raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
     if is_text:
@@ -150,13 +138,19 @@ def explain(
     more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
     wanted = Span(span) if span is not None else _target(target)
     if pair:
-        if (not text and target is None) or (text and target is not None):
+        if bool(text) == (target is not None) or span is not None:
             todo = "--text 'a photo of a dog', or --target 'a dog / a cat' for one rather than the other"
-            raise OptionError("nothing to compare the pictures with", expected="--text or --target", todo=todo)
+            raise OptionError("say what to compare the pictures with", expected="--text or --target", todo=todo)
         wanted = Similarity(text) if text else _texts(str(target))
-        contrast = isinstance(wanted, Contrast)
-        more.setdefault("side", "image" if contrast or out.suffix == ".png" else "both")
-    results = run(loaded, [item.value for item in items], chosen, wanted, score, batch_size, more)
+        more.setdefault("side", "both" if _has_words(loaded, wanted) and out.suffix == ".html" else "image")
+    values = [item.value for item in items]
+    try:
+        results = explain_many(loaded, values, chosen, wanted, score, batch_size, more)
+    except OptionError as error:
+        if not pair or side is not None or more["side"] != "both":
+            raise
+        console.print(f"[yellow]the image alone, as the options fit one tower only: {escape(str(error))}[/yellow]")
+        results = explain_many(loaded, values, chosen, wanted, score, batch_size, {**more, "side": "image"})
     each = len(results[0]) // len(items)
     for i, item in enumerate(items):
         console.print(f"[bold]{escape(item.name)}[/bold]")
@@ -267,53 +261,13 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("clew-demo.html"),
     limit: Annotated[int, typer.Option(min=1, help="Scenes on the page.")] = 6,
 ) -> None:
-    """Explain the bundled digit scenes by several methods, and measure which method finds the digit."""
+    """Explain the bundled scenes by several methods, and measure which method finds the digit, or the digit that a
+    caption names."""
     began = time.perf_counter()
-    loaded, data = load("mini:digits"), scenes("digits")
-    results = run(loaded, data.images, [parse(text) for text in DEMO_METHODS], data.labels.tolist())
-    table = Table(
-        "method", "maximum on the digit", "positive score on the digit", title=f"{len(data.images)} scenes with masks"
-    )
-    for result in results:
-        heat = result.heatmap().numpy()
-        table.add_row(result.method, f"{_pointing(heat, data.masks):.0%}", f"{_mass(heat, data.masks):.0%}")
-    console.print(table)
-    read = _accuracy(results[0], data.labels)
-    console.print(f"(the digit covers {data.masks.mean():.0%} of a scene; the model reads {read:.0%} of them)")
-    written = compare([result[:limit] for result in results], out, title="clew: what did mini:digits look at?")
+    tables, written = show(out, limit)
+    for table in tables:
+        console.print(table)
     console.print(f"written: {escape(str(written.resolve()))}  ({time.perf_counter() - began:.0f} s)")
-
-
-def run(
-    loaded: LoadedModel,
-    inputs: Sequence[Any],
-    chosen: Sequence[tuple[str, dict[str, Any]]],
-    target: Target,
-    score: str = "logit",
-    batch_size: int = 16,
-    more: Mapping[str, Any] | None = None,
-) -> list[Attribution]:
-    """Several methods on any number of inputs, in batches, with a progress bar; one result per method."""
-    results: list[Attribution] = []
-    with _bar("explaining", len(chosen) * len(inputs)) as advance:
-        for name, options in chosen:
-            parts: list[Attribution] = []
-            for start in range(0, len(inputs), batch_size):
-                batch = list(inputs[start : start + batch_size])
-                of_batch = target[start : start + batch_size] if isinstance(target, list) else target
-                asked = {**(more or {}), **options}
-                parts.append(explain_batch(loaded, batch, method=name, target=of_batch, score=score, **asked))
-                advance(len(batch))
-            results.append(Attribution.concatenate(parts))
-    return results
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Generator[Any]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def _target(text: str | None) -> Target:
@@ -323,6 +277,17 @@ def _target(text: str | None) -> Target:
         a, _, b = text.partition(" / ")
         return Contrast(_class(a), _class(b))
     return _class(text)
+
+
+def _has_words(loaded: LoadedModel, wanted: Target) -> bool:
+    """Whether the texts can be explained too: a contrast has two, and some towers are only compared with."""
+    if not isinstance(loaded, LoadedPair) or isinstance(wanted, Contrast):
+        return False
+    try:
+        loaded.pair.text(loaded.model)
+    except UnknownArchitecture:
+        return False
+    return True
 
 
 def _texts(text: str) -> Contrast | Similarity:
@@ -344,20 +309,6 @@ def _line(result: Attribution, example: int) -> str:
 
 def _options(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={default!r}" for name, default in options.items())
-
-
-def _pointing(heat: np.ndarray, masks: np.ndarray) -> float:
-    return float(np.mean([mask.flat[h.argmax()] for h, mask in zip(heat, masks, strict=True)]))
-
-
-def _mass(heat: np.ndarray, masks: np.ndarray) -> float:
-    positive = heat.clip(min=0)
-    return float(np.mean((positive * masks).sum((1, 2)) / positive.sum((1, 2)).clip(min=1e-12)))
-
-
-def _accuracy(result: Attribution, labels: np.ndarray) -> float:
-    assert result.logits is not None
-    return float((result.logits.argmax(-1).numpy() == labels).mean())
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,12 @@ from .explain import explain, subject_of
 from .load import LoadedModel
 from .outputs import answer_logits_of, logits_of
 from .pair import SIDES, Pair, Side, find_pair, tower
-from .pair_model import LoadedPair, encoded, things
+from .pair_model import LoadedPair, encoded
 from .prepare import Prepared, prepare, unwrap
 from .relevance import propagate
 from .shapes import ClewError
 from .targets import Token
+from .things import Things, things
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ def doctor(
     Checked: a declaration fits; the forward pass is unchanged; the attention seen, times the values, is the attention
     output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
     padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
-    LRP's account closes; nothing is left behind. Of an image–text model both towers are tried.
+    LRP's account closes; nothing is left behind. Of an image–text model both towers are tried, or that of the inputs.
     """
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
     pair = find_pair(inside) if architecture is None else None
     if pair is not None:
-        return [one for side in SIDES for one in _tower(model, inside, pair, side, rules)]
+        given = None if inputs is None else things(inputs)
+        sides: Sequence[Side] = SIDES if given is None else [given.side]
+        return [one for side in sides for one in _tower(model, inside, pair, side, rules, given)]
     before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
     tolerance = 2e-2 if half else 1e-4
@@ -151,12 +154,15 @@ def doctor(
     return findings
 
 
-def _tower(model: nn.Module | LoadedModel, inside: nn.Module, pair: Pair, side: Side, rules: Any) -> list[Finding]:
+def _tower(
+    model: nn.Module | LoadedModel, inside: nn.Module, pair: Pair, side: Side, rules: Any, given: Things | None
+) -> list[Finding]:
     """What holds for one tower of an image–text model, compared with random features."""
     loaded = model if isinstance(model, LoadedModel) else LoadedPair(inside)
     try:
         probe = tower(inside, pair, side, torch.zeros(1, 1))
-        example = _example(loaded, probe, probe.architecture.bind(probe))
+        bound = probe.architecture.bind(probe)
+        example = _example(loaded, probe, bound) if given is None else given.some(range(len(given.items)))
         found = encoded(loaded, pair, things(example))
     except ClewError as error:
         return [Finding(f"{side}: declaration", False, str(error))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,8 +86,9 @@ def explain(
             todo = "for probabilities explain model.zero_shot(classes)"
             raise OptionError("an image–text model takes neither score nor window", expected="logit", todo=todo)
         more |= {"normalize": normalize, "zero_cls": zero_cls, "truncate": truncate}
-        loaded = model if isinstance(model, LoadedModel) else LoadedPair(module, name=type(module).__name__)
-        return Pairs(explain, pair, more).of(loaded, inputs, target, side)
+        found = model if isinstance(model, LoadedModel) else LoadedPair(module, name=type(module).__name__)
+        with torch.inference_mode(False):
+            return Pairs(explain, pair, more).of(replace(found, model=module), inputs, target, side)
     if side is not None:
         todo = "leave side out; `clew.load` an image–text model"
         raise OptionError("only image–text models have sides", expected="CLIP and its kin", got=side, todo=todo)

@@ -15,7 +15,7 @@ from .checkpoints import Weights, fit_names, read_weights, refused
 from .hub import announce, not_fetched
 from .images import Preprocess
 from .loaded import LoadedModel
-from .pair import pairs
+from .pair import find_pair, pairs
 from .shapes import LoadError
 
 logger = logging.getLogger("clew")
@@ -84,6 +84,9 @@ def load_hf(
     names: Any = getattr(model.config, "id2label", None) or {}
     labels = [str(names[i]) for i in sorted(names)]
     if task == "image-text":
+        if find_pair(model) is None:
+            expected = ", ".join(sorted(pairs()))
+            raise LoadError(f"{name} is no image–text model that is known", expected=expected, got=type(model).__name__)
         preprocess = Preprocess.from_hf(_preprocessor(path), _image_size(model.config.vision_config))
         return LoadedModel(model, preprocess, None, name, tokenizer=_tokenizer(path))
     if task != "image-classification":
@@ -109,7 +112,9 @@ def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> 
             raise LoadError("unknown task", expected=", ".join(TASKS), got=task)
         return task
     built: str = (getattr(config, "architectures", None) or [""])[0]
-    if built in {name.rpartition(".")[2] for pair in pairs().values() for name in pair.classes}:
+    names = [name.split(".") for pair in pairs().values() for name in pair.classes]
+    own = built in {name[-1] for name in names} or not built or built.endswith("ForImageSegmentation")
+    if own and getattr(config, "model_type", None) in {name[2] for name in names if name[0] == "transformers"}:
         return "image-text"
     for known, (ending, _) in TASKS.items():
         if ending and ending in built:

@@ -37,6 +37,8 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
                 expected=", ".join(f"open_clip:{known}/{one}" for one in tags) or "checkpoint=, as none are published",
                 got=repr(tag),
             )
+        if (open_clip.get_pretrained_cfg(known, tag) or {}).get("quick_gelu") and checkpoint is None:
+            args.setdefault("force_quick_gelu", True)  # as these weights were trained, of which open_clip only warns
     elif tag is not None or checkpoint is not None:
         raise LoadError(f"{name} brings its weights", expected="no pretrained=, no checkpoint=", got=tag or checkpoint)
     weights = read_weights(checkpoint) if checkpoint is not None else None
@@ -58,7 +60,10 @@ def _preprocess(config: dict[str, Any]) -> Preprocess:
     height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
     name = str(config.get("interpolation") or "bicubic").upper()
     resample = Image.Resampling[name if name in Image.Resampling.__members__ else "BICUBIC"]
-    mode = "squash" if config.get("resize_mode") == "squash" else "cover"
+    how = config.get("resize_mode") or "shortest"
+    if how not in ("squash", "shortest"):
+        raise LoadError("pictures cannot be resized as this model wants", expected="shortest or squash", got=how)
+    mode = "squash" if how == "squash" else "cover"
     mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
     return Preprocess((height, width), (height, width), mode, mean, std, resample)
 
@@ -127,14 +132,15 @@ class OpenClipTokenizer:
 
 def aligned(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
     """Characters (start, stop) of pieces of a text in order; (0, 0) of those that are not found as they are."""
-    lower, at, found = text.lower(), 0, list[tuple[int, int]]()
-    if len(lower) != len(text):
-        return [(0, 0)] * len(pieces)
+    lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)  # a place for each character
+    at, lost, found = 0, False, list[tuple[int, int]]()
     for piece in pieces:
         start = lower.find(piece.lower(), at) if piece else -1
-        if start < 0 or lower[at:start].strip(" \t\n.,;:!?'\"()-"):
+        gap = lower[at:start].strip(" \t\n.,;:!?'\"()-")
+        if start < 0 or (gap and not lost):  # behind a piece that is not there, the next may be further on
+            lost = lost or bool(piece)
             found.append((0, 0))
             continue
-        at = start + len(piece)
+        at, lost = start + len(piece), False
         found.append((start, at))
     return found

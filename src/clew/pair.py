@@ -82,17 +82,29 @@ class Tower(nn.Module):
     `owner` is the whole model, which is shared, not copied. `features` (class, width) have length 1.
     """
 
-    def __init__(self, owner: nn.Module, pair: Pair, features: Tensor, architecture: Architecture) -> None:
+    lends = "owner"  # the model that is borrowed while a tower is explained
+    side: Side
+
+    def __init__(self, owner: nn.Module, pair: Pair, features: Tensor) -> None:
         super().__init__()
         self.owner, self.pair = owner, pair
-        name = "pixel_values" if architecture.modality == "image" else "input_ids"
-        self.architecture = architecture.within("owner", pair=True, input_name=name)
         self.register_buffer("features", features)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The tower's declaration. Raises `UnknownArchitecture` where the tower cannot be explained."""
+        found, name = (self.pair.image, "pixel_values") if self.side == "image" else (self.pair.text, "input_ids")
+        return found(self.owner).within("owner", pair=True, input_name=name)
 
     @property
     def config(self) -> Any:
         """The configuration of the tower, where the model has one."""
-        return getattr(self.owner, "config", None)
+        name = "vision_config" if self.side == "image" else "text_config"
+        return getattr(getattr(self.owner, "config", None), name, None)
+
+    def encode(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Features (batch, width), not of length 1."""
+        raise NotImplementedError
 
     def compared(self, features: Tensor) -> Tensor:
         """Logits (batch, class) of features (batch, width): `scale · cos + bias`."""
@@ -101,31 +113,42 @@ class Tower(nn.Module):
         weight = self.pair.scale(self.owner).to(features) * others.to(features)
         return F.linear(F.normalize(features, dim=-1), weight, bias.expand(len(others)))
 
+    def __getstate__(self) -> dict[str, Any]:  # a declaration is functions, which cannot be pickled
+        return {k: v for k, v in self.__dict__.items() if k != "pair"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        found = find_pair(self.owner)
+        assert found is not None
+        self.pair = found
+
 
 class ImageTower(Tower):
     """Logits of images (batch, class)."""
 
-    def __init__(self, owner: nn.Module, pair: Pair, features: Tensor) -> None:
-        super().__init__(owner, pair, features, pair.image(owner))
+    side = "image"
+
+    def encode(self, pixel_values: Tensor, **more: Any) -> Tensor:
+        return self.pair.encode_image(self.owner, pixel_values, **more)
 
     def forward(self, pixel_values: Tensor, **more: Any) -> Tensor:
-        return self.compared(self.pair.encode_image(self.owner, pixel_values, **more))
+        return self.compared(self.encode(pixel_values, **more))
 
 
 class TextTower(Tower):
     """Logits of texts (batch, class)."""
 
+    side = "text"
+
     def __init__(self, owner: nn.Module, pair: Pair, features: Tensor) -> None:
-        super().__init__(owner, pair, features, pair.text(owner))
+        super().__init__(owner, pair, features)
         self.context, self.reads_padding = pair.context(owner), pair.reads_padding(owner)
 
-    @property
-    def config(self) -> Any:
-        """The configuration of the text tower, where the model has one."""
-        return getattr(super().config, "text_config", None)
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.pair.encode_text(self.owner, input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return self.compared(self.pair.encode_text(self.owner, input_ids, attention_mask))
+        return self.compared(self.encode(input_ids, attention_mask))
 
 
 def tower(owner: nn.Module, pair: Pair, side: Side, features: Tensor) -> Tower:
@@ -135,6 +158,11 @@ def tower(owner: nn.Module, pair: Pair, side: Side, features: Tensor) -> Tower:
     return made
 
 
-def unsupported(model: nn.Module, what: str, todo: str) -> UnknownArchitecture:
+def unsupported(model: nn.Module, side: Side, why: str) -> UnknownArchitecture:
     """The error for a tower that cannot be explained."""
-    return UnknownArchitecture(f"{what} of this {type(model).__name__} cannot be explained", todo=todo)
+    other = "text" if side == "image" else "image"
+    return UnknownArchitecture(
+        f"the {side} tower of this {type(model).__name__} cannot be explained",
+        got=why,
+        todo=f'explain the other side: side="{other}"',
+    )

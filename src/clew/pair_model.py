@@ -2,100 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from .borrow import borrowed
 from .loaded import LoadedModel
-from .pair import Pair, Side, find_pair, tower
+from .pair import Pair, find_pair, tower
 from .precise import Precise
-from .prepare import prepare
-from .shapes import InputError, OptionError, UnknownArchitecture
+from .prepare import encoder_inputs, unwrap
+from .shapes import ClewError, InputError, OptionError, UnknownArchitecture
+from .things import Things, things
 
 _CHUNK = 64  # texts or images encoded at a time
 
-
-@dataclass(frozen=True)
-class Things:
-    """Several texts or several images, one after the other: `items` are strings, rows of token numbers, or images."""
-
-    side: Side
-    items: list[Any]
-    more: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def some(self, indices: Sequence[int]) -> Any:
-        """Some of them as `explain` takes them."""
-        chosen = [self.items[i] for i in indices]
-        if not isinstance(chosen[0], Tensor):
-            return chosen
-        if self.side == "image":
-            return {"pixel_values": torch.stack(chosen), **self.more} if self.more else torch.stack(chosen)
-        longest = max(len(row) for row in chosen)
-        ids = torch.stack([F.pad(row, (0, longest - len(row))) for row in chosen])
-        there = torch.arange(longest)
-        return {"input_ids": ids, "attention_mask": torch.stack([there < len(row) for row in chosen]).long()}
-
-    def name(self, index: int) -> str:
-        """What one of them is called."""
-        item = self.items[index]
-        return item if isinstance(item, str) else f"{self.side} {index}"
+Template = str | Callable[[str], str]
 
 
-def things(value: Any) -> Things:
-    """A text, an image or several of these. Raises `InputError` for anything else, and for both at once."""
-    if isinstance(value, Things):
-        return value
-    if isinstance(value, Mapping):
-        given = cast("Mapping[str, Any]", value)
-        ids, mask = given.get("input_ids"), given.get("attention_mask")
-        if isinstance(ids, Tensor) and ids.ndim == 2 and isinstance(mask, Tensor):
-            return Things("text", [row[kept.bool()] for row, kept in zip(ids, mask, strict=True)])
-        if not isinstance(ids, Tensor) and isinstance(given.get("pixel_values"), Tensor):
-            more = {k: v for k, v in given.items() if k != "pixel_values" and v is not None}
-            return replace(things(given["pixel_values"]), more=more)
-        value = ids
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            return Things("image", list(value if value.ndim == 4 else value[None]))
-        return Things("text", list(value if value.ndim == 2 else value[None]))
-    items: list[Any] = list(cast("Sequence[Any]", value)) if isinstance(value, (list, tuple)) else [value]
-    if items and all(isinstance(item, str) for item in items):
-        return Things("text", items)
-    if items and all(isinstance(item, Image.Image) for item in items):
-        return Things("image", items)
-    if items and all(isinstance(item, Tensor) for item in items):
-        several = [things(item) for item in items]
-        if len({one.side for one in several}) == 1:
-            return Things(several[0].side, [item for one in several for item in one.items])
-    kinds = sorted({type(item).__name__ for item in items}) or ["nothing"]
-    raise InputError(
-        "an image–text model compares texts or images",
-        expected="strings, token numbers, PIL images or tensors (batch, channel, height, width), one kind at a time",
-        got=", ".join(kinds),
-    )
+def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = False, truncate: bool = False) -> Tensor:
+    """Features (item, width) of texts or images, not yet of length 1, without a graph.
 
-
-@torch.no_grad()
-def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = False) -> Tensor:
-    """Features (item, width) of texts or images, not yet of length 1, without a graph."""
-    made = tower(model.model, pair, some.side, torch.zeros(1, 1))
-    encode: Any = pair.encode_image if some.side == "image" else pair.encode_text
+    Raises `InputError` where the model refuses them.
+    """
+    made = tower(unwrap(model.model), pair, some.side, torch.zeros(1, 1))
     found: list[Tensor] = []
     for start in range(0, len(some.items), _CHUNK):
         chunk = some.some(range(start, min(start + _CHUNK, len(some.items))))
-        ready = prepare(replace(model, model=made), chunk)
-        with borrowed(made), torch.no_grad():
-            if precise:
-                with Precise(made):
-                    found.append(encode(model.model, **ready.inputs))
-            else:
-                found.append(encode(model.model, **ready.inputs))
+        inputs = encoder_inputs(replace(model, model=made), chunk, is_text=some.side == "text", truncate=truncate)
+        with borrowed(made), torch.no_grad(), Precise(made) if precise else nullcontext():
+            try:
+                found.append(made.encode(**inputs))
+            except ClewError:
+                raise
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
+                shapes = {k: tuple(v.shape) for k, v in inputs.items() if isinstance(v, Tensor)}
+                name = type(made.owner).__name__
+                expected = f"{some.side}s as the model takes them"
+                raise InputError(f"{name} cannot encode this", expected=expected, got=f"{shapes}: {error}") from error
     return torch.cat(found)
 
 
@@ -109,34 +57,42 @@ class LoadedPair(LoadedModel):
     @property
     def pair(self) -> Pair:
         """The declaration of the model. Raises `UnknownArchitecture` where there is none."""
-        found = find_pair(self.model)
+        module = unwrap(self.model)
+        found = find_pair(module)
         if found is None:
             raise UnknownArchitecture(
-                f"{type(self.model).__name__} is no image–text model that is known",
+                f"{type(module).__name__} is no image–text model that is known",
                 expected="CLIP and its kin",
                 todo="declare it: clew.register_pair(clew.Pair(…))",
             )
         return found
 
-    def encode(self, inputs: Any) -> Tensor:
-        """Features of texts or images, (item, width), of length 1, without a graph."""
-        return F.normalize(encoded(self, self.pair, things(inputs)), dim=-1)
+    def encode(self, inputs: Any, *, truncate: bool = False) -> Tensor:
+        """Features of texts or images, (item, width), of length 1, without a graph; `truncate` cuts long texts."""
+        return F.normalize(encoded(self, self.pair, things(inputs), truncate=truncate), dim=-1)
 
-    def zero_shot(self, classes: Sequence[str], template: str | Sequence[str] = "a photo of a {}") -> LoadedModel:
+    def zero_shot(
+        self,
+        classes: Iterable[str],
+        template: Template | Sequence[Template] = "a photo of a {}",
+        *,
+        truncate: bool = False,
+    ) -> LoadedModel:
         """A classifier of images whose classes are texts, encoded here and only once; usable wherever a classifier is.
 
-        `template` has a place `{}` for the class; of several templates the mean of the features counts (Radford et al.
-        2021, section 3.1.4). Probabilities are the softmax over the classes. Raises `OptionError` for a template
-        without a place, and for classes that are no list of different words.
+        `template` has a place `{}` for the class, or is a function of it; of several templates the mean of the features
+        counts (Radford et al. 2021, section 3.1.4). Probabilities are the softmax over the classes. Raises
+        `OptionError` for a template without a place, and for classes that are no list of different words.
         """
-        templates = [template] if isinstance(template, str) else list(template)
-        wrong = [t for t in templates if "{}" not in t]
+        templates: list[Template] = [template] if isinstance(template, str) or callable(template) else list(template)
+        wrong = [t for t in templates if isinstance(t, str) and "{}" not in t]
         if wrong or not templates:
             raise OptionError("a template has a place for the class", expected="a photo of a {}", got=wrong or "none")
-        if isinstance(classes, str) or len(classes) == 0 or len(set(classes)) != len(classes):
+        names = [] if isinstance(classes, str) else [str(one) for one in classes]
+        if not names or len(set(names)) != len(names):
             raise OptionError("these are no classes", expected="different words, in a list", got=repr(classes))
-        features = self.encode([one.format(word) for word in classes for one in templates])
-        features = features.view(len(classes), len(templates), -1).mean(1)
-        made = tower(self.model, self.pair, "image", features)
-        facts: dict[str, Any] = {"template": templates}
-        return LoadedModel(made, self.preprocess, list(classes), f"{self.name}, zero-shot", facts)
+        texts = [t.replace("{}", name) if isinstance(t, str) else t(name) for name in names for t in templates]
+        features = self.encode(texts, truncate=truncate).view(len(names), len(templates), -1).mean(1)
+        made = tower(unwrap(self.model), self.pair, "image", features)
+        facts: dict[str, Any] = {"template": [t if isinstance(t, str) else repr(t) for t in templates]}
+        return LoadedModel(made, self.preprocess, names, f"{self.name}, zero-shot", facts)

@@ -19,7 +19,7 @@ from .loaded import LoadedModel
 from .plots import Picture
 from .prepare_text import text_inputs
 from .quantized import is_quantized
-from .shapes import InputError
+from .shapes import InputError, UnknownArchitecture
 from .texts import TextBatch
 
 
@@ -84,7 +84,7 @@ def prepare(
         tokenizer = loaded.tokenizer if loaded is not None else None
         tensors, text = text_inputs(inputs, module, bound, tokenizer, truncate=truncate)
     else:
-        tensors, pictures = _as_tensors(inputs, loaded, bound)
+        tensors, pictures = _as_tensors(inputs, loaded, bound.architecture.input_name or "", bound.channels)
     like = _first_floats(bound.patches, module)
     moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
@@ -136,19 +136,34 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
-def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[dict[str, Any], Sequence[Picture]]:
-    name = bound.architecture.input_name or ""
+def encoder_inputs(model: LoadedModel, inputs: Any, *, is_text: bool, truncate: bool = False) -> dict[str, Any]:
+    """What a tower encodes, whether its insides are known or not. Raises `InputError` as `prepare` does."""
+    try:
+        bound = find_architecture(model.model).bind(model.model)
+    except UnknownArchitecture:  # it is only compared with
+        bound = None
+    if is_text:
+        tensors = text_inputs(inputs, model.model, bound, model.tokenizer, truncate=truncate)[0]
+    else:
+        tensors = _as_tensors(inputs, model, "pixel_values", None if bound is None else bound.channels)[0]
+    like = _first_floats(model.model)
+    return {name: _moved(value, like) for name, value in tensors.items()}
+
+
+def _as_tensors(
+    inputs: Any, loaded: LoadedModel | None, name: str, channels: int | None
+) -> tuple[dict[str, Any], Sequence[Picture]]:
     if isinstance(inputs, Mapping):
         given = {str(k): v for k, v in inputs.items() if v is not None}
         main = given.get(name, next((v for v in given.values() if isinstance(v, Tensor)), None))
         if not isinstance(main, Tensor):
             found = {k: type(v).__name__ for k, v in given.items()}
             raise InputError("a mapping of inputs holds the images as a tensor", expected=name or "a tensor", got=found)
-        _check_image(main, bound)
+        _check_image(main, channels)
         return given, [picture_of(image) for image in main]
     if isinstance(inputs, Tensor):
         batch = inputs[None] if inputs.ndim == 3 else inputs
-        _check_image(batch, bound)
+        _check_image(batch, channels)
         return {name: batch}, [picture_of(image) for image in batch]
     items = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if not items or not all(isinstance(i, Image.Image) for i in items):
@@ -167,12 +182,11 @@ def _as_tensors(inputs: Any, loaded: LoadedModel | None, bound: Bound) -> tuple[
             todo="load the model with clew.load, or preprocess the images yourself",
         )
     batch, pictures = loaded.preprocess.batch(items)
-    _check_image(batch, bound)
+    _check_image(batch, channels)
     return {name: batch}, pictures
 
 
-def _check_image(x: Tensor, bound: Bound) -> None:
-    channels = bound.channels
+def _check_image(x: Tensor, channels: int | None) -> None:
     if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (channels and x.shape[1] != channels):
         raise InputError(
             "the input is not a batch of images for this model",

@@ -19,7 +19,7 @@ BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
 
 
 def text_inputs(
-    inputs: Any, model: nn.Module, bound: Bound, tokenizer: Tokenizer | None, *, truncate: bool = False
+    inputs: Any, model: nn.Module, bound: Bound | None, tokenizer: Tokenizer | None, *, truncate: bool = False
 ) -> tuple[dict[str, Any], TextBatch]:
     """Arguments for the model, padding last, and the batch of texts as they were given.
 
@@ -37,7 +37,7 @@ def text_inputs(
             expected="integers of shape (batch, token)",
             got=f"{ids.dtype} of shape {tuple(ids.shape)}",
         )
-    _check_numbers(ids, bound.patches)
+    _check_numbers(ids, None if bound is None else bound.patches)
     mask = read_mask(given.get("attention_mask"), ids)
     context, padding = int(getattr(model, "context", None) or 0), padding_of(model, tokenizer)
     if getattr(model, "reads_padding", False):  # then it is a token like any other, added behind the text
@@ -145,7 +145,8 @@ def padding_of(model: nn.Module, tokenizer: Tokenizer | None) -> int:
     """The number that the model takes for padding; any number where it takes none, as the mask says what is padding."""
     config: Any = getattr(model, "config", None)
     names = ("pad_token_id", "eos_token_id")
-    for source in (config, tokenizer):
+    # What is read as padding is what the tokenizer fills up with.
+    for source in (tokenizer, config) if getattr(model, "reads_padding", False) else (config, tokenizer):
         for name in names:
             found = getattr(source, name, None)
             if isinstance(found, int) and found >= 0:
@@ -172,12 +173,8 @@ def _as_tokens(
     ids: Tensor = given["input_ids"]
     mask = F.pad(mask, (0, ids.shape[1] - mask.shape[1]))
     special = _special(given, ids, model, tokenizer) | ~mask
-    found = {
-        **given,
-        "input_ids": ids.masked_fill(~mask, padding_of(model, tokenizer)),
-        "special_tokens_mask": special,
-        "attention_mask": mask,
-    }
+    ids = ids.masked_fill(~mask, padding_of(model, tokenizer))
+    found = {**given, "input_ids": ids, "special_tokens_mask": special, "attention_mask": mask}
     order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
     for name, value in found.items():
         if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
@@ -272,7 +269,7 @@ def _check_numbers(ids: Tensor, words: Any) -> None:
         )
 
 
-def longest_text(model: nn.Module, bound: Bound, tokenizer: Tokenizer | None) -> int | None:
+def longest_text(model: nn.Module, bound: Bound | None, tokenizer: Tokenizer | None) -> int | None:
     """How many tokens a text may have: the model's positions, or what the tokenizer or configuration says."""
     hard = position_limit(model, bound)
     said: Any = getattr(tokenizer, "model_max_length", None)
@@ -282,9 +279,9 @@ def longest_text(model: nn.Module, bound: Bound, tokenizer: Tokenizer | None) ->
     return min(known, default=None)
 
 
-def position_limit(model: nn.Module, bound: Bound) -> int | None:
+def position_limit(model: nn.Module, bound: Bound | None) -> int | None:
     """The longest text that the model has positions for; None where positions are computed for any length."""
-    positions: Any = bound.position_embeddings
+    positions: Any = None if bound is None else bound.position_embeddings
     config: Any = getattr(model, "config", None)
     if isinstance(positions, Tensor):
         return positions.shape[0]
@@ -292,15 +289,17 @@ def position_limit(model: nn.Module, bound: Bound) -> int | None:
         padding = getattr(positions, "padding_idx", None)
         offset = padding + 1 if padding is not None else 0  # RoBERTa's positions begin after the padding index
         return int(positions.num_embeddings) - offset
-    return getattr(config, "max_seq_len", None)  # MPT makes no biases beyond it
+    return getattr(config, "max_seq_len", None) or getattr(model, "context", None)  # MPT makes no biases beyond it
 
 
-def _check_length(longest: int, model: nn.Module, bound: Bound) -> None:
+def _check_length(longest: int, model: nn.Module, bound: Bound | None) -> None:
     limit = position_limit(model, bound)
     if limit is not None and longest > limit:
         raise InputError(
             "a text is longer than the model's positions",
             expected=f"at most {limit} tokens",
             got=f"{longest} tokens",
-            todo=f"explain windows of it, window={limit}, stride={limit // 2}, or its beginning, truncate=True",
+            todo="explain its beginning, truncate=True"
+            if bound is None or bound.architecture.pair
+            else f"explain windows of it, window={limit}, stride={limit // 2}, or its beginning, truncate=True",
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .attribution import Attribution
@@ -15,13 +14,45 @@ from .image_attribution import ImageAttribution
 from .loaded import LoadedModel
 from .pair import Pair, Side, tower
 from .pair_attribution import PairAttribution
-from .pair_model import Things, encoded, things
+from .pair_model import encoded
 from .prepare import in_dtype
 from .shapes import OptionError, TargetError
 from .target_kinds import Contrast, Each, Similarity
 from .text_attribution import TextAttribution
+from .things import Things, things
 
-_TODO = 'target=Similarity("a photo of a dog"), a list of texts, an image, or Contrast("a dog", "a cat")'
+_TAKEN = 'Similarity("a photo of a dog"), Similarity of several texts, an image, or Contrast("a dog", "a cat")'
+
+
+@dataclass
+class _Others:
+    """Everything that inputs are compared with, each thing once."""
+
+    found: Things | None = None
+    _known: dict[int, tuple[Any, list[int]]] = field(default_factory=dict[int, tuple[Any, list[int]]])
+
+    def indices(self, value: Any) -> list[int]:
+        """Where the texts or images of a value are among all of them."""
+        if id(value) not in self._known:  # kept alive, so that no id is used again
+            self._known[id(value)] = value, self._added(things(value))
+        return self._known[id(value)][1]
+
+    def _added(self, more: Things) -> list[int]:
+        if self.found is None:
+            self.found = replace(more, items=[], special=[])
+        found = self.found
+        kinds = {isinstance(one.items[0], Tensor) for one in (found, more) if one.items}
+        if found.side != more.side or len(kinds) > 1:
+            what = "texts and images, or words and token numbers, cannot be mixed in one target"
+            raise TargetError(what, expected=_TAKEN)
+        places: list[int] = []
+        for i, item in enumerate(more.items):
+            place = next((j for j in range(len(found.items)) if found.same(j, item)), len(found.items))
+            if place == len(found.items):
+                found.items.append(item)
+                found.special.extend(more.special[i : i + 1])
+            places.append(place)
+        return places
 
 
 @dataclass(frozen=True)
@@ -34,66 +65,44 @@ class Asked:
 
     @property
     def each(self) -> int:
+        """Number of targets of each input."""
         return len(self.plus[0])
 
 
 def asked(target: Any, count: int) -> Asked:
     """Read the target of `count` inputs. Raises `TargetError` where it is no similarity."""
-    per_input: list[Any] = (
-        list(cast("Sequence[Any]", target))
-        if isinstance(target, (list, tuple)) and not all(isinstance(one, str) for one in cast("Sequence[Any]", target))
-        else [target] * count
-    )
+    several = isinstance(target, (list, tuple))
+    per_input: list[Any] = list(cast("Sequence[Any]", target)) if several else [target] * count
     if len(per_input) != count:
-        raise TargetError("one target per example is needed", expected=count, got=len(per_input))
-    items: list[Any] = []
-    sides: set[Side] = set()
+        todo = "several texts for every input: Similarity([…])"
+        raise TargetError("one target per example is needed", expected=count, got=len(per_input), todo=todo)
+    others = _Others()
 
-    def index(other: Any) -> int:
-        one = things(other)
-        sides.add(one.side)
-        if len(one.items) != 1:
-            raise TargetError("this is not one text or image", expected=_TODO, got=other)
-        for i, item in enumerate(items):
-            if item is one.items[0] or (isinstance(item, str) and item == one.items[0]):
-                return i
-        items.append(one.items[0])
-        return len(items) - 1
+    def single(value: Any) -> int:
+        found = [i for i, _ in pairs_of(value)]
+        if len(found) != 1:
+            raise TargetError("a contrast is of one text or image and another", expected=_TAKEN, got=repr(value))
+        return found[0]
 
-    def single(one: Any) -> int:
-        others = _others(one)
-        if len(others) != 1:
-            raise TargetError("a contrast is of one text or image and another", expected=_TODO, got=one)
-        return index(others[0])
-
-    plus: list[list[int]] = []
-    against: list[list[int]] = []
-    for one in per_input:
+    def pairs_of(one: Any) -> list[tuple[int, int | None]]:
+        if isinstance(one, Each):
+            return [pair for inner in one.targets for pair in pairs_of(inner)]
         if isinstance(one, Contrast):
-            plus.append([single(one.a)])
-            against.append([single(one.b)])
-        else:
-            plus.append([index(other) for other in _others(one)])
-    if len({len(row) for row in plus}) != 1:
-        raise TargetError("every input needs equally many targets", expected="one number", got=list(map(len, plus)))
-    if against and len(against) != count:
+            return [(single(one.a), single(one.b))]
+        if isinstance(one, Similarity):
+            return [(i, None) for other in one.others for i in others.indices(other)]
+        if one is None or isinstance(one, (int, list, tuple)) or callable(one):
+            raise TargetError("an image–text model explains similarities", expected=_TAKEN, got=repr(one))
+        return [(i, None) for i in others.indices(one)]
+
+    rows = [pairs_of(one) for one in per_input]
+    if len({len(row) for row in rows}) != 1:
+        raise TargetError("every input needs equally many targets", expected="one number", got=list(map(len, rows)))
+    against = [[b for _, b in row if b is not None] for row in rows]
+    if any(against) and any(len(b) != len(row) for b, row in zip(against, rows, strict=True)):
         raise TargetError("contrasts cannot be mixed with other targets in one batch", expected="contrasts only")
-    if len(sides) != 1:
-        raise TargetError("texts and images cannot be mixed in one target", expected=_TODO, got=target)
-    return Asked(Things(sides.pop(), items), plus, against or None)
-
-
-def _others(one: Any) -> list[Any]:
-    if isinstance(one, (str, Image.Image)):
-        return [one]
-    if isinstance(one, Similarity):
-        found: list[Any] = []
-        for other in one.others:
-            found += things(other).items if isinstance(other, Tensor) else [other]
-        return found
-    if isinstance(one, (list, tuple)) and one and all(isinstance(word, str) for word in cast("Sequence[Any]", one)):
-        return list(cast("Sequence[Any]", one))
-    raise TargetError("an image–text model explains similarities", expected=_TODO, got=repr(one))
+    assert others.found is not None
+    return Asked(others.found, [[a for a, _ in row] for row in rows], against if any(against) else None)
 
 
 @dataclass(frozen=True)
@@ -107,37 +116,44 @@ class Pairs:
     def of(self, model: LoadedModel, inputs: Any, target: Any, side: str | None) -> Attribution:
         """Explain one side, or both. `side` is that of the input by default.
 
+        What a processor made of images and texts is explained image by image for every text, if there is no target.
         Raises `InputError` and `TargetError` where input and target are not texts or images.
         """
+        if side not in (None, "image", "text", "both"):
+            raise OptionError("unknown side", expected="image, text or both", got=side)
         dtype = self.options.get("compute_dtype")
         if dtype is not None:
             model = replace(model, model=in_dtype(model.model, dtype))
+        if target is None and isinstance(inputs, Mapping) and {"pixel_values", "input_ids"} <= inputs.keys():
+            both = cast("Mapping[str, Any]", inputs)
+            names = ("input_ids", "attention_mask", "special_tokens_mask")
+            texts = things({name: both[name] for name in names if name in both})
+            inputs, target = {"pixel_values": both["pixel_values"]}, Similarity(texts)
         given = things(inputs)
-        target = asked(target, len(given.items))
-        if side not in (None, "image", "text", "both"):
-            raise OptionError("unknown side", expected="image, text or both", got=side)
+        wanted = asked(target, len(given.items))
         if side in (None, given.side):
-            return self._input(model, given, target)
-        if given.side == target.others.side:
+            return self._input(model, given, wanted)
+        if given.side == wanted.others.side:
             raise OptionError(
                 f"both are {given.side}s: what is explained is the input",
                 expected=f'side="{given.side}"',
                 got=side,
                 todo="swap them to explain the other",
             )
-        other = self._other(model, given, target)
-        if side == target.others.side:
-            return other
-        both = {given.side: self._input(model, given, target), target.others.side: other}
-        return PairAttribution.of(cast(ImageAttribution, both["image"]), cast(TextAttribution, both["text"]))
+        if side == wanted.others.side:
+            return self._other(model, given, wanted)
+        other = self._other(model, given, wanted)
+        found = {given.side: self._input(model, given, wanted), wanted.others.side: other}
+        return PairAttribution.of(cast(ImageAttribution, found["image"]), cast(TextAttribution, found["text"]))
 
     def _input(self, model: LoadedModel, given: Things, target: Asked) -> Attribution:
         """The input, compared with the others: every image runs once, texts once for each target."""
         features = self._features(model, target.others)
         labels = [target.others.name(i) for i in range(len(target.others.items))]
-        ask: list[Any] = [list(row) for row in target.plus]
+        ask: list[list[Any]] = [list(row) for row in target.plus]
         if target.against is not None:
-            ask = [[Contrast(a, b)] for (a,), (b,) in zip(target.plus, target.against, strict=True)]
+            both = zip(target.plus, target.against, strict=True)
+            ask = [[Contrast(a, b) for a, b in zip(*row, strict=True)] for row in both]
         rows = list(range(len(given.items)))
         if given.side == "text":
             rows = [i for i in rows for _ in range(target.each)]
@@ -162,7 +178,11 @@ class Pairs:
         self, model: LoadedModel, inputs: Any, side: Side, features: Tensor, labels: list[str], targets: list[Any]
     ) -> Attribution:
         made = tower(model.model, self.pair, side, features)
-        return self.explain(replace(model, model=made, labels=labels), inputs, target=targets, **self.options)
+        try:
+            return self.explain(replace(model, model=made, labels=labels), inputs, target=targets, **self.options)
+        except OptionError as error:  # towers differ in depth, and texts have no pixels
+            raise OptionError(f"the {side} tower: {error}") from error
 
     def _features(self, model: LoadedModel, some: Things) -> Tensor:
-        return encoded(model, self.pair, some, precise=self.options.get("compute_dtype") == torch.float64)
+        truncate, dtype = bool(self.options.get("truncate")), self.options.get("compute_dtype")
+        return encoded(model, self.pair, some, precise=dtype == torch.float64, truncate=truncate)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Bound
-from .borrow import borrowed
+from .borrow import borrowed, lender
 from .capture import Capture, Leaf
 from .precise import Precise
 from .readout import Read, few_rows, read_of
@@ -179,7 +179,7 @@ class Subject:
         )
         texts = "check token numbers and lengths against model.config; several texts need config.pad_token_id"
         return InputError(
-            f"{type(self.model).__name__} does not take this input",
+            f"{type(lender(self.model)).__name__} does not take this input",
             expected="inputs that model(**inputs) takes",
             got=f"{tuple(self.given.shape)}: {error}",
             todo=texts if self.bound.is_text else images,
@@ -357,7 +357,7 @@ class _Found(Exception):
 
 
 def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
-    return values if values is None or rows is None else values[rows]
+    return values if values is None or rows is None else values[rows.to(values.device)]
 
 
 def _replacing(module: nn.Module, x: Tensor) -> Any:

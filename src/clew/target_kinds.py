@@ -38,7 +38,8 @@ class Similarity:
 class Contrast:
     """Why `a` rather than `b`: the score of `a` minus that of `b`; each an index, a label, or one per example.
 
-    Of language models: a next token, by its number or as text; of image–text models a text, or a `Similarity`.
+    Of language models: a next token, by its number or as text; of image–text models a text, or a `Similarity`, one
+    `Contrast` per example where they differ.
     """
 
     a: Classes | Similarity
@@ -77,10 +78,11 @@ class Each:
     `Each("cat", "dog")`: the same for every image, or one `Each` per image in a list, all of one length.
     """
 
-    def __init__(self, *targets: int | str | Contrast) -> None:
-        if not targets:
-            raise TargetError("no target", expected="Each(a, b, …)", got="Each()")
-        self.targets = targets
+    def __init__(self, *targets: Any) -> None:
+        only = targets[0] if len(targets) == 1 else targets
+        self.targets: list[Any] = list(cast("Sequence[Any]", only)) if isinstance(only, (list, tuple)) else [only]
+        if not self.targets:
+            raise TargetError("no target", expected="Each(a, b, …)", got="none")
 
     def __repr__(self) -> str:
         return f"Each({', '.join(map(repr, self.targets))})"

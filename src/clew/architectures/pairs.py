@@ -93,10 +93,15 @@ _hf(
     (
         "clip.modeling_clip.CLIPModel",
         "clipseg.modeling_clipseg.CLIPSegModel",
-        "metaclip_2.modeling_metaclip_2.MetaClip2Model",
     ),
     {**_VIT, "readout": _cls},
     {**_CAUSAL, "readout": _end},
+)
+_hf(
+    "hf_metaclip_2",
+    ("metaclip_2.modeling_metaclip_2.MetaClip2Model",),
+    {**_VIT, "readout": _cls},
+    {**_CAUSAL, "readout": lambda model: Readout.end_token(model.config.eos_token_id)},
 )
 _hf(
     "hf_chinese_clip",
@@ -112,7 +117,7 @@ def _probe(model: Any) -> Readout:
 
 def _has_pool(model: Any) -> None:
     if getattr(model, "head", None) is None:
-        raise unsupported(model, "the image tower", "choose a model whose config has vision_use_head=True")
+        raise unsupported(model, "image", "vision_use_head=False: it has no pooled features")
 
 
 _SIGLIP: Any = {
@@ -176,12 +181,12 @@ def _open_image(model: Any) -> Architecture:
     kind = type(visual)
     if kind.__name__ == "TimmModel":  # EVA-CLIP, SigLIP, …: a model of timm with a head of its own
         if any(name != "drop" and "pool" in name for name, _ in visual.head.named_children()):
-            raise unsupported(model, "the image tower", "convolutional pooling has no patches that its head reads")
+            raise unsupported(model, "image", "it pools by a convolution's attention")
         return find(visual.trunk).within("visual.trunk")
     if not kind.__module__.startswith("open_clip") or find_path(visual, "transformer.resblocks") is None:
-        raise unsupported(model, "the image tower", f"{kind.__name__} is no vision transformer")
+        raise unsupported(model, "image", f"{kind.__name__}, which is no vision transformer")
     if getattr(visual, "attn_pool_type", "") == "cascade":
-        raise unsupported(model, "the image tower", "two attention pools one after the other are not supported")
+        raise unsupported(model, "image", "two attention pools, one after the other")
     declared = Architecture(
         name="open_clip (image)",
         classes=(),
@@ -209,9 +214,7 @@ def _open_text(model: Any) -> Architecture:
     inside = hasattr(model, "text")
     text = model.text if inside else model
     if find_path(text, "transformer.resblocks") is None or getattr(text, "cls_emb", None) is not None:
-        raise unsupported(
-            model, "the text tower", "explain the image side, or a model whose texts are read by open_clip's own tower"
-        )
+        raise unsupported(model, "text", "a text tower with a token of its own, or not of open_clip")
     declared = Architecture(
         name="open_clip (text)",
         classes=(),

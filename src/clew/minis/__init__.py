@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..shapes import LoadError
+from .captions import WORDS, with_article
 from .film_reviews import Review, compose_review
 
 FIRST_REVIEW = 1_000  # the reviews of the test split before it are those that measured the models' accuracy
@@ -22,6 +23,25 @@ class BundledScenes:
     images: list[Image.Image]
     masks: NDArray[np.bool_]
     labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BundledCaptionedScenes:
+    """Test scenes of `mini:digits-clip`: PIL `images` of two digits; for each digit its class in `labels` (n, 2), a
+    boolean mask in `masks` (n, 2, H, W), and in `captions` the words that mean it, "a seven"."""
+
+    images: list[Image.Image]
+    masks: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    captions: list[tuple[str, str]]
+
+
+def captioned_scenes() -> BundledCaptionedScenes:
+    """The scenes that ship with `mini:digits-clip`; no training scene shares a digit or a background with them."""
+    with resources.files(__name__).joinpath("digits-clip", "scenes.npz").open("rb") as stream, np.load(stream) as data:
+        images, labels = [Image.fromarray(image) for image in data["images"]], data["labels"]
+        captions = [(with_article(WORDS[a]), with_article(WORDS[b])) for a, b in labels.tolist()]
+        return BundledCaptionedScenes(images, data["masks"], labels, captions)
 
 
 def scenes(name: str = "digits") -> BundledScenes:

@@ -56,20 +56,20 @@ def compose(split: Split, index: int, *, size: int = SIZE) -> Scene:
     images, labels = digits(split)
     chosen = int(rng.integers(len(images)))
 
-    canvas = _texture(rng, size)
-    ink = _contrasting(rng, canvas)
+    canvas = texture(rng, size)
+    ink = contrasting(rng, canvas)
     digit = _place_digit(rng, size, images[chosen])
     # Distractors may come close to the digit but never run through it: they must not make another digit of it.
     free = (np.asarray(digit.filter(ImageFilter.MaxFilter(7))) < 64).astype(np.float64)
     for _ in range(int(rng.integers(2, 5))):
-        _blend(canvas, _distractor(rng, size, images), ink, float(rng.uniform(0.5, 0.9)) * free)
-    _blend(canvas, digit, ink, 1.0)
+        blend(canvas, distractor(rng, size, images), ink, float(rng.uniform(0.5, 0.9)) * free)
+    blend(canvas, digit, ink, 1.0)
     mask = np.asarray(digit) > 96
     noisy = canvas + rng.normal(0, 0.02, canvas.shape)
     return Scene((np.clip(noisy, 0, 1) * 255).astype(np.uint8), mask, int(labels[chosen]), seed)
 
 
-def _texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+def texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     """Coloured noise at several scales over a grating: (size, size, 3) in [0, 1]."""
     canvas = np.tile(rng.uniform(0.25, 0.75, 3), (size, size, 1))
     for cells, strength in ((3, 0.14), (7, 0.08), (17, 0.06)):
@@ -82,13 +82,13 @@ def _texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     return np.clip(canvas + 0.06 * wave[..., None] * rng.uniform(0, 1, 3), 0, 1)
 
 
-def _contrasting(rng: np.random.Generator, canvas: NDArray[np.float64]) -> NDArray[np.float64]:
+def contrasting(rng: np.random.Generator, canvas: NDArray[np.float64]) -> NDArray[np.float64]:
     """A colour clearly lighter or darker than the background."""
     bright = canvas.mean() < 0.5
     return rng.uniform(0.8, 1.0, 3) if bright else rng.uniform(0.0, 0.2, 3)
 
 
-def _distractor(rng: np.random.Generator, size: int, images: NDArray[np.float64]) -> Image.Image:
+def distractor(rng: np.random.Generator, size: int, images: NDArray[np.float64]) -> Image.Image:
     """Something that is no digit, for the digit's own ink: a stroke, some dots, or a digit cut up and shuffled."""
     kind = rng.integers(3)
     layer = Image.new("L", (size, size))
@@ -104,27 +104,29 @@ def _distractor(rng: np.random.Generator, size: int, images: NDArray[np.float64]
         scrambled = rng.permutation(tiles).reshape(4, 4, 2, 2).transpose(0, 2, 1, 3).reshape(8, 8)
         side = int(rng.integers(12, 20))
         x, y = rng.integers(0, size - side, 2)
-        layer.paste(_enlarge(scrambled, side), (int(x), int(y)))
+        layer.paste(enlarge(scrambled, side), (int(x), int(y)))
     return layer
 
 
 def _place_digit(rng: np.random.Generator, size: int, digit: NDArray[np.float64]) -> Image.Image:
     """One digit, enlarged and slightly turned, somewhere on an empty layer."""
     side = int(rng.integers(size // 2, size * 11 // 16))
-    picture = _enlarge(digit, side).rotate(float(rng.uniform(-12, 12)), Image.Resampling.BICUBIC)
+    picture = enlarge(digit, side).rotate(float(rng.uniform(-12, 12)), Image.Resampling.BICUBIC)
     x, y = (int(v) for v in rng.integers(0, size - side + 1, 2))
     layer = Image.new("L", (size, size))
     layer.paste(picture, (x, y))
     return layer
 
 
-def _enlarge(digit: NDArray[Any], side: int) -> Image.Image:
+def enlarge(digit: NDArray[Any], side: int) -> Image.Image:
+    """A digit (8, 8) as a picture of `side` pixels."""
     return Image.fromarray((digit * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _blend(
+def blend(
     canvas: NDArray[np.float64], layer: Image.Image, ink: NDArray[np.float64], strength: float | NDArray[np.float64]
 ) -> None:
+    """Draw a layer in some ink over a canvas."""
     alpha = (strength * np.asarray(layer, dtype=np.float64) / 255)[..., None]
     canvas *= 1 - alpha
     canvas += alpha * ink
