@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 import clew
-from clew.minis import scenes
+from clew.minis import captioned_scenes, scenes
+from clew.minis import train_pairs as pairs
+from clew.minis.captions import WORDS
 from clew.minis.scenes import _DIGITS, _FIRST_SEED, _SEEDS_PER_SPLIT, compose, digits
 from clew.minis.train_digits import TEST_SCENES, accuracy
 
@@ -93,3 +95,46 @@ def test_the_default_method_finds_the_digit_and_random_weights_do_not():
     covered = float(data.masks.mean())
     assert mass(model) > 3 * covered
     assert mass(untrained) < 2 * covered
+
+
+# mini:digits-clip
+
+
+def pair_folder():
+    return resources.files("clew.minis").joinpath("digits-clip")
+
+
+def test_the_image_text_mini_is_small_and_was_measured():
+    assert sum(len(file.read_bytes()) for file in pair_folder().iterdir()) < 2_000_000
+    model = clew.load("mini:digits-clip")
+    assert isinstance(model, clew.LoadedPair)
+    assert model.facts["test_scenes"] == pairs.TEST_SCENES and model.facts["test_accuracy"] > 0.9
+    scenes = clew.captioned_scenes()
+    assert scenes.masks.shape == (48, 2, 80, 80) and not scenes.masks.all(1).any()
+    # The first 200 of the 1,000 test scenes: two standard errors are 4 %.
+    found = pairs.accuracy(model.model, model.tokenizer, "test", 200)
+    assert abs(found - model.facts["test_accuracy"]) < 0.05
+
+
+def test_captioned_scenes_are_the_same_every_time_and_of_their_split():
+    first = sorted([*captioned_scenes._FIRST_SEED.values(), *_FIRST_SEED.values()])
+    assert all(b - a >= _SEEDS_PER_SPLIT for a, b in pairwise(first))
+    bundled = clew.captioned_scenes()
+    for i in (0, 31):
+        scene = captioned_scenes.compose_captioned("test", pairs.TEST_SCENES + i)
+        assert np.array_equal(np.asarray(bundled.images[i]), scene.image)
+        assert np.array_equal(bundled.masks[i], scene.masks)
+        assert tuple(bundled.labels[i]) == scene.labels and scene.labels[0] != scene.labels[1]
+        assert all(WORDS[label] in caption for label, caption in zip(scene.labels, bundled.captions[i], strict=True))
+    assert set(scene.named) <= set(scene.labels) and all(WORDS[n] in scene.caption for n in scene.named)
+
+
+def test_the_map_for_a_caption_lies_on_the_digit_that_it_names():
+    model, scenes = clew.load("mini:digits-clip"), clew.captioned_scenes()
+    targets = [clew.Similarity(captions) for captions in scenes.captions]
+    hits = {}
+    for method in ("beyond_intuition_token", "random"):
+        found = clew.explain(model, scenes.images, target=targets, method=method)
+        held = scenes.masks.reshape(96, 10, 8, 10, 8).any((2, 4)).reshape(96, -1)
+        hits[method] = held[np.arange(96), found.scores.argmax(1)].mean()
+    assert hits["beyond_intuition_token"] > 0.9 > 0.4 > hits["random"]
