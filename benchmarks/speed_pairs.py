@@ -76,10 +76,10 @@ def main() -> None:
         ),
     ]
     readme = ROOT / "README.md"
-    marks = r"(<!-- benchmark-pairs-speed:begin -->\n).*(\n<!-- benchmark-pairs-speed:end -->)"
+    marks = r"(<!-- benchmark-pairs-speed:begin -->\n).*?(<!-- benchmark-pairs-speed:end -->)"
     text = readme.read_text()
     assert re.search(marks, text, re.S)
-    readme.write_text(re.sub(marks, lambda m: m[1] + "\n".join(lines) + m[2], text, flags=re.S))
+    readme.write_text(re.sub(marks, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text, flags=re.S))
 
 
 if __name__ == "__main__":

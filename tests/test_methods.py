@@ -273,3 +273,10 @@ def test_a_function_is_a_method_and_a_decorated_one_is_known_by_name():
     assert torch.equal(clew.explain(model, x, method="value_norm", layer=2).scores, found.scores)
     with pytest.raises(clew.ClewError, match="registered already"):
         clew.method(paper="ours", summary="again")(value_norm)
+
+
+@pytest.mark.parametrize("rule", ["uniform", "gauss_legendre"])
+def test_a_path_of_one_point(rule):
+    model, x = tiny.build("timm_token"), tiny.images((32, 32))
+    found = clew.explain(model, x, method="beyond_intuition_token", n_steps=1, quadrature=rule)
+    assert torch.isfinite(found.scores).all() and found.scores.any()

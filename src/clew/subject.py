@@ -286,7 +286,7 @@ class Subject:
         if not self.per_row:
             size = self.batch
         pairs = torch.arange(points * self.batch, device=self.given.device)
-        for chunk in pairs.split(size):
+        for chunk in pairs.split(size) if len(pairs) else ():
             yield chunk // self.batch, chunk % self.batch
             if self.progress is not None:
                 self.progress(int(chunk[-1]) + 1, len(pairs))
