@@ -1,6 +1,6 @@
 """Planted evidence: does the map for "a seven" lie on the seven? On the bundled image–text model of digit scenes.
 
-    python benchmarks/pairs.py [--scenes 300]
+    python benchmarks/pairs.py [--scenes 400]
 
 Writes docs/digits-clip.md, and the table in the README.
 """
@@ -72,7 +72,7 @@ def cell(values: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--scenes", type=int, default=400)
     args = parser.parse_args()
     model = clew.load("mini:digits-clip")
     scenes = [compose_captioned("test", FIRST + i) for i in range(args.scenes)]

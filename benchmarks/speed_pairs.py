@@ -18,14 +18,13 @@ from transformers import CLIPConfig, CLIPModel
 
 import clew
 
-SIZES = {"ViT-B/32": (768, 12, 32), "ViT-B/16": (768, 12, 16), "ViT-L/14": (1024, 16, 14)}
+SIZES = {"ViT-B/32": (768, 12, 32), "ViT-B/16": (768, 12, 16)}
 METHODS = ["raw_attention", "generic_attribution", "beyond_intuition_token", "beyond_intuition_head", "attn_lrp"]
 TEXTS = 10
 
 
 def build(width: int, heads: int, patch: int) -> CLIPModel:
     vision = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads, "patch_size": patch}
-    vision |= {"num_hidden_layers": 24 if width == 1024 else 12}
     return CLIPModel(CLIPConfig(vision_config=vision)).eval()
 
 
