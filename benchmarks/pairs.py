@@ -105,7 +105,7 @@ def main() -> None:
         if method in IN_README
     ]
     brief = ["| method | right | other | word | re-drawn: right |", "|---|---|---|---|---|"]
-    table = "\n".join([*told[:-1], f"{told[-1]} ({when_and_where()}):", "", *brief, *short])
+    table = "\n".join([*told[:-1], f"{told[-1].rstrip(".")} ({when_and_where()}):", "", *brief, *short])
     readme = ROOT / "README.md"
     marks = r"(<!-- benchmark-pairs:begin -->\n).*?(<!-- benchmark-pairs:end -->)"
     text = readme.read_text()
