@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import clew
 from clew.methods import parse
-from clew.minis.captioned_scenes import CaptionedScene, compose_captioned
+from clew.minis.captioned import CaptionedScene, compose_captioned
 from clew.minis.captions import WORDS, with_article
 from clew.minis.train_pairs import SHIPPED_SCENES, TEST_SCENES
 
@@ -105,7 +105,7 @@ def main() -> None:
         if method in IN_README
     ]
     brief = ["| method | right | other | word | re-drawn: right |", "|---|---|---|---|---|"]
-    table = "\n".join([*told[:-1], f"{told[-1].rstrip(".")} ({when_and_where()}):", "", *brief, *short])
+    table = "\n".join([*told[:-1], f"{told[-1].removesuffix('.')} ({when_and_where()}):", "", *brief, *short])
     readme = ROOT / "README.md"
     marks = r"(<!-- benchmark-pairs:begin -->\n).*?(<!-- benchmark-pairs:end -->)"
     text = readme.read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import clew
-from clew.minis import captioned_scenes, scenes
+from clew.minis import captioned, scenes
 from clew.minis import train_pairs as pairs
 from clew.minis.captions import WORDS
 from clew.minis.scenes import _DIGITS, _FIRST_SEED, _SEEDS_PER_SPLIT, compose, digits
@@ -117,11 +117,11 @@ def test_the_image_text_mini_is_small_and_was_measured():
 
 
 def test_captioned_scenes_are_the_same_every_time_and_of_their_split():
-    first = sorted([*captioned_scenes._FIRST_SEED.values(), *_FIRST_SEED.values()])
+    first = sorted([*captioned._FIRST_SEED.values(), *_FIRST_SEED.values()])
     assert all(b - a >= _SEEDS_PER_SPLIT for a, b in pairwise(first))
     bundled = clew.captioned_scenes()
     for i in (0, 31):
-        scene = captioned_scenes.compose_captioned("test", pairs.TEST_SCENES + i)
+        scene = captioned.compose_captioned("test", pairs.TEST_SCENES + i)
         assert np.array_equal(np.asarray(bundled.images[i]), scene.image)
         assert np.array_equal(bundled.masks[i], scene.masks)
         assert tuple(bundled.labels[i]) == scene.labels and scene.labels[0] != scene.labels[1]

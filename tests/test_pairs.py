@@ -503,3 +503,15 @@ def test_doctor_tries_the_side_of_its_inputs(loaded, pictures):
     assert {f.name.partition(":")[0] for f in clew.doctor(loaded, ["a dog", "a red cat"])} == {"text"}
     with pytest.raises(InputError):
         clew.doctor(loaded, 3)
+
+
+def test_batches_that_are_compared_with_other_texts_are_joined(loaded, pictures):
+    parts = [
+        clew.explain(loaded, pictures[0], target=clew.Similarity(*texts), side="both", method="raw_attention")
+        for texts in (["a dog", "a cat"], ["a red dog", "a dog"])
+    ]
+    joined = clew.Attribution.concatenate(parts)
+    assert joined.target == ["a dog", "a cat", "a red dog", "a dog"] and joined.logits is None and joined.labels is None
+    assert joined.text.texts == joined.target
+    same = clew.Attribution.concatenate([parts[0], parts[0]])
+    assert same.labels == ["a dog", "a cat"] and same.logits.shape == (4, 2)

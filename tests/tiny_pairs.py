@@ -130,6 +130,8 @@ def moved(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():  # parts that open_clip leaves as memory was
+                parameter.zero_()
             if "logit" not in name:
                 spread = 0.2 if parameter.ndim > 1 else 0.1
                 parameter.add_(spread * torch.randn(parameter.shape, generator=generator))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, Trainer
 
-from .captioned_scenes import OF_BOTH, OF_ONE, SIZE, compose_captioned
+from .captioned import OF_BOTH, OF_ONE, SIZE, compose_captioned
 from .captions import WORDS, with_article
 from .scenes import Split
 from .training import training_arguments

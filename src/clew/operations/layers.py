@@ -76,6 +76,7 @@ def conv(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
             return F.conv2d(x, W, b, stride, padding, dilation, groups)
 
         pair = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        padding = 0 if padding == "valid" else padding
         patches = pair == weight.shape[2:] and padding in (0, (0, 0)) and dilation in (1, (1, 1)) and groups == 1
 
         def pull(S: Tensor, W: Tensor) -> Tensor:
