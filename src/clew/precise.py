@@ -14,7 +14,8 @@ from .seam import Seam
 
 class Precise(Seam):
     """Around a forward pass of a float64 model: `x.float()`, `x.to(float32)` and `softmax(x, dtype=float32)` keep
-    float64 values as they are; a product of float32 and float64 is made in float64. Tables of rotary positions are made as ever, in the model's own float32."""
+    float64 values as they are; a product of float32 and float64 is made in float64. Tables of rotary positions are made
+    as ever, in the model's own float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
