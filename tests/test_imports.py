@@ -23,7 +23,7 @@ LAYERS = {
     "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,
     "methods": 8, "methods.*": 10, "targets": 6,
     "hub": 1, "loaded": 6, "load_timm": 7, "load_open_clip": 7, "load_hf": 7, "load": 10,
-    "minis.scenes": 7, "minis.film_reviews": 1, "minis.captions": 1, "minis": 7, "minis.training": 1,
+    "minis.digit_scenes": 7, "minis.film_reviews": 1, "minis.captions": 1, "minis": 7, "minis.training": 1,
     "minis.captioned": 8,
     "minis.train_digits": 8, "minis.train_reviews": 8, "minis.train_pairs": 9,
     "prepare_text": 7, "inputs": 5, "prepare": 8, "pair_model": 9, "assemble": 10, "windows": 11, "similarity": 11,

@@ -13,7 +13,7 @@ import clew
 from clew.minis import captioned, scenes
 from clew.minis import train_pairs as pairs
 from clew.minis.captions import WORDS
-from clew.minis.scenes import _DIGITS, _FIRST_SEED, _SEEDS_PER_SPLIT, compose, digits
+from clew.minis.digit_scenes import _DIGITS, _FIRST_SEED, _SEEDS_PER_SPLIT, compose, digits
 from clew.minis.train_digits import TEST_SCENES, accuracy
 
 

@@ -1,6 +1,6 @@
 """Scenes with two different digits, and captions: what a text names has a known place, and so has what it does not.
 
-Made of the same digits, split in the same way, as `scenes.py`; seeds are drawn from ranges of their own.
+Made of the same digits, split in the same way, as `digit_scenes.py`; seeds are drawn from ranges of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from .captions import WORDS, with_article
-from .scenes import Split, blend, contrasting, digits, distractor, enlarge, texture
+from .digit_scenes import Split, blend, contrasting, digits, distractor, enlarge, texture
 
 SIZE = 80  # pixels on each side of a scene
 OF_ONE = (

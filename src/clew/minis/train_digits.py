@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import Trainer, ViTConfig, ViTForImageClassification
 
-from .scenes import SIZE, Split, compose
+from .digit_scenes import SIZE, Split, compose
 from .training import training_arguments
 
 FOLDER = Path(__file__).parent / "digits"

@@ -26,7 +26,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, Trainer
 
 from .captioned import OF_BOTH, OF_ONE, SIZE, compose_captioned
 from .captions import WORDS, with_article
-from .scenes import Split
+from .digit_scenes import Split
 from .training import training_arguments
 
 FOLDER = Path(__file__).parent / "digits-clip"
