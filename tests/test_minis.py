@@ -13,7 +13,7 @@ import clew
 from clew.minis import captioned, scenes
 from clew.minis import train_pairs as pairs
 from clew.minis.captions import WORDS
-from clew.minis.digit_scenes import _DIGITS, _FIRST_SEED, _SEEDS_PER_SPLIT, compose, digits
+from clew.minis.digit_scenes import _DIGITS, _FIRST_SEED, SEEDS_PER_SPLIT, compose, digits
 from clew.minis.train_digits import TEST_SCENES, accuracy
 
 
@@ -42,7 +42,7 @@ def test_splits_share_neither_digits_nor_backgrounds():
     spans = [set(range(*_DIGITS[split])) for split in ("train", "validation", "test")]
     assert sum(len(s) for s in spans) == len(set().union(*spans)) == 1797
     first = sorted(_FIRST_SEED.values())
-    assert all(b - a >= _SEEDS_PER_SPLIT for a, b in pairwise(first))
+    assert all(b - a >= SEEDS_PER_SPLIT for a, b in pairwise(first))
     a, b = digits("train")[0].reshape(-1, 64), digits("test")[0].reshape(-1, 64)
     assert not (a[:, None] == b[None]).all(-1).any()
 
@@ -118,7 +118,7 @@ def test_the_image_text_mini_is_small_and_was_measured():
 
 def test_captioned_scenes_are_the_same_every_time_and_of_their_split():
     first = sorted([*captioned._FIRST_SEED.values(), *_FIRST_SEED.values()])
-    assert all(b - a >= _SEEDS_PER_SPLIT for a, b in pairwise(first))
+    assert all(b - a >= SEEDS_PER_SPLIT for a, b in pairwise(first))
     bundled = clew.captioned_scenes()
     for i in (0, 31):
         scene = captioned.compose_captioned("test", pairs.TEST_SCENES + i)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from .captions import WORDS, with_article
-from .digit_scenes import Split, blend, contrasting, digits, distractor, enlarge, texture
+from .digit_scenes import Split, digits, enlarge, painted, seed_of
 
 SIZE = 80  # pixels on each side of a scene
 OF_ONE = (
@@ -21,7 +21,6 @@ OF_ONE = (
 )  # fmt: skip
 OF_BOTH = ("{} and {}", "{} and {}", "a photo of {} and {}", "a scene with {} and {}", "{} next to {}")
 _FIRST_SEED: dict[Split, int] = {"train": 3_000_000_000, "validation": 4_000_000_000, "test": 5_000_000_000}
-_SEEDS_PER_SPLIT = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -39,28 +38,15 @@ class CaptionedScene:
 
 def compose_captioned(split: Split, index: int, *, size: int = SIZE) -> CaptionedScene:
     """Scene number `index` of a split with its caption, the same every time."""
-    if not 0 <= index < _SEEDS_PER_SPLIT:
-        raise ValueError(f"a scene's index lies in [0, {_SEEDS_PER_SPLIT}), got {index}")
-    seed = _FIRST_SEED[split] + index
+    seed = seed_of(_FIRST_SEED, split, index)
     rng = np.random.default_rng(seed)
     images, labels = digits(split)
     first = int(rng.integers(len(images)))
     second = int(rng.choice(np.flatnonzero(labels != labels[first])))
-
-    canvas = texture(rng, size)
-    ink = contrasting(rng, canvas)
-    layers = _apart(rng, size, [images[first], images[second]])
-    both = np.maximum(*(np.asarray(layer) for layer in layers))
-    free = (np.asarray(Image.fromarray(both).filter(ImageFilter.MaxFilter(7))) < 64).astype(np.float64)
-    for _ in range(int(rng.integers(1, 4))):
-        blend(canvas, distractor(rng, size, images), ink, float(rng.uniform(0.5, 0.9)) * free)
-    for layer in layers:
-        blend(canvas, layer, ink, 1.0)
-    noisy = canvas + rng.normal(0, 0.02, canvas.shape)
+    image, masks = painted(rng, size, images, lambda: _apart(rng, size, [images[first], images[second]]), few=(1, 4))
     found = int(labels[first]), int(labels[second])
     caption, named = _caption(rng, found)
-    masks = np.stack([np.asarray(layer) > 96 for layer in layers])
-    return CaptionedScene((np.clip(noisy, 0, 1) * 255).astype(np.uint8), masks, found, caption, named, seed)
+    return CaptionedScene(image, masks, found, caption, named, seed)
 
 
 def _apart(rng: np.random.Generator, size: int, pictures: list[NDArray[np.float64]]) -> list[Image.Image]:

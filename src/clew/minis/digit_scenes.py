@@ -8,6 +8,7 @@ information about the label.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -24,7 +25,7 @@ SIZE = 64  # pixels on each side of a scene
 # Half-open ranges of the shuffled digits, and the first background seed of each split.
 _DIGITS: dict[Split, tuple[int, int]] = {"train": (0, 1297), "validation": (1297, 1497), "test": (1497, 1797)}
 _FIRST_SEED: dict[Split, int] = {"train": 0, "validation": 1_000_000_000, "test": 2_000_000_000}
-_SEEDS_PER_SPLIT = 1_000_000_000
+SEEDS_PER_SPLIT = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -49,27 +50,46 @@ def digits(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def compose(split: Split, index: int, *, size: int = SIZE) -> Scene:
     """Scene number `index` of a split, the same picture every time."""
-    if not 0 <= index < _SEEDS_PER_SPLIT:
-        raise ValueError(f"a scene's index lies in [0, {_SEEDS_PER_SPLIT}), got {index}")
-    seed = _FIRST_SEED[split] + index
+    seed = seed_of(_FIRST_SEED, split, index)
     rng = np.random.default_rng(seed)
     images, labels = digits(split)
     chosen = int(rng.integers(len(images)))
+    image, masks = painted(rng, size, images, lambda: [_place_digit(rng, size, images[chosen])], few=(2, 5))
+    return Scene(image, masks[0], int(labels[chosen]), seed)
 
-    canvas = texture(rng, size)
-    ink = contrasting(rng, canvas)
-    digit = _place_digit(rng, size, images[chosen])
-    # Distractors may come close to the digit but never run through it: they must not make another digit of it.
-    free = (np.asarray(digit.filter(ImageFilter.MaxFilter(7))) < 64).astype(np.float64)
-    for _ in range(int(rng.integers(2, 5))):
-        blend(canvas, distractor(rng, size, images), ink, float(rng.uniform(0.5, 0.9)) * free)
-    blend(canvas, digit, ink, 1.0)
-    mask = np.asarray(digit) > 96
+
+def seed_of(first: Mapping[Split, int], split: Split, index: int) -> int:
+    """The seed of a scene, in the range of its split."""
+    if not 0 <= index < SEEDS_PER_SPLIT:
+        raise ValueError(f"a scene's index lies in [0, {SEEDS_PER_SPLIT}), got {index}")
+    return first[split] + index
+
+
+def painted(
+    rng: np.random.Generator,
+    size: int,
+    images: NDArray[np.float64],
+    place: Callable[[], list[Image.Image]],
+    few: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The digits that `place` puts on layers of their own, over a background among a `few` distractors, from the first
+    number to below the second: the picture (H, W, 3), and a mask of each digit (digit, H, W)."""
+    canvas = _texture(rng, size)
+    ink = _contrasting(rng, canvas)
+    layers = place()
+    whole = Image.fromarray(np.maximum.reduce([np.asarray(layer) for layer in layers]))
+    # Distractors may come close to a digit but never run through it: they must not make another digit of it.
+    free = (np.asarray(whole.filter(ImageFilter.MaxFilter(7))) < 64).astype(np.float64)
+    for _ in range(int(rng.integers(*few))):
+        _blend(canvas, _distractor(rng, size, images), ink, float(rng.uniform(0.5, 0.9)) * free)
+    for layer in layers:
+        _blend(canvas, layer, ink, 1.0)
     noisy = canvas + rng.normal(0, 0.02, canvas.shape)
-    return Scene((np.clip(noisy, 0, 1) * 255).astype(np.uint8), mask, int(labels[chosen]), seed)
+    masks = np.stack([np.asarray(layer) > 96 for layer in layers])
+    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), masks
 
 
-def texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+def _texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     """Coloured noise at several scales over a grating: (size, size, 3) in [0, 1]."""
     canvas = np.tile(rng.uniform(0.25, 0.75, 3), (size, size, 1))
     for cells, strength in ((3, 0.14), (7, 0.08), (17, 0.06)):
@@ -82,13 +102,13 @@ def texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     return np.clip(canvas + 0.06 * wave[..., None] * rng.uniform(0, 1, 3), 0, 1)
 
 
-def contrasting(rng: np.random.Generator, canvas: NDArray[np.float64]) -> NDArray[np.float64]:
+def _contrasting(rng: np.random.Generator, canvas: NDArray[np.float64]) -> NDArray[np.float64]:
     """A colour clearly lighter or darker than the background."""
     bright = canvas.mean() < 0.5
     return rng.uniform(0.8, 1.0, 3) if bright else rng.uniform(0.0, 0.2, 3)
 
 
-def distractor(rng: np.random.Generator, size: int, images: NDArray[np.float64]) -> Image.Image:
+def _distractor(rng: np.random.Generator, size: int, images: NDArray[np.float64]) -> Image.Image:
     """Something that is no digit, for the digit's own ink: a stroke, some dots, or a digit cut up and shuffled."""
     kind = rng.integers(3)
     layer = Image.new("L", (size, size))
@@ -123,7 +143,7 @@ def enlarge(digit: NDArray[Any], side: int) -> Image.Image:
     return Image.fromarray((digit * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def blend(
+def _blend(
     canvas: NDArray[np.float64], layer: Image.Image, ink: NDArray[np.float64], strength: float | NDArray[np.float64]
 ) -> None:
     """Draw a layer in some ink over a canvas."""

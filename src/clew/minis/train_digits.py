@@ -6,8 +6,6 @@ measured: accuracy on 2,000 test scenes, made of digits and backgrounds that no 
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, ViTConfig, ViTForImageClassification
 
 from .digit_scenes import SIZE, Split, compose
-from .training import training_arguments
+from .training import training_arguments, write_model, write_processor
 
 FOLDER = Path(__file__).parent / "digits"
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -84,22 +82,9 @@ def save(model: ViTForImageClassification, output: Path) -> None:
     """Write the model in float16, its processor, its measured accuracy and the shipped scenes."""
     measured = {"test_accuracy": accuracy(model, "test", TEST_SCENES), "test_scenes": TEST_SCENES}
     print(measured)
-    model.half().save_pretrained(output)
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": SIZE, "width": SIZE},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    (output / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    (output / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
+    write_model(model, output, measured)
+    write_processor(output, "ViTImageProcessor", SIZE)
     scenes = [compose("test", TEST_SCENES + i) for i in range(SHIPPED_SCENES)]
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
     np.savez_compressed(
         output / "scenes.npz",
         images=np.stack([s.image for s in scenes]),

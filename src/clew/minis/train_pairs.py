@@ -9,8 +9,6 @@ tokenizer and the test scenes that ship, and records how often its two best capt
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, Trainer
 from .captioned import OF_BOTH, OF_ONE, SIZE, compose_captioned
 from .captions import WORDS, with_article
 from .digit_scenes import Split
-from .training import training_arguments
+from .training import training_arguments, write_model, write_processor
 
 FOLDER = Path(__file__).parent / "digits-clip"
 TRAIN_SCENES = (200_000, 26_000)  # against each other, and pair by pair
@@ -214,19 +212,8 @@ def save(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, output: Path) -> 
     """Write the model in float16, its processor and tokenizer, what was measured and the shipped scenes."""
     measured = {"test_accuracy": accuracy(model, tokenizer, "test", TEST_SCENES), "test_scenes": TEST_SCENES}
     print(measured)
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    told = json.loads((output / "tokenizer_config.json").read_text())
-    told["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
-    (output / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n")
-    processor = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "do_center_crop": False,
-        "size": {"height": SIZE, "width": SIZE}, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-    }  # fmt: skip
-    (output / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    (output / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
+    write_model(model, output, measured, tokenizer)
+    write_processor(output, "CLIPImageProcessor", SIZE)
     scenes = [compose_captioned("test", TEST_SCENES + i) for i in range(SHIPPED_SCENES)]
     np.savez_compressed(
         output / "scenes.npz",

@@ -8,8 +8,6 @@ tokenizer, trained on the same reviews, and records what was measured: accuracy 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +27,7 @@ from transformers import (
 )
 
 from .film_reviews import LABELS, Split, compose_review
-from .training import training_arguments
+from .training import training_arguments, write_model
 
 Kind = Literal["bert", "llama"]
 FOLDER = Path(__file__).parent
@@ -144,13 +142,7 @@ def main(kind: Kind, output: Path | None = None, train_reviews: int = TRAIN_REVI
     model.half().float().eval()  # measured with the weights that ship
     measured = {"test_accuracy": accuracy(model, tokenizer, "test", TEST_REVIEWS), "test_reviews": TEST_REVIEWS}
     print(measured)
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    told = json.loads((output / "tokenizer_config.json").read_text())
-    told["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
-    (output / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n")
-    (output / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
+    write_model(model, output, measured, tokenizer)
 
 
 if __name__ == "__main__":

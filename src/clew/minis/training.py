@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,33 @@ def training_arguments(output: Path, *, batch: int, warmup: int, **more: Any) ->
         disable_tqdm=True,
         **more,
     )
+
+
+def write_model(model: Any, output: Path, measured: dict[str, Any], tokenizer: Any = None) -> None:
+    """Write a model in float16 with its tokenizer, and what was measured of it; what training left there goes."""
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    model.half().save_pretrained(output)
+    _write(output / "measured.json", measured)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(output)
+        told = json.loads((output / "tokenizer_config.json").read_text())
+        told["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
+        _write(output / "tokenizer_config.json", told)
+
+
+def write_processor(output: Path, kind: str, size: int) -> None:
+    """Write how pictures are prepared: resized to a square of `size`, pixels scaled to [-1, 1]."""
+    half = [0.5, 0.5, 0.5]
+    resized = {"do_resize": True, "do_center_crop": False, "size": {"height": size, "width": size}, "resample": 3}
+    scaled = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": half,
+        "image_std": half,
+    }
+    _write(output / "preprocessor_config.json", {"image_processor_type": kind, **resized, **scaled})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
