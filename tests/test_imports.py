@@ -17,7 +17,7 @@ LAYERS = {
     "passes": 1,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
-    "generation_html": 3, "pair": 3, "things": 4, "architectures.pairs": 4, "target_kinds": 1,
+    "generation_html": 3, "pair": 3, "things": 5, "architectures.pairs": 4, "target_kinds": 1,
     "attribution": 4, "image_attribution": 5, "text_attribution": 5, "pair_attribution": 6, "compare": 6,
     "images": 4, "checkpoints": 4, "readout": 4, "capture": 5, "trace": 6, "subject": 7,
     "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,

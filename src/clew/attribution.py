@@ -89,11 +89,13 @@ class Attribution:
         ):
             raise ClewError("these results cannot be joined", expected="one method, one input size", got=list(parts))
         sizes = [len(p) for p in parts]
-        labels = first.labels if all(p.labels == first.labels for p in parts) else None
-        parts = [p if labels is not None or first.labels is None else replace(p, logits=None) for p in parts]
+        same = all(list(p.labels or ()) == list(first.labels or ()) for p in parts)
+        parts = parts if same else [replace(p, logits=None) for p in parts]
         return replace(
             first,
-            labels=labels,  # image–text models compare each batch with other things, whose logits do not join
+            labels=first.labels
+            if same
+            else None,  # image–text models compare each batch with other things, whose logits do not join
             target=[name for p in parts for name in (p.target if len(p.target) == len(p) else [p.target[0]] * len(p))],
             checks={  # a word of advice may be in some parts only
                 k: first.join([p.checks[k] for p in parts], sizes) if all(k in p.checks for p in parts) else value

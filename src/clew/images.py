@@ -16,6 +16,8 @@ from torch import Tensor
 from .plots import Picture
 from .shapes import InputError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
 
 def open_image(path: str | Path) -> Image.Image:
     """Open a picture file as RGB, turned the way its EXIF data says.

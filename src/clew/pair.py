@@ -102,10 +102,6 @@ class Tower(nn.Module):
         name = "vision_config" if self.side == "image" else "text_config"
         return getattr(getattr(self.owner, "config", None), name, None)
 
-    def encode(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Features (batch, width), not of length 1."""
-        raise NotImplementedError
-
     def compared(self, features: Tensor) -> Tensor:
         """Logits (batch, class) of features (batch, width): `scale · cos + bias`."""
         others: Any = self.features
@@ -119,7 +115,11 @@ class Tower(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         found = find_pair(self.owner)
-        assert found is not None
+        if found is None:
+            name = type(self.owner).__name__
+            raise UnknownArchitecture(
+                f"no pair is declared for {name}", todo="declare it here too: clew.register_pair(…)"
+            )
         self.pair = found
 
 
@@ -129,6 +129,7 @@ class ImageTower(Tower):
     side = "image"
 
     def encode(self, pixel_values: Tensor, **more: Any) -> Tensor:
+        """Features (batch, width), not of length 1."""
         return self.pair.encode_image(self.owner, pixel_values, **more)
 
     def forward(self, pixel_values: Tensor, **more: Any) -> Tensor:
@@ -145,13 +146,14 @@ class TextTower(Tower):
         self.context, self.reads_padding = pair.context(owner), pair.reads_padding(owner)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Features (batch, width), not of length 1."""
         return self.pair.encode_text(self.owner, input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return self.compared(self.encode(input_ids, attention_mask))
 
 
-def tower(owner: nn.Module, pair: Pair, side: Side, features: Tensor) -> Tower:
+def tower(owner: nn.Module, pair: Pair, side: Side, features: Tensor) -> ImageTower | TextTower:
     """The tower of a side in evaluation mode; `features` are those of the other side, or of the same."""
     made = (ImageTower if side == "image" else TextTower)(owner, pair, F.normalize(features, dim=-1))
     made.training = False  # not `eval`, which would reach into the model

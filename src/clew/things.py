@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .images import PICTURES
 from .pair import Side
 from .shapes import InputError
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def things(value: Any) -> Things:
     if items and isinstance(value, (list, tuple)) and all(type(item) is int for item in items):
         return Things("text", [torch.tensor(items)])
     if items and all(isinstance(item, str) for item in items):
-        files = [item for item in items if item.lower().endswith(_PICTURES) and Path(item).is_file()]
+        files = [item for item in items if item.lower().endswith(PICTURES) and Path(item).is_file()]
         if files:
             expected, todo = "a text, or a PIL image", "open it: clew.open_image(path)"
             raise InputError("this is the name of a picture", expected=expected, got=files[0], todo=todo)

@@ -90,10 +90,7 @@ def _hf(
 
 _hf(
     "hf_clip",
-    (
-        "clip.modeling_clip.CLIPModel",
-        "clipseg.modeling_clipseg.CLIPSegModel",
-    ),
+    ("clip.modeling_clip.CLIPModel", "clipseg.modeling_clipseg.CLIPSegModel"),
     {**_VIT, "readout": _cls},
     {**_CAUSAL, "readout": _end},
 )
@@ -132,7 +129,7 @@ _LAST: dict[str, Any] = {**_CAUSAL, "readout": lambda model: Readout.last_token(
 _hf("hf_siglip", ("siglip.modeling_siglip.SiglipModel",), _POOLED, _LAST, **_SIGLIP)
 
 
-def _naflex(model: Any, pixel_values: Tensor, **more: Any) -> Tensor:
+def _naflex(model: Any, pixel_values: Tensor) -> Tensor:
     """SigLIP 2 of any aspect ratio takes patches laid out in a row, and how many there are down and across."""
     size: int = model.config.vision_config.patch_size
     batch, channels, height, width = pixel_values.shape
@@ -180,7 +177,7 @@ def _open_image(model: Any) -> Architecture:
     visual = model.visual
     kind = type(visual)
     if kind.__name__ == "TimmModel":  # EVA-CLIP, SigLIP, …: a model of timm with a head of its own
-        if any(name != "drop" and "pool" in name for name, _ in visual.head.named_children()):
+        if any("pool" in name for name, _ in visual.head.named_children()):
             raise unsupported(model, "image", "it pools by a convolution's attention")
         return find(visual.trunk).within("visual.trunk")
     if not kind.__module__.startswith("open_clip") or find_path(visual, "transformer.resblocks") is None:
@@ -230,7 +227,7 @@ def _open_text(model: Any) -> Architecture:
 
 def _open_text_readout(text: Any) -> Readout:
     pool = getattr(text, "pool_type", None) or text.text_pool_type
-    number = getattr(text, "eos_id", None) if hasattr(text, "eos_id") else getattr(text, "text_eos_id", None)
+    number = getattr(text, "eos_id", getattr(text, "text_eos_id", None))
     kinds = {"first": Readout.cls(), "last": Readout.last_token(), "argmax": Readout.end_token()}
     return kinds[pool] if pool in kinds else Readout.end_token(number)
 
