@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 MAPPED = {
     "vit": "parity_vit", "bert": "parity_text", "llama/seqcls": "parity_text", "llama/causal": "parity_text",
     "qwen2": "parity_text", "gpt2": "parity_text", "clip": "parity_clip",
+    "metrics": "parity_metrics", "flip": "parity_flip", "bert_pert": "parity_bert_pert", "eraser": "parity_eraser",
 }  # fmt: skip
 
 FAMILIES = {

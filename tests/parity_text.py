@@ -27,7 +27,7 @@ class Family:
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         self.kind = config["model_type"]
-        self.model = _model(config, folder)
+        self.model = read_model(folder)
         inputs = np.load(folder / "inputs.npz")
         names = sorted({name.split("_")[0] for name in inputs.files})
         self.texts = {name: torch.from_numpy(inputs[f"{name}_input_ids"]) for name in names}
@@ -165,9 +165,11 @@ def _expected(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.glob("expected*.npz")) if "quirk" not in file.name]
 
 
-def _model(config: dict[str, Any], folder: Path) -> nn.Module:
+def read_model(folder: Path, **settings_of_model: Any) -> nn.Module:
+    """The model of a folder, its stored weights in double precision."""
+    config = json.loads((folder / "config.json").read_text())
     kind = config["model_type"]
-    settings = transformers.AutoConfig.for_model(**config)
+    settings = transformers.AutoConfig.for_model(**{**config, **settings_of_model})
     name = (config.get("architectures") or [{"qwen2": "Qwen2ForCausalLM", "gpt2": "GPT2LMHeadModel"}.get(kind)])[0]
     model = getattr(transformers, name)(settings)
     weights = {k: v.double() for k, v in load_file(folder / "weights.safetensors").items()}

@@ -28,6 +28,13 @@ LAYERS = {
     "minis.train_digits": 8, "minis.train_reviews": 8, "minis.train_pairs": 9,
     "prepare_text": 7, "inputs": 5, "prepare": 8, "pair_model": 9, "assemble": 10, "windows": 11, "similarity": 11,
     "explain": 12, "generation": 13,
+    "metrics.curves": 1, "metrics.segmentation": 1, "metrics.eraser_files": 1, "metrics.eraser": 2,
+    "metrics.perturbation": 7, "metrics.flipping": 7, "metrics": 8,
+    "datasets.content": 1, "datasets.places": 1, "datasets.selection": 1, "datasets.tables": 2, "datasets.labels": 3,
+    "datasets.imagenet_labels": 3, "datasets": 4, "datasets.pictures": 5, "datasets.stored": 6, "datasets.sheets": 7,
+    "datasets.rows": 7, "datasets.choices": 8, "datasets.*": 9,
+    "resampling": 1, "statistics": 2, "report_curves": 1, "report_rows": 2, "report_data": 3, "report_tables": 4,
+    "report_parts": 5, "report_page": 6, "report": 7,
     "doctor": 13, "many": 13, "demo": 14, "cli": 15,
     "": 16,
 }  # fmt: skip

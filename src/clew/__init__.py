@@ -1,6 +1,6 @@
 """clew: what did this transformer look at?"""
 
-from . import rules, targets
+from . import metrics, rules, targets
 from .architectures import Architecture, Readout, architectures, register
 from .attribution import Attribution
 from .compare import compare
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "method",
     "methods",
+    "metrics",
     "open_image",
     "register",
     "register_pair",

@@ -1,0 +1,61 @@
+"""Which examples of a data set: a list, a random share, the first so many."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..shapes import InputError, OptionError
+
+Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]
+
+
+def chosen(
+    length: int,
+    *,
+    subset: Positions | None = None,
+    sample: int | None = None,
+    fraction: float | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> list[int] | None:
+    """Positions as `open_dataset` describes them, or None for all. Raises `OptionError` for what cannot be drawn."""
+    if subset is sample is fraction is limit is seed is None:
+        return None
+    found = list(range(length)) if subset is None else _listed(subset)
+    if sample is not None:
+        if not 1 <= sample <= len(found):
+            raise OptionError("cannot draw so many", expected=f"sample from 1 to {len(found)}", got=sample)
+        found = random.Random(seed or 0).sample(found, sample)
+    if fraction is not None and not 0 < fraction <= 1:
+        raise OptionError("a fraction is a share of the examples", expected="above 0, at most 1", got=fraction)
+    if fraction is not None or (seed is not None and sample is None):
+        order = np.random.RandomState(seed or 0).permutation(len(found)).tolist()
+        found = [found[i] for i in order[: len(found) if fraction is None else int(fraction * len(found))]]
+    if limit is not None:
+        if limit < 1:
+            raise OptionError("a limit is a number of examples", expected="1 or more", got=limit)
+        found = found[:limit]
+    return found
+
+
+def _listed(subset: Positions) -> list[int]:
+    if not isinstance(subset, (str, Path)):
+        values = np.asarray(subset)
+    else:
+        try:
+            values = np.load(Path(subset).expanduser(), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{subset} cannot be read", expected="a .npy file of positions, as numpy.save writes it", got=error
+            ) from error
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        raise OptionError(
+            "a subset lists positions", expected="integers, one dimension", got=f"{values.dtype} {values.shape}"
+        )
+    return [int(v) for v in values]

@@ -1,0 +1,152 @@
+"""Tables: csv, tsv, jsonl, json and Parquet as rows of named values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+from ..shapes import InputError, OptionError, optional_import
+from .places import Files
+
+Row = dict[str, Any]
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+def table_names(files: Files) -> list[str]:
+    """The names of tables among some files."""
+    return files.ending(*SUFFIXES)
+
+
+def split_names(files: Files, split: str | None) -> list[str]:
+    """The tables of a split ("test"), or of several ("train+test"): those that have its name in theirs.
+
+    A split may lie in pieces (`test-00000-of-00002.parquet`). Without a split there must be one table. Raises
+    `OptionError` where there is none, or several that are no pieces of one.
+    """
+    tables = table_names(files)
+    if split is None:
+        return _one(files, tables, "")
+    found: list[str] = []
+    for part in split.split("+"):
+        named = re.compile(rf"(?<![a-z]){re.escape(part.strip().lower())}(?![a-z])")
+        found += _one(files, [t for t in tables if named.search(t.rpartition("/")[2].lower())], f" for split {part!r}")
+    return found
+
+
+def _one(files: Files, names: list[str], what: str) -> list[str]:
+    pieces = {re.sub(r"-\d+-of-", "-of-", name) for name in names}
+    if len(pieces) == 1:
+        return names
+    shown = ", ".join((names or table_names(files))[:8]) or "none at all"
+    raise OptionError(
+        f"{files.path} has {'several tables' if names else 'no table'}{what}",
+        expected="one table (csv, tsv, jsonl, json or parquet)",
+        got=shown,
+        todo="pass the path of one of them, or split=…",
+    )
+
+
+def read_rows(
+    files: Files,
+    name: str,
+    *,
+    encoding: str = "utf-8",
+    columns: Sequence[str] | None = None,
+    longest: int | None = None,
+) -> list[Row]:
+    """The rows of a table, or the `longest` first of them. `columns` names those of a csv or tsv without a header.
+
+    A csv quotes as spreadsheets do; a tsv does not quote at all. Raises `InputError`, with the line, for what cannot be
+    read.
+    """
+    suffix = "." + name.lower().rpartition(".")[2]
+    if suffix == ".parquet":
+        return _parquet(files, name, longest)
+    text = files.text(name, encoding)
+    if suffix == ".json":
+        rows = _json(text, files.where(name))
+        if not isinstance(rows, list):
+            raise InputError(f"{files.where(name)} is no table", expected="a list of objects", got=type(rows).__name__)
+        return [_object(row, files.where(name), i) for i, row in enumerate(cast("list[Any]", rows)[:longest])]
+    if suffix == ".jsonl":
+        # Not `splitlines`: a JSON string may hold U+2028, which it takes for the end of a line.
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()][:longest]
+        return [_object(_json(line, f"{files.where(name)}, line {i}"), files.where(name), i) for i, line in lines]
+    return _separated(text, files.where(name), suffix, columns, longest)
+
+
+def columns_of(files: Files, name: str) -> set[str]:
+    """The names of a table's columns, from its first row; empty where it cannot be read."""
+    try:
+        return {column for row in read_rows(files, name, longest=1) for column in row}
+    except InputError:
+        return set()
+
+
+def column(rows: Sequence[Row], wanted: str | None, usual: Sequence[str], what: str, where: str) -> str | None:
+    """A column: the one that is `wanted`, else the first `usual` one that there is.
+
+    Raises `OptionError` where the wanted one is not there.
+    """
+    have = list(rows[0]) if rows else []
+    if wanted is not None and wanted not in have:
+        raise OptionError(
+            f"{where} has no column {wanted!r}", expected=f"a column for {what}", got=", ".join(map(str, have))
+        )
+    return wanted if wanted is not None else next((name for name in usual if name in have), None)
+
+
+def _separated(text: str, where: str, suffix: str, columns: Sequence[str] | None, longest: int | None) -> list[Row]:
+    old = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # whole articles are longer than the usual limit
+    try:
+        style: dict[str, Any] = (
+            {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"delimiter": ",", "strict": True}
+        )
+        table = csv.DictReader(io.StringIO(text, newline=""), fieldnames=columns, **style)
+        rows: list[Row] = []
+        for row in table:
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{where}, line {table.line_num}: a row of another length",
+                    expected=f"columns {', '.join(table.fieldnames or ())}",
+                    got=[v for v in row.values() if v is not None],
+                    todo="name the columns, if there is no header: columns=…",
+                )
+            rows.append(cast(Row, row))
+            if longest is not None and len(rows) >= longest:
+                break
+    except csv.Error as error:
+        raise InputError(f"{where} cannot be read", expected=f"a {suffix[1:]} table", got=error) from error
+    finally:
+        csv.field_size_limit(old)
+    return rows
+
+
+def _parquet(files: Files, name: str, longest: int | None) -> list[Row]:
+    arrow = optional_import("pyarrow", extra="bench", purpose="read Parquet")
+    parquet = optional_import("pyarrow.parquet", extra="bench", purpose="read Parquet")
+    try:
+        table = parquet.ParquetFile(arrow.BufferReader(files.read(name)))
+        if longest is None:
+            return table.read().to_pylist()
+        return next((batch.to_pylist() for batch in table.iter_batches(batch_size=longest)), [])
+    except (arrow.ArrowException, OSError) as error:
+        raise InputError(f"{files.where(name)} cannot be read", expected="a Parquet file", got=error) from error
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where} is no JSON", got=error, todo="fetch the file again") from error
+
+
+def _object(row: Any, where: str, number: int) -> Row:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}, row {number} is no object", expected='{"column": value, …}', got=type(row).__name__)
+    return cast(Row, row)

@@ -1,0 +1,118 @@
+"""Curves of a model's output while its input is taken away, and the areas that papers give of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ..shapes import OptionError, close_matches
+
+TENTHS = tuple(i / 10 for i in range(11))
+
+# Over which fractions the published areas run, and what they take for a point that was not measured.
+RANGES = {
+    "measured": "trapezoids over the points as measured, 0 and 1 included",
+    "chefer": "from 0, the intact input, to 0.9",
+    "beyond_intuition": "from 0 to 1, where 0 is the intact input and the value at 1 is taken to be 0",
+    "pa_lrp": "from 0.1 to 0.9",
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a model answers at each step of a removal or insertion.
+
+    `fractions` (step,) of the units, `logits` (step, case, class), and `clean` (case, class) of the intact input. A
+    case is one input with one order of its units.
+    """
+
+    fractions: Sequence[float]
+    logits: Float[Tensor, "step case class"]
+    clean: Float[Tensor, "case class"]
+
+    def hits(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
+        """1 where the class is predicted, 0 elsewhere; without `classes`, where the prediction is still the same."""
+        return (self.logits.argmax(-1) == self._classes(classes)).to(self.logits.dtype)
+
+    def logit(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
+        """The class's logit; without `classes` that of the class predicted for the intact input."""
+        return _of(self.logits, self._classes(classes))
+
+    def probability(
+        self, classes: Int[Tensor, " case"] | None = None, *, among: Sequence[int] | None = None
+    ) -> Float[Tensor, "step case"]:
+        """The class's probability, 0 to 1, in a softmax over all classes or `among` some that include it."""
+        wanted = self._classes(classes)
+        if among is None:
+            return _of(self.logits.softmax(-1), wanted)
+        some = torch.as_tensor(among, device=self.logits.device)
+        return (_of(self.logits, wanted) - self.logits[..., some].logsumexp(-1)).exp()
+
+    def log_odds(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
+        """`log(p / (1 - p))` of the class."""
+        wanted = self._classes(classes)
+        others = self.logits.scatter(-1, wanted.expand(self.logits.shape[:-1])[..., None], -torch.inf)
+        return _of(self.logits, wanted) - others.logsumexp(-1)
+
+    def squared_error(
+        self, classes: Int[Tensor, " case"] | None = None, *, all_classes: bool = True
+    ) -> Float[Tensor, "step case"]:
+        """`Σ_c (y_c - y⁰_c)²` against the logits of the intact input, over all classes or for the one class."""
+        difference = (self.logits - self.clean).square()
+        return difference.sum(-1) if all_classes else _of(difference, self._classes(classes))
+
+    def log_ratio_to_second(self, classes: Int[Tensor, " case"]) -> Float[Tensor, "step case"]:
+        """`log(p_class / p_second)`, `p_second` the second largest of all probabilities (Beyond Intuition's code)."""
+        return _of(self.logits, self._classes(classes)) - self.logits.topk(2).values[..., 1]
+
+    def change_of_largest_logit(self) -> Float[Tensor, "step case"]:
+        """The largest logit, of whatever class, less that of the intact input (Beyond Intuition's code)."""
+        return self.logits.amax(-1) - self.clean.amax(-1)
+
+    def change_of_largest_probability(self) -> Float[Tensor, "step case"]:
+        """The largest probability, of whatever class, less that of the intact input (Beyond Intuition's code)."""
+        return self.logits.softmax(-1).amax(-1) - self.clean.softmax(-1).amax(-1)
+
+    def _classes(self, classes: Tensor | None) -> Tensor:
+        return self.clean.argmax(-1) if classes is None else torch.as_tensor(classes, device=self.clean.device)
+
+
+def _of(values: Tensor, classes: Tensor) -> Tensor:
+    return values.gather(-1, classes.expand(values.shape[:-1])[..., None])[..., 0]
+
+
+def auc(values: ArrayLike, fractions: Sequence[float], *, span: str = "measured") -> np.ndarray:
+    """The area under curves by trapezoids, (…, step) to (…).
+
+    `fractions` (step,) in rising order. `span` says over which of them, see `RANGES`: the published areas of one and
+    the same curve differ by a fifth. Raises `OptionError` for a span that the points do not reach.
+    """
+    from scipy.integrate import trapezoid
+
+    x, y = np.asarray(fractions, dtype=float), np.asarray(values, dtype=float)
+    if span not in RANGES:
+        raise OptionError("unknown span of an area", got=span, todo=close_matches(span, RANGES))
+    low, high = {"measured": (x[0], x[-1]), "chefer": (0.0, 0.9), "beyond_intuition": (0.0, 0.9)}.get(span, (0.1, 0.9))
+    within = (x > low - 1e-9) & (x < high + 1e-9)
+    if not within.any() or abs(x[within][0] - low) > 1e-9 or abs(x[within][-1] - high) > 1e-9:
+        raise OptionError(f"the curve has no points for {span!r}", expected=RANGES[span], got=[float(v) for v in x])
+    x, y = x[within], y[..., within]
+    if span == "beyond_intuition":
+        x, y = np.append(x, 1.0), np.concatenate([y, np.zeros((*y.shape[:-1], 1))], axis=-1)
+    return np.asarray(trapezoid(y, x, axis=-1))
+
+
+def area_between(least_first: ArrayLike, most_first: ArrayLike, fractions: Sequence[float]) -> np.ndarray:
+    """The area between the curves that remove the least and the most relevant first (Achtibat et al. 2024, eq. 31)."""
+    return auc(np.asarray(least_first) - np.asarray(most_first), fractions)
+
+
+def srg(least_first: ArrayLike, most_first: ArrayLike) -> np.ndarray:
+    """Symmetric relevance gain: the mean over steps of the difference of the two curves (Blücher et al. 2024)."""
+    return np.asarray(np.mean(np.asarray(least_first) - np.asarray(most_first), axis=-1))
