@@ -177,15 +177,19 @@ def _drop(full: ArrayLike, reduced: ArrayLike, classes: ArrayLike | None) -> NDA
     chosen = p.argmax(-1) if classes is None else np.asarray(classes)
     if chosen.dtype.kind not in "iu" or (chosen < 0).any() or (chosen >= p.shape[-1]).any():
         raise InputError("no classes", expected=f"integers from 0 to {p.shape[-1] - 1}", got=chosen)
-    difference = p - q
-    index = np.broadcast_to(chosen, difference.shape[:-1])[..., None]
+    try:
+        difference = p - q
+        index = np.broadcast_to(chosen, difference.shape[:-1])[..., None]
+    except ValueError as error:
+        got = f"{p.shape} and {q.shape}, classes {chosen.shape}"
+        raise InputError("these do not belong together", expected="leading axes that broadcast", got=got) from error
     return np.take_along_axis(difference, index, -1)[..., 0]
 
 
 def _probabilities(values: ArrayLike) -> NDArray[np.float64]:
     found = numbers(values)
     # Files hold rounded numbers.
-    if not found.ndim or not ((found >= -1e-6) & (found <= 1 + 1e-6)).all():
+    if not found.ndim or not found.shape[-1] or not ((found >= -1e-6) & (found <= 1 + 1e-6)).all():
         span = f"{np.min(found)} to {np.max(found)}" if found.size else f"shape {found.shape}"
         raise InputError("these are no probabilities", expected="(…, class) from 0 to 1", got=span)
     return found

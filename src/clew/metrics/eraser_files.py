@@ -127,13 +127,14 @@ def _soft(part: Row, key: Key, length: int, variant: str) -> NDArray[np.float64]
     return scores
 
 
-def _span(piece: Row, where: str, length: int, variant: str) -> Span:
-    start, end = piece.get("start_token"), piece.get("end_token")
+def _span(piece: Any, where: str, length: int, variant: str) -> Span:
+    names = ("start_token", "end_token")
+    start, end = (piece.get(name) if isinstance(piece, Mapping) else None for name in names)
     if not (isinstance(start, Integral) and isinstance(end, Integral) and 0 <= int(start) <= int(end) <= length):
         raise InputError(
             f"{where} has a span outside its document",
             expected=f"0 <= start_token <= end_token <= {length}, counting {VARIANTS[variant]}",
-            got=f"start_token={start!r}, end_token={end!r}",
+            got=f"start_token={start!r}, end_token={end!r}" if isinstance(piece, Mapping) else repr(piece)[:80],
         )
     return int(start), int(end)
 
@@ -143,7 +144,7 @@ def numbers(values: ArrayLike) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
-        raise InputError("these are no numbers", got=error) from error
+        raise InputError("these are no numbers", expected="an array of them", got=error) from error
 
 
 def _by_id(rows: Sequence[Row], what: str) -> dict[str, Row]:
