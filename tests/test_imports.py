@@ -35,8 +35,11 @@ LAYERS = {
     "datasets.rows": 7, "datasets.choices": 8, "datasets.*": 9,
     "resampling": 1, "statistics": 2, "report_curves": 1, "report_rows": 2, "report_data": 3, "report_tables": 4,
     "report_parts": 5, "report_page": 6, "report": 7,
-    "doctor": 13, "many": 13, "demo": 14, "cli": 15,
-    "": 16,
+    "benchmarks": 10, "benchmarks.texts": 11, "benchmarks.segmentation": 11, "benchmarks.rationale": 12,
+    "benchmarks.*": 13,
+    "work": 13, "store": 14, "engines": 14, "run": 15, "evaluate": 16, "chosen": 16,
+    "doctor": 13, "many": 13, "demo": 14, "cli_bench": 17, "cli": 18,
+    "": 19,
 }  # fmt: skip
 
 

@@ -1,10 +1,14 @@
 """clew: what did this transformer look at?"""
 
-from . import metrics, rules, targets
+from . import metrics, rules, statistics, targets
 from .architectures import Architecture, Readout, architectures, register
 from .attribution import Attribution
+from .benchmarks import Batch, Benchmark, Curve, Metric, benchmark, benchmarks
+from .chosen import chosen
 from .compare import compare
+from .datasets import Dataset, Example, open_dataset
 from .doctor import doctor
+from .evaluate import evaluate
 from .explain import explain
 from .generation import GenerationAttribution, explain_generation
 from .image_attribution import ImageAttribution
@@ -15,7 +19,9 @@ from .minis import captioned_scenes, reviews, scenes
 from .pair import Pair, register_pair
 from .pair_attribution import PairAttribution
 from .pair_model import LoadedPair
+from .report import report
 from .rule_sets import RULE_SETS
+from .run import Run
 from .shapes import ClewError
 from .subject import Subject
 from .targets import Contrast, Each, Similarity, Span, Token
@@ -26,19 +32,26 @@ __all__ = [
     "RULE_SETS",
     "Architecture",
     "Attribution",
+    "Batch",
+    "Benchmark",
     "ClewError",
     "Contrast",
+    "Curve",
+    "Dataset",
     "DinoLinear",
     "Each",
+    "Example",
     "GenerationAttribution",
     "ImageAttribution",
     "LoadedModel",
     "LoadedPair",
+    "Metric",
     "Pair",
     "PairAttribution",
     "Preprocess",
     "Readout",
     "Result",
+    "Run",
     "Similarity",
     "Span",
     "Subject",
@@ -46,20 +59,27 @@ __all__ = [
     "Token",
     "Trace",
     "architectures",
+    "benchmark",
+    "benchmarks",
     "captioned_scenes",
+    "chosen",
     "compare",
     "doctor",
+    "evaluate",
     "explain",
     "explain_generation",
     "load",
     "method",
     "methods",
     "metrics",
+    "open_dataset",
     "open_image",
     "register",
     "register_pair",
+    "report",
     "reviews",
     "rules",
     "scenes",
+    "statistics",
     "targets",
 ]

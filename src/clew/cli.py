@@ -1,4 +1,4 @@
-"""The command line: `clew explain`, `generate`, `methods`, `models`, `doctor`, `demo`."""
+"""The command line: `clew explain`, `generate`, `bench`, `report`, `methods`, `models`, `doctor`, `demo`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from .architectures import architectures
 from .architectures import find as find_architecture
 from .attribution import Attribution
+from .cli_bench import bench, report_command
 from .compare import compare
 from .demo import show
 from .doctor import doctor as examine
@@ -39,6 +40,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
+app.command("report")(report_command)
 console = Console()
 errors = Console(stderr=True)
 

@@ -171,6 +171,25 @@ def rule_set(rules: str | Mapping[str, Any]) -> tuple[str, RuleSet]:
     return known or ", ".join(f"{key}={rule}" for key, rule in rules.items()), rules
 
 
+def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> RuleSet:
+    """The set with other γ in its gamma rules of linear layers and of convolutions.
+
+    Raises `OptionError` where γ is negative, or the set has no such rule.
+    """
+    found = dict(rules)
+    for operation, value in (("linear", linear), ("conv", conv)):
+        if value is None:
+            continue
+        keys = [k for k, r in rules.items() if k.partition(":")[0] == operation and isinstance(r, Gamma)]
+        if value < 0 or not keys:
+            expected = "γ ≥ 0 and a set with a gamma rule there, such as 'gamma' or 'pa_lrp_gamma'"
+            raise OptionError(
+                f"γ of {operation} layers cannot be set", expected=expected, got=f"gamma_{operation}={value}"
+            )
+        found |= {key: Gamma(value, rules[key].epsilon) for key in keys}  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
 def rule_for(rules: RuleSet, operation: str, place: str) -> Rule | None:
     """The rule of an operation at a place, or None."""
     return rules.get(f"{operation}:{place}") or rules.get(operation)

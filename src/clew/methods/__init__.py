@@ -12,7 +12,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,16 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method: its name, source, one-line summary and options with their defaults."""
+    """A registered method: its name, source, one-line summary and options with their defaults.
+
+    `seeds`: its option `seed` may be one number for each example.
+    """
 
     name: str
     function: Function
     paper: str
     summary: str
+    seeds: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -54,14 +58,14 @@ _registered: dict[str, Method] = {}
 _discovered = False
 
 
-def method(*, paper: str, summary: str) -> Callable[[Function], Function]:
+def method(*, paper: str, summary: str, seeds: bool = False) -> Callable[[Function], Function]:
     """Register a function as a method under its own name. Raises `ClewError` for a name that is taken."""
 
     def add(function: Function) -> Function:
         name = function.__name__
         if name in methods():
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
-        _registered[name] = Method(name, function, paper, summary)
+        _registered[name] = Method(name, function, paper, summary, seeds)
         return function
 
     return add
@@ -121,3 +125,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         expected="for example beyond_intuition_token(start_layer=6)",
         got=text,
     )
+
+
+def written(name: str, options: Mapping[str, Any]) -> str:
+    """`NAME(option=value, …)`, as `parse` reads it."""
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else name

@@ -5,22 +5,36 @@ Letters: `A` attention probabilities, `G = ∂score/∂A`, `r` readout rows, `I`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..readout import take
-from ..shapes import Attn, Scores
+from ..shapes import Attn, OptionError, Scores
 from ..subject import Subject
 from ..trace import Mix, Result, Trace, mean_heads
 from . import is_released, method
 
 
-@method(paper="the control", summary="random numbers: what a method must beat")
-def random(subject: Subject, *, seed: int = 0) -> Scores:
-    """Uniform random scores, the same for the same `seed`, token count and batch position."""
+@method(paper="the control", summary="random numbers: what a method must beat", seeds=True)
+def random(subject: Subject, *, seed: int | Sequence[int] = 0) -> Scores:
+    """Uniform random scores, the same for the same `seed`, token count and batch position.
+
+    `seed`: one for the batch, or one for each example, whose scores then do not depend on the batch.
+    """
     trace = subject.run([subject.last])
-    generator = torch.Generator("cpu").manual_seed(seed)
-    scores = torch.rand(subject.batch, trace.tokens, generator=generator, dtype=torch.float64, device="cpu")
+    each = [seed] if isinstance(seed, int) else list(seed)
+    if len(each) not in (1, subject.batch):
+        raise OptionError("one seed for all or one for each", expected=f"1 or {subject.batch}", got=len(each))
+    drawn = [
+        torch.rand(
+            subject.batch // len(each), trace.tokens, generator=torch.Generator("cpu").manual_seed(one),
+            dtype=torch.float64, device="cpu",
+        )
+        for one in each
+    ]  # fmt: skip
+    scores = torch.cat(drawn)
     return scores.to(subject.x.device, torch.promote_types(subject.x.dtype, torch.float32))
 
 

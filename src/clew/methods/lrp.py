@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..positional import Gather, with_positions
 from ..relevance import Relevance, propagate, reduced
-from ..rule_sets import DEFAULTS
+from ..rule_sets import DEFAULTS, rule_set, with_gamma
 from ..shapes import Attn, OptionError, at_least_float32
 from ..subject import Subject
 from ..trace import Result
@@ -30,6 +30,8 @@ def lrp(
     reduction: str = "sum",
     start: str | None = None,
     clamp: bool | None = None,
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
 ) -> Result:
     """Relevance `R` of the score, handed back through the model by `rules` until the patches or words.
 
@@ -39,13 +41,14 @@ def lrp(
     biases of attention) get relevance only if they are asked for, and count by the sum of their positive entries, see
     `pa_lrp`. `reduction` over features: "sum", which conserves, or "l2" (no pixels). `start`: relevance at the output
     is the "score" or "one". `clamp`: negative scores become 0. Options left out are "token", "score" and False, but
-    for the named sets of released code what that code does.
+    for the named sets of released code what that code does. `gamma_linear`, `gamma_conv`: other γ in the set's gamma
+    rules.
 
     `checks`: the account of conservation (`explained`, `relevance`, `leak_…` by cause, `unexplained`), relevance by
     stage. `details`: `semantic`, `position`, `entering` (batch, token) and their `…_l2`; `position_by_layer` (batch,
     layer, token). Raises `OptionError` where an operation has no rule.
     """
-    return _lrp(subject, rules, level, part, reduction, start, clamp)
+    return _lrp(subject, rules, level, part, reduction, start, clamp, gammas=(gamma_linear, gamma_conv))
 
 
 def _lrp(
@@ -59,8 +62,11 @@ def _lrp(
     *,
     positions: bool = False,
     gather: Gather | None = None,
+    gammas: tuple[float | None, float | None] = (None, None),
 ) -> Result:
     defaults = DEFAULTS.get(rules, {}) if isinstance(rules, str) else {}
+    if gammas != (None, None):
+        rules = with_gamma(rule_set(rules)[1], *gammas)
     text = subject.bound.is_text
     level = level or ("token" if text else str(defaults.get("level", "token")))
     start = start or str(defaults.get("start", "score"))
@@ -119,6 +125,8 @@ def pa_lrp(
     per_part_norm: bool = False,
     per_table_norm: bool = False,
     per_head: bool = False,
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
     variant: str = "paper",
 ) -> Result:
     """Relevance that enters the first sum, `z = E + P`, is split: `R_P = P R_z / (P + E)` (eq. 5), and both count.
@@ -135,13 +143,14 @@ def pa_lrp(
     table's numbers by their largest, `per_part_norm` those of words and of positions before they are added (released
     without `--single-norm`). `per_head` takes heads one by one before the absolute value.
 
-    `variant="pa_lrp"`, images: the configuration that the released code compares (`rules="pa_lrp_gamma"`, pixels,
-    negative values cut). Texts: `aggregate="sum", abs=True`, and with `per_head` the first head alone.
+    `gamma_linear`, `gamma_conv`: as in `lrp`. `variant="pa_lrp"`, images: the configuration that the released code
+    compares (`rules="pa_lrp_gamma"`, pixels, negative values cut). Texts: `aggregate="sum", abs=True`, and with
+    `per_head` the first head alone.
     """
     released = is_released(variant, "pa_lrp")
     if not subject.bound.is_text:
         rules = rules or ("pa_lrp_gamma" if released else "attn_lrp")
-        return _lrp(subject, rules, level, part, reduction, clamp=clamp)
+        return _lrp(subject, rules, level, part, reduction, clamp=clamp, gammas=(gamma_linear, gamma_conv))
     aggregate = aggregate or ("sum" if released else "positive")
     _one_of("aggregate", aggregate, ("positive", "sum", "outer"))
     gather = Gather(
@@ -153,7 +162,8 @@ def pa_lrp(
         per_head=per_head,
         first_head=released,
     )
-    found = _lrp(subject, rules or "attn_lrp", level, part, reduction, positions=True, gather=gather)
+    gammas = gamma_linear, gamma_conv
+    found = _lrp(subject, rules or "attn_lrp", level, part, reduction, positions=True, gather=gather, gammas=gammas)
     return replace(found, options={**found.options, "aggregate": aggregate, "abs": gather.abs, "clamp": gather.clamp})
 
 

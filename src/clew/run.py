@@ -1,0 +1,67 @@
+"""A run that is done, or under way: its rows, its numbers, its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .benchmarks import Benchmark, Curve, Metric, make
+from .report import report as write_report
+from .report import summary
+from .shapes import InputError
+from .store import read_manifest, read_table
+
+
+class Run:
+    """What `evaluate` found, read from its folder: `table` (a row per example and method), `summary()`, `report()`."""
+
+    def __init__(self, path: str | Path, *, keep: Any = None) -> None:
+        """Open a run's folder; one that is not complete has the rows that are there.
+
+        Raises `InputError` for a folder without a run, and for one of another version of its benchmark.
+        """
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = read_manifest(self.path)
+        self._keep = keep  # a temporary folder lives as long as its run
+        self.benchmark: Benchmark = make(self.manifest["benchmark"], self.manifest["protocol"])
+        if self.benchmark.version != self.manifest["version"]:
+            raise InputError(
+                f"{path} was made by another version of {self.benchmark.name!r}",
+                expected=self.benchmark.version, got=self.manifest["version"], todo="run it again, into another folder",
+            )  # fmt: skip
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """What its benchmark reports."""
+        return self.benchmark.metrics
+
+    @property
+    def curves(self) -> Sequence[Curve]:
+        """What its benchmark draws."""
+        return self.benchmark.curves
+
+    @cached_property
+    def table(self) -> Any:
+        """All rows as a `pyarrow.Table`: example, method, error, target, scores, checks, and the protocol's columns."""
+        return read_table(self.path, self.manifest["shards"])
+
+    @property
+    def failed(self) -> int:
+        """How many rows have an error instead of numbers."""
+        return self.table.num_rows - self.table.column("error").null_count
+
+    def summary(self, **options: Any) -> list[dict[str, Any]]:
+        """Every number with its interval, see `clew.report.summary`."""
+        return summary(self, **options)
+
+    def report(self, out: str | Path | None = None, **options: Any) -> list[Path]:
+        """Write the report (default: into the run's folder), see `clew.report`."""
+        return write_report(self, out=self.path if out is None else out, **options)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        state = "" if m["complete"] else ", not complete"
+        what = f"{m['benchmark']}, {m['model']['name']}, {m['data']['name']}"
+        return f"Run({what}: {len(m['methods'])} methods, {m['data']['examples']} examples{state}; {self.path})"
