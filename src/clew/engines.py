@@ -85,7 +85,11 @@ def _on_ray(
                 return
             finished, _ = ray.wait(list(running), num_returns=1)
             index, actor, count = running.pop(finished[0])
-            found = ray.get(finished[0])
+            try:
+                found = ray.get(finished[0])
+            except ray.exceptions.RayError as error:
+                todo = "see that all nodes have the same clew, torch and transformers; what is stored is kept"
+                raise ClewError("a worker cannot go on", expected="a shard", got=error, todo=todo) from error
             if isinstance(found, Exception):
                 raise found
             free.append(actor)

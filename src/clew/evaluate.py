@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -111,13 +113,15 @@ def evaluate(
             "shard_size": size,
             "versions": {name: metadata.version(name) for name in ("clew", "torch", "transformers", "numpy")},
         }
-        keep = tempfile.TemporaryDirectory(prefix="clew-") if out is None else None
-        store = Store(Path(out if keep is None else keep.name), manifest)  # pyright: ignore[reportArgumentType]
+        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="clew-"))
+        store = Store(folder, manifest)
         try:
             _fill(store, work, loaded, dataset, size, _engine(engine, address, workers, threads), bar)
         finally:
             store.close()
-    run = Run(store.path, keep=keep)
+    run = Run(folder)
+    if out is None:
+        weakref.finalize(run, shutil.rmtree, folder, ignore_errors=True)
     failed = run.failed
     if failed:
         known = run.table.column("error").drop_null().to_pylist()

@@ -17,14 +17,13 @@ from .store import read_manifest, read_table
 class Run:
     """What `evaluate` found, read from its folder: `table` (a row per example and method), `summary()`, `report()`."""
 
-    def __init__(self, path: str | Path, *, keep: Any = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Open a run's folder; one that is not complete has the rows that are there.
 
         Raises `InputError` for a folder without a run, and for one of another version of its benchmark.
         """
         self.path = Path(path)
         self.manifest: dict[str, Any] = read_manifest(self.path)
-        self._keep = keep  # a temporary folder lives as long as its run
         self.benchmark: Benchmark = make(self.manifest["benchmark"], self.manifest["protocol"])
         if self.benchmark.version != self.manifest["version"]:
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -231,7 +232,8 @@ class _Run:
         return row | values
 
     def _failed(self, item: Item, name: str, why: str) -> Row:
-        return {"example": item.id, "method": name, "error": why}
+        # Addresses would make the same run another one.
+        return {"example": item.id, "method": name, "error": re.sub(r" at 0x[0-9a-fA-F]+", "", why)}
 
 
 def _scores(result: Attribution, i: int) -> list[float]:

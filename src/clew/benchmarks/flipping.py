@@ -80,8 +80,8 @@ class Flipping(Benchmark):
     "magnitude". `answers`: of arc_easy, watch the right letter among the letters, whatever the model would say.
     `max_length`: cut texts to so many tokens. `internal_batch_size`: copies at a time.
     Special tokens and fixed parts of prompts stay, and do not count. The causal mask stays on.
-    `variant`: "pa_lrp" flips special tokens and prompts too; "beyond_intuition" (movies, 20newsgroups) does, and takes
-    the steps of its code, of 20newsgroups with padding to 512 tokens that counts.
+    `variant`: "pa_lrp" flips special tokens and prompts too; "beyond_intuition" (movies, 20newsgroups) does, sets
+    negative scores to 0, and takes the steps of its code, of 20newsgroups with padding to 512 tokens that counts.
     """
 
     protocol: str | None = None
@@ -159,6 +159,12 @@ class Flipping(Benchmark):
             raise OptionError("Beyond Intuition has no such protocol", expected="movies or 20newsgroups", got=protocol)
         if self.answers and protocol != "arc_easy":
             raise OptionError("only arc_easy has answers to choose from", expected="protocol arc_easy", got=protocol)
+        if (
+            list(fitted._x) != sorted(set(fitted._x))
+            or len(fitted._x) < 2
+            or not 0 <= fitted._x[0] <= fitted._x[-1] <= 1
+        ):
+            raise OptionError("steps of flipping", expected="rising fractions from 0 to 1", got=fitted._x)
         tokenizer_of(loaded)
         return replace(fitted, fractions=fitted._x, eraser=self.eraser or fitted._setting.eraser)
 
@@ -167,7 +173,8 @@ class Flipping(Benchmark):
             return [None] * len(examples)
         found: list[str | None] = []
         for example in examples:
-            token = int(next_token_logits(loaded, text_of(example)).argmax())
+            text = shortened(loaded, text_of(example), self.max_length)
+            token = int(next_token_logits(loaded, text).argmax())
             said = str(loaded.tokenizer.decode([token])).strip()
             right = said[-1:] in example.choices and said[-1:] == str(example.label)
             found.append(None if right else f"answered {said!r}, which is wrong")
@@ -191,6 +198,7 @@ class Flipping(Benchmark):
             scores = torch.stack([result[""].scores[i].cpu()[: len(ids)] for result in results.values()]).double()
             attention = torch.ones_like(ids)
             more = self._padding(len(ids))
+            scores = scores.clamp(min=0) if self.variant == "beyond_intuition" else scores
             ids, attention, keep = F.pad(ids, (0, more)), F.pad(attention, (0, more)), F.pad(keep, (0, more))
             rows = self._rows(loaded, example, ids, attention, F.pad(scores, (0, more)), keep)
             for method, row in zip(results, rows, strict=True):

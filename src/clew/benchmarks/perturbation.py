@@ -154,7 +154,7 @@ class Perturbation(Benchmark):
         preprocess = preprocess_of(loaded, squash=self.resize == "squash")
         raw = replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)
         parameter = next(loaded.model.parameters())
-        pixels = torch.stack([raw(image_of(example))[0] for example in examples]).clamp(0, 1)
+        pixels = torch.stack([raw(image_of(example))[0] for example in examples])
         x, fill = erasable(pixels.to(parameter.device), eraser, preprocess.mean, preprocess.std)
         return x.to(parameter.dtype), fill.to(parameter.dtype)
 

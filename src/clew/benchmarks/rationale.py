@@ -16,9 +16,10 @@ from ..attribution import Attribution
 from ..datasets import Dataset, Example
 from ..loaded import LoadedModel
 from ..metrics.eraser import AOPC_THRESHOLDS, mask_of
-from ..shapes import InputError
+from ..shapes import InputError, OptionError
+from ..words import Word
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
-from .texts import logits_without, shortened, text_of, unpadded
+from .texts import logits_without, shortened, text_of, unpadded, words_of
 
 _COUNTS = tuple(range(5, 85, 5))
 
@@ -68,7 +69,9 @@ class Rationale(Benchmark):
         found += [
             Metric("auprc", ("auprc",), first, True, False, "trapezoids, as ERASER computes it"),
             Metric("roc_auc", ("roc_auc",), first, True),
-            Metric("iou F1", ("iou_precision", "iou_recall"), _harmonic, True, False, "spans that overlap by half"),
+            Metric(
+                "iou F1", ("iou_precision", "iou_recall", "annotated"), _macro, True, False, "of spans, half shared"
+            ),
         ]
         kept = [k for k in self.counts if k != self.hard]
         return found + [Metric(f"f1@{k}", (f"f1@{k}",), first, True) for k in kept]
@@ -85,6 +88,10 @@ class Rationale(Benchmark):
     def fitted(self, loaded: LoadedModel, dataset: Dataset) -> Benchmark:
         one_of("class to explain", self.explain, ("given", "predicted"))
         one_of("reduction of words", self.words, ("max", "sum", "mean"))
+        if not all(k >= 1 for k in (*self.counts, self.hard)):
+            raise OptionError("counts of words", expected="1 or more", got=(*self.counts, self.hard))
+        if not all(0 <= t <= 1 for t in self.thresholds):
+            raise OptionError("thresholds are fractions of the words", expected="0 to 1", got=self.thresholds)
         return self
 
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
@@ -101,9 +108,9 @@ class Rationale(Benchmark):
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
         found: dict[str, list[Values]] = {method: [] for method in results}
         for i, example in enumerate(batch.examples):
-            cases: list[tuple[str, Any]] = []
+            cases: list[tuple[str, list[Word]]] = []
             for method, result in results.items():
-                words = _words(result[""], i, self.words, self.variant == "beyond_intuition")
+                words = _words(result[""], i, example, self.words, self.variant == "beyond_intuition")
                 found[method].append(self._agreement(example, [word.score for word in words]))
                 cases.append((method, words))
             if self.thresholds:
@@ -127,6 +134,7 @@ class Rationale(Benchmark):
         hits = [max((_iou(p, t) for t in wanted), default=0.0) >= 0.5 for p in predicted]
         row["iou_precision"] = sum(hits) / len(hits) if hits else 0.0
         row["iou_recall"] = sum(hits) / len(wanted) if wanted else 0.0
+        row["annotated"] = float(bool(wanted))
         return row
 
     def _faithfulness(
@@ -135,7 +143,7 @@ class Rationale(Benchmark):
         result: Any,
         i: int,
         example: Example,
-        cases: Sequence[tuple[str, Any]],
+        cases: Sequence[tuple[str, list[Word]]],
         found: dict[str, list[Values]],
     ) -> None:
         ids, special = unpadded(result, i)
@@ -157,11 +165,8 @@ class Rationale(Benchmark):
             found[method][i]["sufficiency"] = [alone for _, alone in drop]
 
 
-def _words(result: Attribution, i: int, reduce: str, clamp: bool) -> list[Any]:
-    one = result[i]
-    if clamp:
-        one = replace(one, all_scores=one.all_scores.clamp(min=0))
-    return one.words(reduce)[0]
+def _words(result: Attribution, i: int, example: Example, reduce: str, clamp: bool) -> list[Word]:
+    return words_of(replace(result, all_scores=result.all_scores.clamp(min=0)) if clamp else result, i, example, reduce)
 
 
 def _spans(marked: np.ndarray) -> list[tuple[int, int]]:
@@ -178,8 +183,10 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.asarray(values).mean(-1)
 
 
-def _harmonic(p: np.ndarray, r: np.ndarray) -> np.ndarray:
+def _macro(p: np.ndarray, r: np.ndarray, annotated: np.ndarray) -> np.ndarray:
+    """Of the mean precision, and the mean recall over the documents that have a rationale."""
     p, r = np.asarray(p, dtype=float), np.asarray(r, dtype=float)
+    r = r / np.maximum(np.asarray(annotated, dtype=float), 1e-300)
     return 2 * p * r / np.maximum(p + r, 1e-300)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import find as find_architecture
+from ..attribution import Attribution
 from ..datasets import Dataset, Example
 from ..loaded import LoadedModel
 from ..metrics.eraser import mask_of
@@ -20,7 +21,7 @@ from ..metrics.segmentation import segmentation
 from ..shapes import OptionError, optional_import
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
 from .segmentation import image_of, mask_in_frame, preprocess_of
-from .texts import shortened, text_of
+from .texts import shortened, text_of, words_of
 
 
 @benchmark(
@@ -112,9 +113,14 @@ def cascade(loaded: LoadedModel, stages: Sequence[float], seed: int) -> Generato
     below = {id(m) for m in bound.patches.modules()} | (
         {id(m) for m in bound.embeddings.modules()} if bound.embeddings is not None else set()
     )
-    above = [n for n, m in loaded.model.named_modules() if id(m) not in inner | below and not list(m.children())]
+    modules = list(loaded.model.named_modules())
+    modules = modules[[name for name, _ in modules].index(blocks[0]) :]  # what comes before the blocks is no head
+    above = [n for n, m in modules if id(m) not in inner | below and not list(m.children())]
     redrawn = copy.deepcopy(loaded.model)
-    done: set[str] = set()
+    # A head that shares its weights with the embeddings is drawn with them, last.
+    shared = {id(p) for m in (bound.patches, *bound.blocks) for p in m.parameters()}
+    every = loaded.model.named_parameters(remove_duplicate=False)
+    done = {name for name, p in every if id(p) in shared and name.rpartition(".")[0] in above}
     for stage in stages:
         count = math.ceil(stage * len(blocks) - 1e-9)
         wanted = above + blocks[len(blocks) - count :]
@@ -152,17 +158,17 @@ def _scores(result: object, i: int) -> Tensor:
     return scores if mask is None else scores[mask[i].cpu() & ~result.special[i].cpu()]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _evidence(loaded: LoadedModel, result: object, i: int, example: Example) -> Values:
+def _evidence(loaded: LoadedModel, result: Attribution, i: int, example: Example) -> Values:
     """Whether the maximum is on what is known to decide, and the average precision of the scores against it."""
     if example.mask is not None and example.image is not None:
-        heat = result.heatmap()[i : i + 1]  # pyright: ignore[reportAttributeAccessIssue]
+        heat = result.heatmap()[i : i + 1]
         scores = segmentation(heat, mask_in_frame(preprocess_of(loaded), example)[None])
         if not scores.object_bins.sum():
             return {"pointing": None, "average_precision": None}
         return {"pointing": float(scores.pointing[0]), "average_precision": _ap(heat[0], loaded, example)}
     if example.rationale and example.words is not None:
         metrics = optional_import("sklearn.metrics", extra="bench", purpose="compute average precision")
-        words = result[i].words("max")[0]  # pyright: ignore[reportIndexIssue]
+        words = words_of(result, i, example, "max")
         true = mask_of(example.rationale, len(example.words))[: len(words)]
         values = np.array([word.score for word in words])
         if true.any() and not true.all():

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attribution import Attribution
 from ..datasets import Example
 from ..loaded import LoadedModel
 from ..outputs import logits_of
 from ..prepare_text import padding_of
 from ..shapes import InputError, OptionError
+from ..words import Word, word_spans
 
 
 def text_of(example: Example) -> str:
@@ -48,6 +50,22 @@ def unpadded(result: Any, i: int) -> tuple[Tensor, Tensor]:
     """
     real = result.mask[i].cpu()
     return result.input_ids[i].cpu()[real], result.special[i].cpu()[real]
+
+
+def words_of(result: Attribution, i: int, example: Example, reduce: str) -> list[Word]:
+    """The words of one text up to the last that the model saw, each in its place in `example.words`.
+
+    A word without a token (tokenizers drop control characters) gets the least score. Raises `InputError` where the
+    example's words are not those of its text.
+    """
+    text, words = text_of(example), example.words or ()
+    spans = word_spans(text)
+    if [text[a:b] for a, b in spans] != list(words):
+        expected = f"{len(spans)} words between white space"
+        raise InputError("the words are not those of the text", expected=expected, got=f"{len(words)}: {example.id!r}")
+    found = {word.start: word for word in result[i].words(reduce)[0]}
+    least = min((word.score for word in found.values()), default=0.0)
+    return [found.get(a) or Word(text[a:b], a, b, least, ()) for a, b in spans if a <= max(found, default=-1)]
 
 
 def logits_without(loaded: LoadedModel, ids: Tensor, gone: Tensor, chunk: int) -> Tensor:

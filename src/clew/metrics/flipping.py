@@ -101,8 +101,9 @@ def flipped_tokens(
     order = values.argsort(dim=1, descending=first == "most", stable=True)
     places = torch.arange(len(free), device=scores.device).expand_as(order)
     ranks = torch.empty_like(order).scatter_(1, order, places)
-    whole = math.ceil if rounding == "ceil" else math.floor
-    counts = torch.tensor([whole(f * len(free)) for f in fractions], device=scores.device)
+    n = len(free)  # 0.7 · 90 is 63, whatever binary fractions make of it
+    whole = [math.ceil(f * n) if rounding == "ceil" else math.floor(f * n + 1e-9) for f in fractions]
+    counts = torch.tensor(whole, device=scores.device)
     chosen = ranks[:, None] < counts[None, :, None]
     found = torch.zeros(len(scores), len(fractions), scores.shape[1], dtype=torch.bool, device=scores.device)
     found[:, :, free] = ~chosen if mode == "generate" else chosen
