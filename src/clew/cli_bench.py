@@ -119,7 +119,7 @@ def _several(hint: Any) -> bool:
 
 def _value(given: Any, hint: Any) -> Any:
     if not _several(hint):
-        return given
+        return "given" if given == "target" else given
     words = [word.strip() for one in given for word in one.split(",") if word.strip()]
     return tuple({"target": "given"}.get(word, _literal(word)) for word in words)
 
@@ -208,7 +208,8 @@ def _print_numbers(rows: list[dict[str, Any]]) -> None:
 def _number(row: dict[str, Any] | None) -> str:
     if row is None or row["value"] is None:
         return "–"
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] {row['letters'] or ''}".replace("[", r"\[", 1)
+    interval = "" if row["low"] is None else rf" \[{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['value']:.3f}{interval} {row['letters'] or ''}".rstrip()
 
 
 def _slug(text: str) -> str:

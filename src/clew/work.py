@@ -203,7 +203,8 @@ class _Run:
         module: nn.Module = self.loaded.model
 
         def count(_module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]) -> None:
-            first = next((v for v in (*given, *more.values()) if isinstance(v, Tensor) and v.ndim), None)
+            named = [more[key] for key in ("pixel_values", "input_ids", "inputs_embeds") if more.get(key) is not None]
+            first = next((v for v in (*named, *given) if isinstance(v, Tensor)), None)
             self.shard.forwards[name] += 1 if first is None else len(first)
 
         handle = module.register_forward_pre_hook(count, with_kwargs=True)

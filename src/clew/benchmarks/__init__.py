@@ -198,11 +198,12 @@ def make(name: str, options: Mapping[str, Any]) -> Benchmark:
 def _as_declared(value: Any, hint: Any) -> Any:
     """Lists as tuples, and a single value as a tuple where several are taken."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if any(typing.get_origin(kind) is tuple for kind in kinds):
-        if isinstance(value, (list, tuple)):
-            return tuple(typing.cast("Sequence[Any]", value))
-        return value if value is None or (len(kinds) > 2 and not isinstance(value, str)) else (value,)
-    return value
+    several = next((kind for kind in kinds if typing.get_origin(kind) is tuple), None)
+    if several is None or (value is None and type(None) in kinds):
+        return value
+    values = typing.cast("Sequence[Any]", value if isinstance(value, (list, tuple)) else [value])
+    floats = typing.get_args(several)[0] is float
+    return tuple(float(v) if floats and isinstance(v, int) else v for v in values)
 
 
 def one_of(what: str, value: str, known: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ..datasets import Dataset, Example
 from ..loaded import LoadedModel
 from ..metrics.curves import TENTHS
 from ..metrics.flipping import flipped_tokens
+from ..prepare_text import position_limit
 from ..shapes import InputError, OptionError
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
 from .texts import next_token_logits, shortened, text_of, tokenizer_of, unpadded
@@ -166,6 +167,13 @@ class Flipping(Benchmark):
         ):
             raise OptionError("steps of flipping", expected="rising fractions from 0 to 1", got=fitted._x)
         tokenizer_of(loaded)
+        longest = position_limit(loaded.model, find_architecture(loaded.model).bind(loaded.model))
+        if longest is not None and longest < fitted._padding(0):
+            raise OptionError(
+                f"variant {self.variant!r} pads texts",
+                expected=f"a model of {fitted._padding(0)} positions",
+                got=longest,
+            )
         return replace(fitted, fractions=fitted._x, eraser=self.eraser or fitted._setting.eraser)
 
     def left_out(self, loaded: LoadedModel, examples: Sequence[Example]) -> list[str | None]:
