@@ -22,10 +22,12 @@ import clew
 TEXT = [
     "random", "raw_attention", "attention_rollout", "attention_gradcam", "generic_attribution", "beyond_intuition_head",
     "beyond_intuition_token", "saliency", "input_x_gradient", "attn_lrp", "cp_lrp", "pa_lrp",
-    "integrated_gradients(n_steps=10)",
 ]  # fmt: skip
 FEW = ["random", "raw_attention", "beyond_intuition_head", "beyond_intuition_token", "saliency", "attn_lrp"]
 CAUSAL = [*TEXT[:4], "saliency", "input_x_gradient", "attn_lrp", "cp_lrp", "pa_lrp", "pa_lrp(variant='pa_lrp')"]
+
+
+GAMMA = ["lrp(rules='gamma', level='pixel')", "pa_lrp(rules='gamma', level='pixel')", "attn_lrp(level='pixel')"]
 
 
 @clew.method(paper="the other control", summary="a Gaussian at the centre, which never looks at the model")
@@ -97,9 +99,9 @@ def sanity(out: Path) -> clew.Run:
 
 
 def gamma(out: Path) -> clew.Run:
-    """γ of linear layers and of the patch convolution, on half of the crops."""
+    """γ of linear layers and of the patch convolution, relevance at pixels: chosen on half of the crops."""
     return clew.evaluate(
-        "segmentation", clew.load("vit_s14_cifar10"), "davis16_val_small", methods=["lrp(rules='gamma')", "attn_lrp"],
+        "segmentation", clew.load("vit_s14_cifar10"), "davis16_val_small", methods=GAMMA,
         grid={"gamma_linear": (0.01, 0.05, 0.25), "gamma_conv": (0.25, 100.0)}, out=out, explain="given",
         data_options={"crops": "davis_crops.tsv"},
     )  # fmt: skip
@@ -118,15 +120,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("clew-runs"), help="Where runs are kept.")
     given = parser.parse_args()
-    out, runs = given.out.resolve(), given.runs.resolve()
-    runs.mkdir(parents=True, exist_ok=True)
-    os.chdir(given.data)  # names of models and data in the reports are relative
+    home, data = Path.cwd(), given.data.resolve()
+    given.runs.mkdir(parents=True, exist_ok=True)
     for name in given.names:
-        run = RUNS[name](runs / name)
-        run.report(out / name / "report.html")
+        os.chdir(data)  # names of models and data in the reports are relative
+        try:
+            RUNS[name]((home / given.runs / name).resolve())
+        finally:
+            os.chdir(home)
+        run = clew.Run(given.runs / name)
+        run.report(given.out / name / "report.html")
         if run.manifest["grid"]:
-            clew.chosen(run).report(out / name / "chosen.html")
-        shutil.copy(run.path / "manifest.json", out / name / "manifest.json")
+            clew.chosen(run).report(given.out / name / "chosen.html")
+        shutil.copy(run.path / "manifest.json", given.out / name / "manifest.json")
         print(run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,30 @@ def test_random_numbers_are_drawn_for_each_example_by_its_place(digits, tmp_path
     assert scores[0] == scores[1] and len({tuple(row) for row in scores[0]}) == 5
     assert run(digits, methods=["random"], limit=5, seed=1).table.column("scores").to_pylist()[0] != scores[0][0]
     assert run(digits, methods=["random(seed=7)"], limit=5).table.column("scores").to_pylist()[0] != scores[0][0]
+
+
+def test_a_report_shows_what_was_marked(digits):
+    found, data = run(digits, limit=3), clew.open_dataset("mini:digits", limit=3)
+    shown = clew.Shown(found, digits, data)
+    page = found.report(show=shown)[0].read_text()
+    assert page.count("data:image/jpeg") == 3 * 2 * 2  # best and worst of three examples, two methods
+    # What is drawn is what an explanation of that example looks like.
+    x = digits.preprocess(data.read(2).image)[0][None]
+    fresh = clew.explain(digits, x, method="raw_attention", checks="off")
+    assert shown("2", "raw_attention") == sys.modules["clew.shown"]._picture(fresh)
+    assert shown("2", "raw_attention") != shown("2", "random") and shown("2", "saliency") == ""
+    with pytest.raises(InputError, match="other data"):
+        clew.Shown(found, digits, clew.open_dataset("mini:digits", limit=2))
+
+
+def test_a_report_shows_words():
+    model, data = clew.load("mini:reviews-bert"), clew.open_dataset("mini:reviews", limit=2)
+    found = run(model, data=data, benchmark="rationale", methods=["attn_lrp"], thresholds=(), limit=None)
+    html = clew.Shown(found, model, data)("1", "attn_lrp")
+    assert all(word in html for word in data.read(1).words if word.isalpha()) and "background" in html
+    result = clew.explain(model, data.read(1).text, method="attn_lrp", target=data.read(1).label)
+    numbers = [float(title.replace("−", "-")) for title in re.findall(r'title="([^"]*)"', html)]
+    assert numbers == pytest.approx(result.scores[0].tolist(), rel=0.01, abs=1e-4)
 
 
 # Going on

@@ -23,6 +23,7 @@ from .report import report
 from .rule_sets import RULE_SETS
 from .run import Run
 from .shapes import ClewError
+from .shown import Shown
 from .subject import Subject
 from .targets import Contrast, Each, Similarity, Span, Token
 from .text_attribution import TextAttribution
@@ -52,6 +53,7 @@ __all__ = [
     "Readout",
     "Result",
     "Run",
+    "Shown",
     "Similarity",
     "Span",
     "Subject",

@@ -20,12 +20,14 @@ from rich.table import Column, Table
 
 from .benchmarks import Benchmark, benchmarks
 from .chosen import chosen
+from .datasets import open_dataset
 from .evaluate import evaluate
 from .load import load
 from .metrics import eraser_scores
 from .report import report, summary
 from .run import Run
 from .shapes import OptionError
+from .shown import Shown
 
 bench = typer.Typer(
     no_args_is_help=True,
@@ -173,7 +175,8 @@ def _bench(
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}
     found = evaluate(name, loaded, data, out=folder, **asked, **more, **options)
     print_run(found)
-    written = found.report()
+    show = Shown(found, loaded, open_dataset(data, limit=more["limit"], **reading))
+    written = found.report(show=show)
     if tried:
         picked = chosen(found)
         table = Table("method", "chosen", "tried")
