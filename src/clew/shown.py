@@ -55,6 +55,7 @@ class Shown:
             return _picture(
                 replace(placed, all_scores=torch.cat([torch.zeros(placed.prefix), values])[None], pixels=None)
             )
+        assert isinstance(placed, TextAttribution)
         filled = torch.zeros_like(placed.all_scores)
         filled[0, : len(values)] = values
         (cell,) = replace(placed, all_scores=filled, method=method).cells()
