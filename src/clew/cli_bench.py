@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -65,7 +66,10 @@ _COMMON: list[tuple[str, Any, Any, str]] = [
     ("threads", int | None, None, "Ray: CPUs for each worker."),
     ("checkpoint", Path | None, None, "Weights to use instead (.safetensors or .pth, read as weights only)."),
     ("linear", Path | None, None, "Weights of a DINO linear head on a timm backbone."),
+    ("mean", str | None, None, "Normalisation of pixels where a checkpoint's differs: R,G,B."),
+    ("std", str | None, None, "The same: R,G,B."),
     ("device", str, "cpu", "cpu, cuda, mps."),
+    ("dtype", str, "float32", "float32, bfloat16 or float16."),
     ("quantize", str | None, None, "4bit or 8bit, by bitsandbytes."),
 ]
 
@@ -134,6 +138,15 @@ def _literal(word: str) -> Any:
         return word
 
 
+def _numbers(text: str | None, flag: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise OptionError(f"{flag} takes numbers", expected=f"{flag} 0.5,0.5,0.5", got=text) from error
+
+
 def _pairs(given: list[str] | None, flag: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in given or []:
@@ -161,16 +174,24 @@ def _bench(
     grid: list[str] | None,
     checkpoint: Path | None,
     linear: Path | None,
+    mean: str | None,
+    std: str | None,
     device: str,
+    dtype: str,
     quantize: str | None,
     **more: Any,
 ) -> None:
     drawn = {"kind": kind, "subset": subset, "fraction": fraction, "sample": sample, "seed": data_seed}
     reading: dict[str, Any] = {k: v for k, v in drawn.items() if v is not None}
     for key, text in _pairs(data_option, "--data-option").items():
-        reading[key] = text.split(",") if key == "classes" and "," in text else _literal(text)
+        reading[key] = [_literal(v) for v in text.split(",")] if "," in text else _literal(text)
     tried = {key: [_literal(v) for v in text.split(",")] for key, text in _pairs(grid, "--grid").items()}
-    loaded = load(model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize)
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise OptionError("unknown --dtype", expected="float32, bfloat16 or float16", got=dtype)
+    loaded = load(
+        model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, dtype=getattr(torch, dtype),
+        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"),
+    )  # fmt: skip
     folder = out or Path("clew-runs") / "-".join(map(_slug, (name, loaded.name, Path(data).name or data)))
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}
     found = evaluate(name, loaded, data, out=folder, **asked, **more, **options)
@@ -231,6 +252,9 @@ def report_command(
     eraser: Annotated[Path | None, typer.Option(help="Score a predictions file in ERASER's format instead.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="With --eraser: the annotations (test.jsonl).")] = None,
     documents: Annotated[Path | None, typer.Option(help="With --eraser: docs/ or docs.zip.")] = None,
+    variant: Annotated[
+        str, typer.Option(help="With --eraser: paper, or beyond_intuition, which counts characters.")
+    ] = "paper",
 ) -> None:
     """Write a page with tables, intervals, significance and curves of one or several runs, and CSV, Markdown, LaTeX.
 
@@ -241,7 +265,7 @@ def report_command(
     if eraser is not None:
         if annotations is None:
             raise OptionError("what are the predictions of?", expected="--annotations movies/test.jsonl", got="none")
-        scores = eraser_scores(eraser, annotations, documents or annotations.parent)
+        scores = eraser_scores(eraser, annotations, documents or annotations.parent, variant=variant)
         console.print_json(json.dumps(scores))
         return
     opened = [Run(path) for path in runs or []]

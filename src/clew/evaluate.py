@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import shutil
 import tempfile
 import weakref
@@ -192,6 +193,11 @@ def _classifier(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -> 
     if not isinstance(model, LoadedPair) or dataset.classes is None:
         got = model.name if not isinstance(model, LoadedPair) else f"{dataset.name} without names of classes"
         raise OptionError("zero-shot needs an image–text model and data with classes", expected="CLIP", got=got)
+    if all(re.fullmatch(r"n\d{8}", name) for name in dataset.classes):
+        todo = "name them in the data's order: data_options={'classes': 'names.txt'}"
+        raise OptionError(
+            "texts are made of words, not of WordNet ids", got=dataset.classes[0], expected="names", todo=todo
+        )
     template = "a photo of a {}" if zero_shot == "imagenet" else zero_shot
     return model.zero_shot(list(dataset.classes), template)
 

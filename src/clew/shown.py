@@ -18,6 +18,7 @@ from .loaded import LoadedModel
 from .plots import colour, in_frame, jpeg, shrunk
 from .run import Run
 from .shapes import ClewError, InputError
+from .text_attribution import TextAttribution
 from .text_html import Piece, text_fragment
 
 _LONGEST = 160  # pixels of a thumbnail
@@ -59,7 +60,7 @@ class Shown:
         filled = torch.zeros_like(placed.all_scores)
         filled[0, : len(values)] = values
         (cell,) = replace(placed, all_scores=filled, method=method).cells()
-        pieces = cell.pieces[:_PIECES] + ([Piece(" …")] if len(cell.pieces) > _PIECES else [])
+        pieces = [*cell.pieces[:_PIECES], *([Piece(" …")] if len(cell.pieces) > _PIECES else [])]
         return text_fragment([replace(cell, title="", subtitle="", pieces=pieces)])
 
     def _place(self, example: str) -> Attribution:
