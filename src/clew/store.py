@@ -38,6 +38,10 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ClewError(f"cannot write to {path}", got=error, todo="choose another folder: out=…") from error
+        strangers = [p.name for p in path.iterdir() if p.name != ".lock"]
+        if strangers and MANIFEST not in strangers:
+            got = ", ".join(sorted(strangers)[:5])
+            raise InputError(f"{path} is in use", expected="an empty folder, or one with a run", got=got)
         self.lock()
         wanted: dict[str, Any] = json.loads(json.dumps(manifest))
         if (path / MANIFEST).exists():
@@ -51,12 +55,6 @@ class Store:
                     todo="choose another folder: out=…; or ask for the same",
                 )
         else:
-            strangers = [p.name for p in path.iterdir() if p.name != ".lock"]
-            if strangers:
-                self.close()
-                raise InputError(
-                    f"{path} is in use", expected="an empty folder, or one with a run", got=", ".join(strangers[:5])
-                )
             self.manifest = {**wanted, "shards": {}, "complete": False}
             self._save()
 
@@ -79,7 +77,6 @@ class Store:
         """Let others write."""
         if self._lock is not None:
             self._lock.close()
-            (self.path / ".lock").unlink(missing_ok=True)
 
     def done(self) -> set[int]:
         """Shards that are there, whole; one that is torn or gone counts as not done."""
