@@ -437,3 +437,23 @@ def test_an_image_text_model_is_evaluated_as_a_classifier_of_the_datas_classes()
     assert found.failed == 0 and "zero-shot" in found.manifest["model"]["name"]
     with pytest.raises(OptionError, match="zero_shot"):
         run(pair, limit=1)
+
+
+def test_the_best_words_are_written_as_eraser_reads_them(tmp_path):
+    found = run(clew.load("mini:reviews-bert"), data="mini:reviews", benchmark="rationale", thresholds=(), limit=4)
+    files = found.predictions(tmp_path / "top", "raw_attention", [5, 40])
+    assert [f.name for f in files] == ["identifier_results_5.json", "identifier_results_40.json"]
+    data = clew.open_dataset("mini:reviews", limit=4)
+    examples = [data.read(i) for i in range(4)]
+    annotations = [
+        {
+            "annotation_id": e.id,
+            "evidences": [[{"docid": e.id, "start_token": a, "end_token": b} for a, b in e.rationale]],
+        }
+        for e in examples
+    ]
+    scores = clew.metrics.eraser_scores(files[1], annotations, {e.id: list(e.words) for e in examples})
+    of_run = next(r for r in found.summary() if r["metric"] == "f1@40" and r["method"] == "raw_attention")
+    assert scores["token_prf"]["instance_macro"]["f1"] == pytest.approx(of_run["value"])
+    with pytest.raises(OptionError, match="random"):
+        found.predictions(tmp_path, "randon")

@@ -249,6 +249,9 @@ def report_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A page, or a folder. Default: the run's.")] = None,
     latex: Annotated[bool, typer.Option(help="Print the LaTeX tables.")] = False,
     correction: Annotated[str, typer.Option(help="Of many comparisons: holm, fdr or none.")] = "holm",
+    predictions: Annotated[
+        Path | None, typer.Option(help="Of rationale runs: write identifier_results_k.json of each method there.")
+    ] = None,
     eraser: Annotated[Path | None, typer.Option(help="Score a predictions file in ERASER's format instead.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="With --eraser: the annotations (test.jsonl).")] = None,
     documents: Annotated[Path | None, typer.Option(help="With --eraser: docs/ or docs.zip.")] = None,
@@ -275,5 +278,9 @@ def report_command(
     written = report(*opened, out=out or opened[0].path, correction=chosen_correction)
     if latex:
         typer.echo(next(path for path in written if path.suffix == ".tex").read_text())
+    for run in opened if predictions is not None else ():
+        for method in run.manifest["methods"]:
+            folder = Path(predictions or "") / (run.path.name if len(opened) > 1 else "") / _slug(method)
+            written += run.predictions(folder, method)[:1]
     _print_numbers(summary(*opened, correction=chosen_correction))
     console.print(f"written: {', '.join(escape(str(p)) for p in written)}")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks import Benchmark, Curve, Metric, make
+from .metrics import write_top_k
 from .report import report as write_report
 from .report import summary
-from .shapes import InputError
+from .shapes import InputError, OptionError, close_matches
 from .store import read_manifest, read_table
 
 
@@ -58,6 +59,19 @@ class Run:
     def report(self, out: str | Path | None = None, **options: Any) -> list[Path]:
         """Write the report (default: into the run's folder), see `clew.report`."""
         return write_report(self, out=self.path if out is None else out, **options)
+
+    def predictions(self, folder: str | Path, method: str, counts: Sequence[int] = range(5, 81, 5)) -> list[Path]:
+        """Of a rationale run: write the best words of a method as `identifier_results_{k}.json`, ERASER's format.
+
+        Raises `InputError` for other runs, `OptionError` for a method that was not run.
+        """
+        if "word_scores" not in self.table.column_names:
+            raise InputError(f"{self.path} has no scores of words", expected="rationale", got=self.benchmark.name)
+        if method not in self.manifest["methods"]:
+            raise OptionError(f"no method {method!r}", got=method, todo=close_matches(method, self.manifest["methods"]))
+        rows = self.table.select(["example", "method", "word_scores"]).to_pylist()
+        scores = {row["example"]: row["word_scores"] for row in rows if row["method"] == method and row["word_scores"]}
+        return write_top_k(folder, scores, counts)
 
     def __repr__(self) -> str:
         m = self.manifest

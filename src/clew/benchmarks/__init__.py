@@ -92,6 +92,7 @@ class Benchmark(ABC):
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     variants: ClassVar[tuple[str, ...]] = ("paper",)
+    kept: ClassVar[tuple[str, ...]] = ()  # columns that no metric is made of
 
     variant: str = "paper"
 
@@ -129,8 +130,8 @@ class Benchmark(ABC):
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns that metrics and curves are made of."""
-        return list(dict.fromkeys(c for one in (*self.metrics, *self.curves) for c in one.columns))
+        """The names of all columns: what metrics and curves are made of, and what is `kept` besides."""
+        return list(dict.fromkeys([*(c for one in (*self.metrics, *self.curves) for c in one.columns), *self.kept]))
 
     def options(self) -> dict[str, Any]:
         """The options as they are, for a manifest."""

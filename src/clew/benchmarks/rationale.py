@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class Rationale(Benchmark):
     the model saw, F1 counts all. `internal_batch_size`: texts at a time.
     `variant`: "beyond_intuition" sets negative scores to 0 first, as its code does.
     """
+
+    kept: ClassVar[tuple[str, ...]] = ("word_scores",)
 
     explain: str = "given"
     words: str = "max"
@@ -111,7 +113,8 @@ class Rationale(Benchmark):
             cases: list[tuple[str, list[Word]]] = []
             for method, result in results.items():
                 words = _words(result[""], i, example, self.words, self.variant == "beyond_intuition")
-                found[method].append(self._agreement(example, [word.score for word in words]))
+                scores = [word.score for word in words]
+                found[method].append({**self._agreement(example, scores), "word_scores": scores})
                 cases.append((method, words))
             if self.thresholds:
                 self._faithfulness(loaded, next(iter(results.values()))[""], i, example, cases, found)
