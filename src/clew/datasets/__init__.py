@@ -203,7 +203,7 @@ def open_dataset(
     of that permutation.
     Examples stay in the order in which they were drawn, so a smaller fraction is the beginning of a larger one.
 
-    Raises `InputError` for data that are not there, with where to get them; `OptionError` for files that fit no kind
+    Raises `InputError` for data that are not there, with where to get them, and for data without examples; `OptionError` for files that fit no kind
     or several, and for unknown options.
     """
     if isinstance(source, Dataset):
@@ -213,6 +213,13 @@ def open_dataset(
         found = source
     else:
         found = _opened(str(source), kind, options)
+        if not len(found):
+            raise InputError(
+                f"no examples in {source}",
+                expected="one or more",
+                got="none" + "".join(f", {name}={value!r}" for name, value in options.items()),
+                todo="check what lies there and the options",
+            )
     positions = chosen(len(found), subset=subset, sample=sample, fraction=fraction, limit=limit, seed=seed)
     return found if positions is None else found.subset(positions)
 

@@ -8,18 +8,20 @@ from typing import Any
 
 from ..shapes import InputError
 from . import Dataset, reader
+from .labels import row_ids
 from .places import Files
 from .rows import Rows, Table
 from .tables import columns_of, read_rows, split_names, table_names
 
 COLUMNS = {"question", "answerKey"}
 LETTERS = ("A", "B", "C", "D")
+_SUFFIXES = (".jsonl", ".json", ".parquet")  # AI2 puts a csv of other columns beside each jsonl
 
 
 def choice_rows(name: str, rows: Table, keep: Sequence[str]) -> Dataset:
     """Questions as prompts, those alone whose answer is one of the letters to `keep`."""
     keys = [str(rows[i].get("answerKey")) for i in range(len(rows))]
-    ids = [str(rows[i].get("id", i)) for i in range(len(rows))]
+    ids = row_ids([rows[i].get("id") for i in range(len(rows))])
     kept = [i for i, key in enumerate(keys) if key in keep]
     return Rows(name, rows, multiple_choice, ids=ids).subset(kept)
 
@@ -35,7 +37,12 @@ def multiple_choice(row: Mapping[str, Any]) -> dict[str, Any]:
     if answer not in letters and all(letter.isdecimal() for letter in letters):
         letters = list(ascii_uppercase[: len(options)])
     if answer not in letters:
-        raise InputError("the right answer is none of the answers", expected=", ".join(letters), got=answer)
+        raise InputError(
+            "the right answer is none of the answers",
+            expected=", ".join(letters) or "two answers or more",
+            got=answer,
+            todo="leave this row out",
+        )
     pieces = ["The following is a multiple-choice question; one of the answers below it is right.\n\n", question]
     for letter, (_, text) in zip(letters, options, strict=True):
         pieces += [f"\n{letter}. ", text]
@@ -51,19 +58,27 @@ def _question(row: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     try:
         inner: Any = row["question"]
         if isinstance(inner, Mapping):
-            return inner["stem"], [(str(c["label"]), c["text"]) for c in inner["choices"]]
+            return _string(inner["stem"]), [(str(c["label"]), _string(c["text"])) for c in inner["choices"]]
         choices: Any = row["choices"]
-        return inner, [(str(a), b) for a, b in zip(choices["label"], choices["text"], strict=True)]
+        options = zip(choices["label"], choices["text"], strict=True)
+        return _string(inner), [(str(letter), _string(text)) for letter, text in options]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             "this is no question with answers",
             expected="question.stem and question.choices, or question, choices.text and choices.label",
-            got=f"columns {', '.join(map(str, row))}",
+            got=f"columns {', '.join(map(str, row))}; {type(error).__name__}: {error}",
+            todo="fetch the data again, or leave this row out",
         ) from error
 
 
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
 def _sees(files: Files) -> bool:
-    tables = table_names(files)
+    tables = table_names(files, _SUFFIXES)
     return bool(tables) and columns_of(files, tables[0]) >= COLUMNS
 
 
@@ -82,5 +97,5 @@ def arc(files: Files, *, split: str | None = None, keep: Sequence[str] = LETTERS
     `split`: which table of a folder, by a word in its name ("test", "train+test").
     `keep`: the right answers of the questions that are kept; by default those that are A, B, C or D.
     """
-    rows = [row for name in split_names(files, split) for row in read_rows(files, name)]
+    rows = [row for name in split_names(files, split, _SUFFIXES) for row in read_rows(files, name)]
     return choice_rows(files.path.name, rows, keep)

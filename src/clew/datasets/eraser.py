@@ -7,7 +7,7 @@ from typing import Any
 
 from ..shapes import InputError
 from . import Dataset, Example, reader
-from .labels import Classes, Label, indexed, unique
+from .labels import Classes, Label, indexed, row_ids, unique
 from .places import Files, open_files
 from .tables import Row, read_rows
 
@@ -56,9 +56,16 @@ class _Eraser(Dataset):
         self, files: Files, rows: Sequence[Row], labels: Sequence[Label], classes: Sequence[str] | None
     ) -> None:
         self.name, self.classes = files.path.name, classes
-        self.ids = unique([str(row.get("annotation_id", i)) for i, row in enumerate(rows)])
+        self.ids = unique(row_ids([row.get("annotation_id") for row in rows]))
         self._rows, self._labels = rows, labels
         self._prefix = "docs/" if any(name.startswith("docs/") for name in files.names) else ""
+        if not self._prefix and "docs.zip" not in files.names:
+            raise InputError(
+                f"no documents in {files.path}",
+                expected="docs/ or docs.zip",
+                got=", ".join(files.names[:5]),
+                todo="put the docs of the same archive beside the rows",
+            )
         self._docs = files if self._prefix else open_files(files.path / "docs.zip")
 
     def read(self, index: int) -> Example:
@@ -69,6 +76,7 @@ class _Eraser(Dataset):
                 f"{self.name}, {self.ids[index]}: this is no row of ERASER",
                 expected="annotation_id, and evidences with docid, start_token and end_token",
                 got=f"{type(error).__name__}: {error}",
+                todo="fetch the rows again",
             ) from error
 
     def _read(self, index: int) -> Example:
@@ -92,6 +100,7 @@ class _Eraser(Dataset):
                     f"{self.name}, {self.ids[index]}: marked words that are not there",
                     expected=f"words of {', '.join(documents)}",
                     got=f"{start} to {end} of {document}",
+                    todo="take rows and docs of the same archive",
                 )
             if start < end:  # the film reviews have evidence of no words
                 spans.add((place.start + start, place.start + end))

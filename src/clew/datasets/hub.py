@@ -10,10 +10,10 @@ from typing import Any
 from ..shapes import InputError, OptionError, optional_import
 from . import Dataset, reader
 from .choices import COLUMNS, LETTERS, choice_rows
-from .labels import Classes, Label, indexed
+from .labels import Classes, Label, indexed, row_ids
 from .pictures import Ignore
 from .places import Files
-from .rows import ID, LABEL, TEXT, Rows
+from .rows import ID, LABEL, TEXT, Rows, TextOf
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Columns:
     ignore: Ignore
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {} if self.text is None else {"text": row[self.text]}
+        found: dict[str, Any] = {} if self.text is None else TextOf(self.text)(row)
         for field, column in (("image", self.image), ("mask", self.mask)):
             if column is not None:
                 found[field] = _bytes(row[column], column)
@@ -191,7 +191,7 @@ def _examples(
             todo="say which: text=… or image=…",
         )
     labels, names = (None, None) if of_label is None else _labels(table, of_label, classes, name)
-    ids = None if of_id is None else list(map(str, table[of_id]))
+    ids = None if of_id is None else row_ids(list(table[of_id]))
     made = _Columns(of_text, of_image, of_mask, asked.ignore)
     return Rows(name, _undecoded(table), made, ids=ids, labels=labels, classes=names)
 

@@ -31,20 +31,22 @@ def indexed(
 ) -> tuple[list[Label], tuple[str, ...] | None]:
     """Labels and the classes that they count: names become positions in `classes`, or in their own sorted list.
 
-    Where all labels are whole numbers, they are positions already, unless told otherwise. None stays None. Raises
+    Where all labels are whole numbers, they are positions already, unless told otherwise. None and "" are no label. Raises
     `InputError` for labels that `classes` does not have.
     """
     names = class_names(classes)
     if names is not None and len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise OptionError("classes have different names", expected="each once", got=f"twice: {', '.join(twice[:5])}")
+    values = [None if v == "" else v for v in values]
     known = [v for v in values if v is not None]
     numbers = [_number(v) for v in known]
     if positions and known and None not in numbers and not set(map(str, known)) & set(names or ()):
         wrong = sorted({n for n in numbers if n is not None and not 0 <= n < (len(names) if names else n + 1)})
         if wrong:
             expected = f"0 to {len(names) - 1}" if names else "0 or more"
-            raise InputError(f"{where} has labels that are no class", expected=expected, got=wrong[:5])
+            todo = "correct them, or leave empty what has no label"
+            raise InputError(f"{where} has labels that are no class", expected=expected, got=wrong[:5], todo=todo)
         return [None if v is None else _number(v) for v in values], names
     written = [None if v is None else str(v) for v in values]
     if not known:
@@ -121,9 +123,14 @@ def unique(ids: Sequence[str]) -> list[str]:
     return found
 
 
+def row_ids(values: Sequence[Any]) -> list[str]:
+    """What rows call themselves; those that do not get their number."""
+    return [str(i if value is None or value == "" else value) for i, value in enumerate(values)]
+
+
 def _number(value: Any) -> int | None:
     """A whole number, written or not."""
-    if isinstance(value, (bool, int)):
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     text = str(value).strip()
     return int(text) if text.lstrip("-").isdecimal() and text.count("-") <= 1 else None

@@ -14,6 +14,11 @@ from .places import Files
 from .rows import Rows, TextOf
 
 _CACHE = "20news-bydate_py3.pkz"
+_GET = (
+    "unpack http://qwone.com/~jason/20Newsgroups/20news-bydate.tar.gz (SHA-256 "
+    "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610) and pass the folder; or run "
+    "sklearn.datasets.fetch_20newsgroups once and pass ~/scikit_learn_data"
+)
 _PARTS = ("headers", "footers", "quotes")
 Part = Literal["headers", "footers", "quotes"]
 Split = Literal["train", "test", "all"]
@@ -28,9 +33,7 @@ def _sees(files: Files) -> bool:
 @reader(
     "newsgroups",
     what="20 Newsgroups: the folders 20news-bydate-train/ and 20news-bydate-test/, or scikit-learn's cache of them",
-    get="unpack http://qwone.com/~jason/20Newsgroups/20news-bydate.tar.gz (SHA-256 "
-    "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610) and pass the folder; or run "
-    "sklearn.datasets.fetch_20newsgroups once and pass ~/scikit_learn_data",
+    get=_GET,
     sees=_sees,
     known=("20news*", "*newsgroups*", "scikit_learn_data"),
 )
@@ -49,6 +52,7 @@ def newsgroups(files: Files, *, split: Split = "test", remove: Sequence[Part] = 
             "no such split or part",
             expected=f"train, test or all; {', '.join(_PARTS)}",
             got=", ".join([split, *wrong]),
+            todo="choose split=… and remove=[…] of these",
         )
     if _CACHE in files.names:
         found = _cached(files, split, tuple(remove))
@@ -100,5 +104,7 @@ def _folder(path: Path, name: str) -> Path:
     own = f"20news-bydate-{name}"
     folder = path if path.name == own else path / own
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}", expected=own, got="nothing there", todo="pass the folder that holds it")
+        raise InputError(
+            f"no folder {folder}", expected=own, got="nothing there", todo=f"pass the folder that holds it, or {_GET}"
+        )
     return folder

@@ -65,7 +65,7 @@ class Files(ABC):
             return self.read(name).decode(encoding).removeprefix("\ufeff")
         except (UnicodeDecodeError, LookupError) as error:
             raise InputError(
-                f"{self.where(name)} is no text", expected=encoding, got=error, todo="say its encoding: encoding=…"
+                f"{self.where(name)} is no text", expected=encoding, got=error, todo="write it as UTF-8, or say its encoding where there is that option: encoding=…"
             ) from error
 
     def ending(self, *suffixes: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ..shapes import InputError, OptionError
-from .labels import Classes, Label, indexed, unique
+from .labels import Classes, Label, indexed, row_ids, unique
 from .stored import Stored
 from .tables import Row, column
 
@@ -34,7 +34,12 @@ class TextOf:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         text = row[self.column]
         if not isinstance(text, str):
-            raise InputError(f"the column {self.column!r} holds no text", expected="a string", got=type(text).__name__)
+            raise InputError(
+                f"the column {self.column!r} holds no text",
+                expected="a string",
+                got=type(text).__name__,
+                todo="choose another column: text=…, or leave this row out",
+            )
         return {"text": text}
 
 
@@ -83,9 +88,9 @@ def text_rows(
             f"{name} has no column for the text",
             expected=" or ".join(TEXT),
             got=", ".join(rows[0]) if rows else "no rows",
-            todo="say which: text=…",
+            todo="say which: text=…; or name the columns of a csv or tsv without a first line of names: columns=…",
         )
     of_label, of_id = column(rows, label, LABEL, "the label", name), column(rows, id, ID, "the id", name)
     labels, names = (None, None) if of_label is None else indexed([row[of_label] for row in rows], classes, name)
-    ids = None if of_id is None else [str(row[of_id]) for row in rows]
+    ids = None if of_id is None else row_ids([row[of_id] for row in rows])
     return Rows(name, rows, TextOf(of_text), ids=ids, labels=labels, classes=names)

@@ -36,7 +36,10 @@ def chosen(
         raise OptionError("a fraction is a share of the examples", expected="above 0, at most 1", got=fraction)
     if fraction is not None or (seed is not None and sample is None):
         order = np.random.RandomState(seed or 0).permutation(len(found)).tolist()
-        found = [found[i] for i in order[: len(found) if fraction is None else int(fraction * len(found))]]
+        share = len(found) if fraction is None else int(fraction * len(found))
+        if found and not share:
+            raise OptionError("so small a fraction is no example", expected=f"1/{len(found)} or more", got=fraction)
+        found = [found[i] for i in order[:share]]
     if limit is not None:
         if limit < 1:
             raise OptionError("a limit is a number of examples", expected="1 or more", got=limit)
@@ -58,4 +61,8 @@ def _listed(subset: Positions) -> list[int]:
         raise OptionError(
             "a subset lists positions", expected="integers, one dimension", got=f"{values.dtype} {values.shape}"
         )
-    return [int(v) for v in values]
+    found = [int(v) for v in values]
+    twice = sorted({v for v in found if found.count(v) > 1}) if len(set(found)) < len(found) else []
+    if twice:
+        raise OptionError("a subset lists a position twice", expected="each once", got=twice[:5])
+    return found

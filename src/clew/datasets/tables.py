@@ -15,20 +15,21 @@ from .places import Files
 
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_PIECE = re.compile(r"-(\d+)-of-(\d+)(-[0-9a-f]{16})?(?=\.)")  # the Hub once wrote a checksum behind it
 
 
-def table_names(files: Files) -> list[str]:
+def table_names(files: Files, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """The names of tables among some files."""
-    return files.ending(*SUFFIXES)
+    return files.ending(*suffixes)
 
 
-def split_names(files: Files, split: str | None) -> list[str]:
+def split_names(files: Files, split: str | None, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """The tables of a split ("test"), or of several ("train+test"): those that have its name in theirs.
 
     A split may lie in pieces (`test-00000-of-00002.parquet`). Without a split there must be one table. Raises
-    `OptionError` where there is none, or several that are no pieces of one.
+    `OptionError` where there is none, or several that are no pieces of one; `InputError` where pieces are missing.
     """
-    tables = table_names(files)
+    tables = table_names(files, suffixes)
     if split is None:
         return _one(files, tables, "")
     found: list[str] = []
@@ -39,8 +40,15 @@ def split_names(files: Files, split: str | None) -> list[str]:
 
 
 def _one(files: Files, names: list[str], what: str) -> list[str]:
-    pieces = {re.sub(r"-\d+-of-", "-of-", name) for name in names}
-    if len(pieces) == 1:
+    if len({_PIECE.sub(r"-of-\2", name) for name in names}) == 1:
+        piece = _PIECE.search(names[0])
+        if piece and len(names) < int(piece[2]) and files.path.name != names[0]:  # but a piece may be asked for by path
+            raise InputError(
+                f"{files.path} lacks pieces of a table{what}",
+                expected=f"{int(piece[2])} pieces",
+                got=", ".join(names[:8]),
+                todo="fetch the others, or pass the path of one of them",
+            )
         return names
     shown = ", ".join((names or table_names(files))[:8]) or "none at all"
     raise OptionError(
@@ -71,12 +79,18 @@ def read_rows(
     if suffix == ".json":
         rows = _json(text, files.where(name))
         if not isinstance(rows, list):
-            raise InputError(f"{files.where(name)} is no table", expected="a list of objects", got=type(rows).__name__)
-        return [_object(row, files.where(name), i) for i, row in enumerate(cast("list[Any]", rows)[:longest])]
+            raise InputError(
+                f"{files.where(name)} is no table",
+                expected="a list of objects",
+                got=type(rows).__name__,
+                todo="write it as [{…}, {…}], or as jsonl with an object on each line",
+            )
+        return _filled([_object(row, files.where(name), i) for i, row in enumerate(cast("list[Any]", rows)[:longest])])
     if suffix == ".jsonl":
         # Not `splitlines`: a JSON string may hold U+2028, which it takes for the end of a line.
         lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()][:longest]
-        return [_object(_json(line, f"{files.where(name)}, line {i}"), files.where(name), i) for i, line in lines]
+        where = files.where(name)
+        return _filled([_object(_json(line, f"{where}, line {i}"), where, i) for i, line in lines])
     return _separated(text, files.where(name), suffix, columns, longest)
 
 
@@ -96,7 +110,10 @@ def column(rows: Sequence[Row], wanted: str | None, usual: Sequence[str], what: 
     have = list(rows[0]) if rows else []
     if wanted is not None and wanted not in have:
         raise OptionError(
-            f"{where} has no column {wanted!r}", expected=f"a column for {what}", got=", ".join(map(str, have))
+            f"{where} has no column {wanted!r}",
+            expected=f"a column for {what}",
+            got=", ".join(map(str, have)) or "no rows",
+            todo="name one that is there",
         )
     return wanted if wanted is not None else next((name for name in usual if name in have), None)
 
@@ -121,7 +138,9 @@ def _separated(text: str, where: str, suffix: str, columns: Sequence[str] | None
             if longest is not None and len(rows) >= longest:
                 break
     except csv.Error as error:
-        raise InputError(f"{where} cannot be read", expected=f"a {suffix[1:]} table", got=error) from error
+        raise InputError(
+            f"{where} cannot be read", expected=f"a {suffix[1:]} table", got=error, todo="mend its quotes, or fetch it again"
+        ) from error
     finally:
         csv.field_size_limit(old)
     return rows
@@ -136,17 +155,30 @@ def _parquet(files: Files, name: str, longest: int | None) -> list[Row]:
             return table.read().to_pylist()
         return next((batch.to_pylist() for batch in table.iter_batches(batch_size=longest)), [])
     except (arrow.ArrowException, OSError) as error:
-        raise InputError(f"{files.where(name)} cannot be read", expected="a Parquet file", got=error) from error
+        raise InputError(
+            f"{files.where(name)} cannot be read", expected="a Parquet file", got=error, todo="fetch the file again"
+        ) from error
 
 
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where} is no JSON", got=error, todo="fetch the file again") from error
+        raise InputError(f"{where} is no JSON", expected="JSON", got=error, todo="fetch the file again") from error
+
+
+def _filled(rows: list[Row]) -> list[Row]:
+    """Objects with the columns of all of them; what an object does not have is None."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [row if len(row) == len(names) else {name: row.get(name) for name in names} for row in rows]
 
 
 def _object(row: Any, where: str, number: int) -> Row:
     if not isinstance(row, dict):
-        raise InputError(f"{where}, row {number} is no object", expected='{"column": value, …}', got=type(row).__name__)
+        raise InputError(
+            f"{where}, row {number} is no object",
+            expected='{"column": value, …}',
+            got=type(row).__name__,
+            todo="write each row with the names of its columns",
+        )
     return cast(Row, row)
