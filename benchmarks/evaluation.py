@@ -73,10 +73,10 @@ def rationale(out: Path) -> clew.Run:
 
 
 def flipping_movies(out: Path) -> clew.Run:
-    """The same documents, their first 256 tokens, tokens masked."""
+    """The same documents, their first 128 tokens, tokens masked."""
     return clew.evaluate(
         "flipping", clew.load("minilm_sentiment"), "eraser_movies", methods=FEW, out=out, limit=100, batch_size=4,
-        protocol="movies", max_length=256, data_options={"split": "test"},
+        protocol="movies", max_length=128, data_options={"split": "test"},
     )  # fmt: skip
 
 

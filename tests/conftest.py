@@ -44,6 +44,14 @@ def untyped():
 
 
 @pytest.fixture(scope="module")
+def digits():
+    """The bundled ViT that reads digits."""
+    import clew
+
+    return clew.load("mini:digits")
+
+
+@pytest.fixture(scope="module")
 def writer():
     """A loaded language model with a byte-level tokenizer, tiny and random."""
     from tiny_tokenizers import tokenizer

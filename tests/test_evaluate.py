@@ -1,49 +1,22 @@
-"""Runs: what is stored, that they go on where they stopped, and that nothing is lost when something fails."""
+"""Runs: what is stored, and that nothing is lost when something fails."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import METHODS, counting, files, run
 
 import clew
 import clew.store
-import clew.work
 from clew.shapes import CaptureError, InputError, OptionError
-
-QUIET = {"show_progress": False, "batch_size": 2, "shard_size": 4}
-METHODS = ["random", "raw_attention"]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return clew.load("mini:digits")
-
-
-def run(model, out=None, methods=METHODS, data="mini:digits", benchmark="segmentation", limit=9, **options):
-    return clew.evaluate(benchmark, model, data, methods=methods, out=out, limit=limit, **{**QUIET, **options})
-
-
-def files(path: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(path.glob("*.parquet"))}
-
-
-def lasting(path: Path) -> dict:
-    """The manifest without what a machine's speed decides."""
-    found = json.loads((path / "manifest.json").read_text())
-    for shard in found["shards"].values():
-        del shard["seconds"], shard["measuring"]
-    return found
-
 
 # What is stored
 
@@ -57,7 +30,8 @@ def test_a_run_has_a_row_for_each_example_and_method(digits, tmp_path):
     one = clew.explain(digits, digits.preprocess(clew.scenes("digits").images[3])[0][None], method="raw_attention")
     np.testing.assert_allclose(table.column("scores")[7].as_py(), one.scores[0].numpy(), atol=1e-5)
     assert table.column("target")[7].as_py() == one.name_of_target(0)
-    assert "forward" in " ".join(json.loads(table.column("checks")[7].as_py()))
+    checks = json.loads(table.column("checks")[7].as_py())
+    assert "target" in checks and "forward difference" not in checks  # that is the process's, not the example's
     assert sorted(files(tmp_path / "run")) == ["part-00000.parquet", "part-00001.parquet"]
     assert found.manifest["complete"] and found.manifest["protocol"]["threshold"] == ["mean"]
     assert set(found.manifest["versions"]) >= {"clew", "torch", "transformers"}
@@ -112,133 +86,6 @@ def test_a_report_shows_words():
     result = clew.explain(model, data.read(1).text, method="attn_lrp", target=data.read(1).label)
     numbers = [float(title.replace("−", "-")) for title in re.findall(r'title="([^"]*)"', html)]
     assert numbers == pytest.approx(result.scores[0].tolist(), rel=0.01, abs=1e-4)
-
-
-# Going on
-
-
-KILLED = """
-import os, signal, sys
-import torch
-import clew
-torch.set_num_threads(1)
-benchmark, data, out, kill_at, options, methods, model = eval(sys.argv[1])
-base = clew.open_dataset(data, limit=7)
-class Killing(clew.Dataset):
-    name, ids, classes = base.name, base.ids, base.classes
-    def content(self, i): return base.content(i)
-    def read(self, i):
-        if i == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return base.read(i)
-clew.evaluate(benchmark, clew.load(model), Killing(), methods=methods, out=out, batch_size=2, shard_size=2,
-              show_progress=False, **options)
-"""
-
-CASES = {
-    "segmentation": ("segmentation", "mini:digits", "mini:digits", {}),
-    "perturbation": ("perturbation", "mini:digits", "mini:digits", {"fractions": (0.0, 0.5, 1.0)}),
-    "sanity": ("sanity", "mini:digits", "mini:digits", {"stages": (0.0, 1.0)}),
-    "rationale": ("rationale", "mini:reviews-bert", "mini:reviews", {"thresholds": (0.2,)}),
-    "movies": ("flipping", "mini:reviews-bert", "mini:reviews", {"protocol": "movies", "fractions": (0.0, 0.5)}),
-    "imdb": ("flipping", "mini:reviews-llama", "mini:reviews", {"fractions": (0.0, 0.5)}),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_byte(case, tmp_path):
-    benchmark, model, data, options = CASES[case]
-    methods = ["random", "attn_lrp"]
-    asked = (benchmark, data, str(tmp_path / "killed"), 5, options, methods, model)
-    environment = {**os.environ, "PYTHONPATH": str(Path(clew.__file__).parent.parent)}
-    ended = subprocess.run([sys.executable, "-c", KILLED, repr(asked)], env=environment, capture_output=True, text=True)
-    assert ended.returncode == -9, ended.stderr
-    assert len(files(tmp_path / "killed")) == 2 and not clew.Run(tmp_path / "killed").manifest["complete"]
-    before = files(tmp_path / "killed")
-    more = {"batch_size": 2, "shard_size": 2, "limit": 7, "data": data, "benchmark": benchmark, **options}
-    resumed = run(clew.load(model), tmp_path / "killed", methods, **more)
-    whole = run(clew.load(model), tmp_path / "whole", methods, **more)
-    assert resumed.failed == whole.failed == 0
-    assert files(tmp_path / "killed") == files(tmp_path / "whole")
-    assert all(files(tmp_path / "killed")[name] == content for name, content in before.items())
-    ours, theirs = lasting(tmp_path / "killed"), lasting(tmp_path / "whole")
-    for found in (ours, theirs):  # whether the first batch is also tried without instrumentation is the process's
-        for shard in found["shards"].values():
-            del shard["forwards"]
-    assert ours == theirs
-
-
-def counting():
-    calls = []
-
-    def counted(subject: clew.Subject, *, start: int = 0) -> torch.Tensor:
-        """Counts its calls."""
-        calls.append(subject.batch)
-        return torch.arange(float(subject.run([subject.last]).tokens)).expand(subject.batch, -1)
-
-    return counted, calls
-
-
-def test_the_same_run_twice_computes_nothing(digits, tmp_path):
-    method, calls = counting()
-    first = run(digits, tmp_path, [method])
-    assert sum(calls) == 9
-    assert run(digits, tmp_path, [method]).table.equals(first.table) and sum(calls) == 9
-
-
-def test_a_torn_or_lost_shard_is_done_again(digits, tmp_path):
-    method, calls = counting()
-    run(digits, tmp_path, [method])
-    before, (torn, lost, _) = files(tmp_path), sorted(tmp_path.glob("*.parquet"))
-    torn.write_bytes(torn.read_bytes()[:-7])
-    lost.unlink()
-    with pytest.raises(InputError, match="torn"):
-        _ = clew.Run(tmp_path).table
-    calls.clear()
-    run(digits, tmp_path, [method])
-    assert sum(calls) == 8 and files(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        ({"batch_size": 3}, "batch_size: there 2, asked for 3"),
-        ({"seed": 5}, "seed: there 0, asked for 5"),
-        ({"limit": 8}, "data.examples: there 9, asked for 8"),
-        ({"methods": ["random"]}, "methods: there .*raw_attention.*, asked for"),
-        ({"threshold": "otsu"}, 'protocol.threshold: there \\["mean"\\], asked for \\["otsu"\\]'),
-        ({"benchmark": "sanity", "stages": ()}, "benchmark: there .*segmentation"),
-    ],
-)
-def test_another_run_in_the_same_folder_is_refused_with_what_differs(digits, tmp_path, other, said):
-    run(digits, tmp_path)
-    before = files(tmp_path)
-    with pytest.raises(InputError, match=said):
-        run(digits, tmp_path, **other)
-    assert files(tmp_path) == before
-
-
-def test_another_model_is_refused(digits, tmp_path):
-    run(digits, tmp_path, limit=2)
-    other = clew.load("mini:digits")
-    with torch.no_grad():
-        next(other.model.parameters()).view(-1)[0] += 1e-3
-    with pytest.raises(InputError, match=r"model\.hash"):
-        run(other, tmp_path, limit=2)
-
-
-def test_a_folder_with_other_files_and_one_in_use_are_refused(digits, tmp_path):
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match=r"thesis\.tex"):
-        run(digits, tmp_path, limit=2)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-    other = tmp_path / "run"
-    run(digits, other, limit=2)
-    store = clew.store.Store(other, clew.Run(other).manifest)
-    with pytest.raises(InputError, match="another process"):
-        run(digits, other, limit=2)
-    store.close()
-    run(digits, other, limit=2)
 
 
 # What fails
@@ -347,113 +194,54 @@ def test_a_full_disk_loses_nothing(digits, tmp_path, monkeypatch):
     assert sum(calls) == 5 and found.table.num_rows == 9 and found.manifest["complete"]
 
 
-# What is asked for
+# Names and files as they come
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"benchmark": "segmentatoin"}, "segmentation"),
-        ({"colour": "red"}, "no option 'colour'"),
-        ({"variant": "chefer"}, "beyond_intuition"),
-        ({"methods": ["raw_atention"]}, "raw_attention"),
-        ({"methods": ["raw_attention(depth=3)"]}, "no option 'depth'"),
-        ({"methods": ["random", "random"]}, "twice"),
-        ({"methods": []}, "no method"),
-        ({"engine": "spark"}, "ray"),
-        ({"workers": 3}, "engine='ray'"),
-        ({"batch_size": 0}, "1 or more"),
-        ({"grid": {"gamma_linear": (0.1,)}}, "no method has the option"),
-        ({"zero_shot": "a {}"}, "image–text"),
-        ({"benchmark": "rationale"}, "models of texts"),
-        ({"data": "nowhere"}, "no data at"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_refused(digits, options, message):
-    with pytest.raises(clew.ClewError, match=message):
-        run(digits, **options)
+class Odd(clew.Dataset):
+    """Bundled scenes under names of one's own; some cannot be read."""
+
+    name, classes = "odd", None
+
+    def __init__(self, ids, errors=()):
+        self.ids, self.errors = ids, dict(errors)
+        self.base = clew.open_dataset("mini:digits", limit=len(ids))
+
+    def read(self, index):
+        if index in self.errors:
+            raise self.errors[index]
+        return dataclasses.replace(self.base.read(index), id=self.ids[index])
 
 
-def test_labels_of_the_data_become_the_models_classes():
-    numbers = sys.modules["clew.evaluate"].numbers_of
-    assert numbers(["cat", "dog"], ["Dog", "bird", "cat"]) == {0: 2, 1: 0}
-    assert numbers(["cat", "newt"], ["dog", "cat", "bird"]) == {0: 1, 1: None}
-    assert numbers(["NEG", "POS"], ["NEGATIVE", "POSITIVE"]) is None
-    assert numbers(["a", "b", "c"], ["x", "y"]) == {0: None, 1: None, 2: None}
-    assert numbers(None, ["x", "y"]) == {"x": 0, "y": 1}
-    assert numbers(["a"], None) is None
+def test_any_name_and_any_error_of_a_reader_is_kept_as_a_row(digits, tmp_path):
+    ids = ["plain", "caf\udce9", "<b>&\n", "🧶"]
+    found = run(digits, tmp_path, data=Odd(ids, {0: KeyError("image"), 3: OSError("gone")}), limit=None)
+    assert found.table.column("example").to_pylist()[::2] == ["plain", "caf\\udce9", "<b>&\n", "🧶"]
+    errors = found.table.column("error").to_pylist()[::2]
+    assert errors == ["KeyError: 'image'", None, None, "OSError: gone"]
+    page = found.report()[0].read_text()
+    assert "<b>&" not in page
+    with pytest.raises(InputError, match="ids of their own"):
+        run(digits, data=Odd(["a", "a"]), limit=None)
 
 
-def test_without_methods_all_that_work_are_run(digits, caplog):
-    found = run(digits, methods=None, limit=1, benchmark="segmentation")
-    assert {"raw_attention", "attn_lrp", "smoothgrad"} <= set(found.manifest["methods"])
+def test_folders_with_dots_in_their_names_get_their_report(digits, tmp_path):
+    out = tmp_path / "segmentation-deit.fb_in1k-gtsegs_ijcv.mat"
+    found = run(digits, out, limit=2)
+    assert {p.parent for p in found.report()} == {out} and (out / "report.html").exists()
+    assert clew.report(found, out=out)[0] == out / "report.html"
 
 
-# Parameter search
+def test_a_model_whose_rows_all_failed_does_not_take_the_others_page_with_it(digits, tmp_path):
+    def broken(subject: clew.Subject) -> torch.Tensor:
+        """Never a number."""
+        return torch.full((subject.batch, subject.run([subject.last]).tokens), float("nan"))
+
+    bad, good = run(digits, tmp_path / "bad", [broken], limit=3), run(digits, tmp_path / "good", limit=3)
+    assert bad.failed == 3
+    rows = [row for row in sys.modules["clew.report"].summary(bad, good) if row["metric"] == "map"]
+    assert [row["n"] for row in rows] == [0, 3, 3] or sorted(row["n"] for row in rows) == [0, 3, 3]
 
 
-def test_options_are_chosen_on_one_half_and_reported_on_the_other(digits, tmp_path):
-    grid = {"gamma_linear": (0.0, 1.0), "gamma_conv": (0.25, 100.0)}
-    found = run(digits, tmp_path, ["lrp(rules='gamma')", "random"], grid=grid, limit=8)
-    assert len(found.manifest["methods"]) == 5
-    picked = clew.chosen(found, "map")
-    assert [c.method for c in picked.choices] == ["lrp(rules='gamma')", "random"]
-    one = picked.choices[0]
-    aps, ids, labels = (found.table.column(n).to_pylist() for n in ("average_precision", "example", "method"))
-    from clew.statistics import split_half
-
-    choosing, reporting = split_half([str(i) for i in range(8)])
-    for label, value in one.tried.items():
-        mine = [a for a, i, m in zip(aps, ids, labels, strict=True) if m == label and int(i) in choosing]
-        assert value == pytest.approx(np.mean(mine))
-    assert one.chosen == max(one.tried, key=one.tried.get) and len(one.tried) == 4
-    assert {int(i) for i in picked.table.column("example").to_pylist()} == set(reporting)
-    rows = {(r["method"], r["metric"]): r for r in picked.summary()}
-    mine = [a for a, i, m in zip(aps, ids, labels, strict=True) if m == one.chosen and int(i) in reporting]
-    assert rows[one.chosen, "map"]["value"] == pytest.approx(np.mean(mine))
-    assert [p.name for p in picked.report()] == ["chosen.html", "chosen.csv", "chosen.md", "chosen.tex"]
-    with pytest.raises(InputError, match="nothing to choose"):
-        clew.chosen(run(digits, methods=["random"], limit=2))
-
-
-def test_the_gamma_of_a_set_can_be_set(digits):
-    x = digits.preprocess(clew.scenes("digits").images[0])[0][None]
-    rules = {**clew.RULE_SETS["gamma"]}
-    rules |= {"linear": clew.rules.Gamma(0.7), "conv": clew.rules.Gamma(3.0)}
-    mine = clew.explain(digits, x, method="lrp", rules=rules).scores
-    torch.testing.assert_close(
-        clew.explain(digits, x, method="lrp", rules="gamma", gamma_linear=0.7, gamma_conv=3.0).scores, mine
-    )
-    with pytest.raises(OptionError, match="gamma_conv"):
-        clew.explain(digits, x, method="lrp", rules="epsilon", gamma_conv=0.1)
-
-
-# Zero-shot
-
-
-def test_an_image_text_model_is_evaluated_as_a_classifier_of_the_datas_classes():
-    pair = clew.load("mini:digits-clip")
-    found = run(pair, data="mini:digits", limit=4, zero_shot="{}", explain="given")
-    assert found.failed == 0 and "zero-shot" in found.manifest["model"]["name"]
-    with pytest.raises(OptionError, match="zero_shot"):
-        run(pair, limit=1)
-
-
-def test_the_best_words_are_written_as_eraser_reads_them(tmp_path):
-    found = run(clew.load("mini:reviews-bert"), data="mini:reviews", benchmark="rationale", thresholds=(), limit=4)
-    files = found.predictions(tmp_path / "top", "raw_attention", [5, 40])
-    assert [f.name for f in files] == ["identifier_results_5.json", "identifier_results_40.json"]
-    data = clew.open_dataset("mini:reviews", limit=4)
-    examples = [data.read(i) for i in range(4)]
-    annotations = [
-        {
-            "annotation_id": e.id,
-            "evidences": [[{"docid": e.id, "start_token": a, "end_token": b} for a, b in e.rationale]],
-        }
-        for e in examples
-    ]
-    scores = clew.metrics.eraser_scores(files[1], annotations, {e.id: list(e.words) for e in examples})
-    of_run = next(r for r in found.summary() if r["metric"] == "f1@40" and r["method"] == "raw_attention")
-    assert scores["token_prf"]["instance_macro"]["f1"] == pytest.approx(of_run["value"])
-    with pytest.raises(OptionError, match="random"):
-        found.predictions(tmp_path, "randon")
+def test_what_a_protocol_leaves_out_did_not_fail(digits, caplog):
+    found = run(digits, benchmark="perturbation", misclassified=True, fractions=(0.0, 1.0), limit=4)
+    assert found.failed == 0 and found.left_out > 0 and "no numbers" not in caplog.text

@@ -37,7 +37,8 @@ LAYERS = {
     "report_parts": 5, "report_page": 6, "report": 7,
     "benchmarks": 10, "benchmarks.texts": 11, "benchmarks.segmentation": 11, "benchmarks.rationale": 12,
     "benchmarks.*": 13,
-    "work": 13, "store": 14, "engines": 14, "run": 15, "evaluate": 16, "chosen": 16, "shown": 16,
+    "work": 13, "store": 14, "engines": 14, "identity": 7, "asked": 14, "run": 15,
+    "evaluate": 16, "chosen": 16, "shown": 16,
     "doctor": 13, "many": 13, "demo": 14, "cli_bench": 17, "cli": 18,
     "": 19,
 }  # fmt: skip

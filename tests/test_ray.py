@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluate import METHODS, files, lasting, run
+from running import METHODS, files, lasting, run
 
 import clew
 from clew.shapes import OptionError
@@ -34,11 +34,6 @@ def cluster():
     found.shutdown()
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return clew.load("mini:digits")
-
-
 class Marked(clew.Dataset):
     """Bundled scenes; the model's workers leave their process numbers in a folder."""
 
@@ -50,15 +45,15 @@ class Marked(clew.Dataset):
         return self.base.read(index)
 
 
-def noting(folder: Path, kill: bool):
-    """A method that writes down who computes, and where asked kills its process once."""
+def noting(folder: Path):
+    """A method that writes down who computes, and in a folder that is armed kills its process once."""
 
     def noted(subject: clew.Subject) -> torch.Tensor:
         """Attention of the last block."""
         (folder / f"{os.getpid()}-{len(list(folder.iterdir()))}").touch()
-        done = folder / "killed"
-        if kill and len(list(folder.iterdir())) > 2 and not done.exists():
-            done.touch()
+        armed = folder / "armed"
+        if armed.exists() and len(list(folder.iterdir())) > 3:
+            armed.rename(folder / "killed")
             os.kill(os.getpid(), signal.SIGKILL)
         return clew.methods()["raw_attention"](subject).scores
 
@@ -68,7 +63,7 @@ def noting(folder: Path, kill: bool):
 def test_two_nodes_give_what_one_process_gives(cluster, digits, tmp_path):
     assert len([n for n in ray.nodes() if n["Alive"]]) == 2
     (tmp_path / "who").mkdir()
-    method = noting(tmp_path / "who", kill=False)
+    method = noting(tmp_path / "who")
     for engine in ("ray", "local"):
         run(digits, tmp_path / engine, [*METHODS, method], data=Marked(), engine=engine)
     workers = {p.name.partition("-")[0] for p in (tmp_path / "who").iterdir()} - {str(os.getpid())}
@@ -80,7 +75,8 @@ def test_two_nodes_give_what_one_process_gives(cluster, digits, tmp_path):
 def test_a_worker_that_is_killed_loses_nothing(cluster, digits, tmp_path):
     for folder in ("there", "here"):
         (tmp_path / folder).mkdir()
-    here, there = (noting(tmp_path / folder, kill=folder == "there") for folder in ("here", "there"))
+    (tmp_path / "there" / "armed").touch()
+    here, there = (noting(tmp_path / folder) for folder in ("here", "there"))
     run(digits, tmp_path / "local", [here, "random"], shard_size=2)
     # What began here goes on there.
     shutil.copytree(tmp_path / "local", tmp_path / "ray")

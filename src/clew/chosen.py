@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .benchmarks import Curve, Metric
-from .methods import parse, written
 from .report import report as write_report
 from .report import summary
 from .report_rows import Cells, ids_of, rows_of
@@ -40,6 +39,7 @@ class Chosen:
     metrics: Sequence[Metric]
     curves: Sequence[Curve]
     path: Path
+    run: Run  # whose folder may last no longer than it
 
     def report(self, out: str | Path | None = None, **options: Any) -> list[Path]:
         """Write the report (default: chosen.html in the run's folder), see `clew.report`."""
@@ -71,23 +71,16 @@ def chosen(run: Run, metric: str | None = None, *, seed: int = 0) -> Chosen:
     numbers = _numbers(run, wanted, choosing)
     groups: dict[str, list[str]] = {}
     for label in run.manifest["methods"]:
-        groups.setdefault(_base(label, grid), []).append(label)
+        groups.setdefault(grid[label]["base"], []).append(label)
     choices: list[Choice] = []
     for base, labels in groups.items():
         tried = {label: numbers[label] for label in labels if np.isfinite(numbers[label])}
         if tried:
             best = (max if wanted.higher else min)(tried, key=lambda label: tried[label])
             choices.append(Choice(base, best, tried, wanted.name, len(choosing)))
+    if not choices:
+        raise InputError("nothing could be chosen", expected=f"values of {wanted.name}", got="none on that half")
     return _view(run, choices, set(reporting))
-
-
-def _base(label: str, grid: dict[str, Any]) -> str:
-    """The method without what the grid sets."""
-    try:
-        name, options = parse(label)
-    except OptionError:  # a value that is no literal
-        return label
-    return written(name, {k: v for k, v in options.items() if k not in grid})
 
 
 def _numbers(run: Run, metric: Metric, ids: Sequence[str]) -> dict[str, float]:
@@ -110,4 +103,4 @@ def _view(run: Run, choices: Sequence[Choice], ids: set[str]) -> Chosen:
         for kind in ("seconds", "forwards")
     }
     manifest = {**run.manifest, "methods": labels, "shards": {"chosen": cost}}
-    return Chosen(choices, manifest, run.table.filter(kept), run.metrics, run.curves, run.path)
+    return Chosen(choices, manifest, run.table.filter(kept), run.metrics, run.curves, run.path, run)

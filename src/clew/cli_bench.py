@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from .benchmarks import Benchmark, benchmarks
 from .chosen import chosen
 from .datasets import open_dataset
-from .evaluate import evaluate
+from .evaluate import classifier_of, evaluate
 from .load import load
 from .metrics import eraser_scores
 from .report import report, summary
@@ -195,8 +195,10 @@ def _bench(
     folder = out or Path("clew-runs") / "-".join(map(_slug, (name, loaded.name, Path(data).name or data)))
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}
     found = evaluate(name, loaded, data, out=folder, **asked, **more, **options)
-    print_run(found)
-    show = Shown(found, loaded, open_dataset(data, limit=more["limit"], **reading))
+    opened = open_dataset(data, limit=more["limit"], **reading)
+    if not tried:
+        print_run(found)
+    show = Shown(found, classifier_of(loaded, opened, more["zero_shot"]), opened)
     written = found.report(show=show)
     if tried:
         picked = chosen(found)
@@ -215,8 +217,9 @@ def print_run(found: Run) -> None:
     console.print(escape(repr(found)))
     _print_numbers(found.summary())
     if found.failed:
-        errors = found.table.column("error").drop_null().to_pylist()
-        console.print(f"[yellow]{found.failed} rows have no numbers; the first: {escape(errors[0])}[/yellow]")
+        console.print(f"[yellow]{found.failed} rows have no numbers; the first: {escape(found.errors[0])}[/yellow]")
+    if found.left_out:
+        console.print(f"{found.left_out} rows are of examples that the protocol leaves out")
 
 
 def _print_numbers(rows: list[dict[str, Any]]) -> None:

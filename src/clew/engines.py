@@ -27,9 +27,10 @@ def ray_engine(
 ) -> Engine:
     """Shards on Ray: on the cluster at `address`, on the one that Ray is connected to, or on this machine.
 
-    Each of `workers` actors (default: as many as fit) holds the model, on `gpus` of a GPU where there are any, and uses
-    `threads` CPUs (default: as many as torch does here, so that results are those of the local engine). Examples are
-    read, and shards written, by this process alone. A worker that is killed is started anew, and its shard with it.
+    Each of `workers` actors (default: as many as fit) holds the model, on `gpus` of a GPU (default: one if the model is
+    on one), and uses `threads` CPUs (default: as many as torch does here, so that results are those of the local
+    engine). Examples are read, and shards written, by this process alone. A worker that is killed is started anew, and
+    its shard with it, up to three times.
     """
 
     def engine(work: Work, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
@@ -66,11 +67,12 @@ def _on_ray(
 ) -> Generator[tuple[int, Shard]]:
     resources = ray.cluster_resources()
     cpus = int(threads or min(torch.get_num_threads(), max(1, int(resources.get("CPU", 1)))))
-    gpus = (1.0 if resources.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
+    if gpus is None:  # the device of the model, on which results depend, is the caller's choice
+        gpus = 1.0 if next(loaded.model.parameters()).device.type == "cuda" else 0.0
     fit = int(resources.get("GPU", 0) // gpus) if gpus else int(resources.get("CPU", 1)) // cpus
     if fit < 1:
         raise OptionError("no worker fits the cluster", expected=f"{cpus} CPUs and {gpus:g} GPUs", got=resources)
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
     shared = ray.put((work, loaded))
     actors = [remote.remote(shared, cpus, bool(gpus)) for _ in range(min(workers or fit, fit))]
     running: dict[Any, tuple[int, Any, int]] = {}

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import shutil
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
-from itertools import product
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from .architectures import find as find_architecture
+from .asked import Asking, Grid, all_that_work, asked_for, expanded, identities
 from .benchmarks import Benchmark, make
 from .datasets import Dataset, fingerprint, open_dataset
 from .engines import Engine, local, ray_engine
-from .explain import explain
+from .identity import model_identity, versions
 from .loaded import LoadedModel
-from .methods import Method, find, methods, parse, written
 from .pair_model import LoadedPair
 from .run import Run
-from .shapes import ClewError, InputError, OptionError, close_matches
-from .store import FORMAT, Store
-from .work import Asked, Item, Work
+from .shapes import InputError, MissingDependency, OptionError, close_matches
+from .store import FORMAT, MANIFEST, Store, read_manifest
+from .work import Item, Work, in_words
 
 logger = logging.getLogger("clew")
-
-Asking = str | Callable[..., Any] | Method | tuple[str | Callable[..., Any] | Method, Mapping[str, Any]]
-Grid = Mapping[str, Sequence[Any]]
 
 
 def evaluate(
@@ -88,15 +82,22 @@ def evaluate(
     dataset = open_dataset(data, limit=limit, **(data_options or {}))
     if not len(dataset):
         raise InputError("the data has no examples", expected="at least one", got=dataset.name)
-    loaded = _classifier(model, dataset, zero_shot)
+    if twice := [name for name, count in Counter(dataset.ids).items() if count > 1]:
+        raise InputError("examples have ids of their own", expected="each once", got=f"twice: {twice[:3]}")
+    loaded = classifier_of(model, dataset, zero_shot)
     _fits(protocol, loaded)
     protocol = protocol.fitted(loaded, dataset)
     numbering = numbers_of(dataset.classes, loaded.labels)
-    asked = expanded(_asked(methods), grid) if methods is not None else None
-    work = Work(protocol, asked or {}, batch_size, seed, numbering)
-    if asked is None:
-        asked = expanded(_working(work, loaded, dataset), grid)
-        work = Work(protocol, asked, batch_size, seed, numbering)
+    work = Work(protocol, {}, batch_size, seed, numbering)
+    if methods is not None:
+        asked = asked_for(methods)
+    elif out is not None and (Path(out) / MANIFEST).exists():  # all that worked when it began
+        asked = asked_for(read_manifest(Path(out))["asked"])
+    else:
+        asked = all_that_work(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
+    bases = list(asked)
+    asked, origin = expanded(asked, grid)
+    work = replace(work, methods=asked)
     size = shard_size or 4 * batch_size
     with _bar(show_progress) as bar:
         bar("hashing model and data", 1)
@@ -105,28 +106,33 @@ def evaluate(
             "benchmark": protocol.name,
             "version": protocol.version,
             "protocol": protocol.options(),
-            "model": {"name": loaded.name, "hash": model_hash(loaded.model)},
+            "model": model_identity(loaded, numbering),
             "data": {"name": dataset.name, "hash": fingerprint(dataset), "examples": len(dataset)},
             "methods": list(asked),
-            "grid": {k: [repr(v) for v in values] for k, values in grid.items()} if grid else None,
+            "asked": bases,
+            "method_hashes": identities(asked),
+            "grid": {k: {"base": one.base, "values": dict(one.values)} for k, one in origin.items()} or None,
             "seed": seed,
             "batch_size": batch_size,
             "shard_size": size,
-            "versions": {name: metadata.version(name) for name in ("clew", "torch", "transformers", "numpy")},
+            "versions": versions(),
         }
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="clew-"))
         store = Store(folder, manifest)
         try:
             _fill(store, work, loaded, dataset, size, _engine(engine, address, workers, threads), bar)
+        except BaseException:
+            if out is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         finally:
             store.close()
     run = Run(folder)
     if out is None:
         weakref.finalize(run, shutil.rmtree, folder, ignore_errors=True)
-    failed = run.failed
+    failed = run.errors
     if failed:
-        known = run.table.column("error").drop_null().to_pylist()
-        logger.warning("%d of %d rows have no numbers; the first: %s", failed, run.table.num_rows, known[0])
+        logger.warning("%d of %d rows have no numbers; the first: %s", len(failed), run.table.num_rows, failed[0])
     return run
 
 
@@ -157,10 +163,14 @@ def _targets(benchmark: Benchmark) -> list[str]:
 
 
 def _item(dataset: Dataset, position: int) -> Item:
+    # File names may be no text.
+    name = dataset.ids[position].encode("utf-8", "backslashreplace").decode()
     try:
-        return Item(position, dataset.ids[position], dataset.read(position))
-    except (InputError, OSError) as error:
-        return Item(position, dataset.ids[position], None, str(error))
+        return Item(position, name, dataset.read(position))
+    except (MissingDependency, OptionError):
+        raise
+    except Exception as error:
+        return Item(position, name, None, in_words(error))
 
 
 def _engine(engine: str | Engine, address: str | None, workers: int | None, threads: int | None) -> Engine:
@@ -178,7 +188,8 @@ def _engine(engine: str | Engine, address: str | None, workers: int | None, thre
 # What is evaluated
 
 
-def _classifier(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -> LoadedModel:
+def classifier_of(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -> LoadedModel:
+    """The model that is evaluated: of an image–text model the classifier of the data's classes."""
     if not isinstance(model, LoadedModel):  # pyright: ignore[reportUnnecessaryIsInstance]
         todo = "LoadedModel(module, preprocess=…, tokenizer=…)"
         raise InputError(
@@ -215,87 +226,35 @@ def _fits(protocol: Benchmark, loaded: LoadedModel) -> None:
 def numbers_of(classes: Sequence[str] | None, labels: Sequence[str] | None) -> dict[Any, Any] | None:
     """From a data set's labels to the model's classes: by name, else by place where both have as many.
 
-    None leaves labels as they are; a label that the model does not have becomes None.
+    Names are compared without case, and up to their first comma where the whole differs. None leaves labels as they
+    are; a label that the model does not have becomes None, of which the log warns.
     """
     if labels is None:
         return None
-
-    def plain(name: str) -> str:
-        return name.strip().lower().replace("_", " ")
-
-    place = {plain(name): i for i, name in reversed(list(enumerate(labels)))}
+    have = [_name(label) for label in labels]
     if classes is None:
-        return {name: i for i, name in enumerate(labels)}
-    named = {i: place.get(plain(name)) for i, name in enumerate(classes)}
-    if all(i is None for i in named.values()) and len(classes) == len(labels):
+        return {name: i for i, label in enumerate(labels) for name in (label, label.lower())}
+    wanted = [_name(one) for one in classes]
+    if wanted == have:
         return None
-    return named
-
-
-def _asked(wanted: Sequence[Asking]) -> dict[str, Asked]:
-    if isinstance(wanted, str):
-        wanted = [wanted]
-    found: dict[str, Asked] = {}
-    for one in wanted:
-        name, options = parse(one) if isinstance(one, str) else one if isinstance(one, tuple) else (one, {})
-        method = find(name)
-        for option in options:
-            if option not in method.options:
-                known = close_matches(option, method.options) if method.options else "it has no options"
-                raise OptionError(f"{method.name} has no option {option!r}", got=option, todo=known)
-        label = written(method.name, options)
-        if label in found:
-            raise OptionError("a method is asked for twice", expected="each once", got=label)
-        found[label] = Asked(method, dict(options))
-    if not found:
-        raise OptionError("no method to evaluate", expected="names, see clew.methods()", got="none")
+    whole, short = _places(have), _places([name.partition(",")[0] for name in have])
+    found = {i: whole.get(name, short.get(name.partition(",")[0])) for i, name in enumerate(wanted)}
+    missing = [classes[i] for i, place in found.items() if place is None]
+    if len(wanted) == len(have) and all(place in (None, i) for i, place in found.items()):
+        return None
+    if missing:
+        some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        logger.warning("%d of %d classes of the data are no classes of the model: %s", len(missing), len(wanted), some)
     return found
 
 
-def expanded(asked: dict[str, Asked], grid: Grid | None) -> dict[str, Asked]:
-    """Every method that has an option of the grid, once for each combination. Raises `OptionError` where none has."""
-    if not grid:
-        return asked
-    found: dict[str, Asked] = {}
-    used: set[str] = set()
-    for label, one in asked.items():
-        names = [name for name in grid if name in one.method.options and name not in one.options]
-        used |= set(names)
-        for values in product(*(grid[name] for name in names)):
-            options = {**one.options, **dict(zip(names, values, strict=True))}
-            found[written(one.method.name, options) if names else label] = Asked(one.method, options)
-    if unused := [name for name in grid if name not in used]:
-        every = {option for one in asked.values() for option in one.method.options}
-        raise OptionError(f"no method has the option {unused[0]!r}", got=unused, todo=close_matches(unused[0], every))
-    return found
+def _name(label: str) -> str:
+    return label.strip().lower().replace("_", " ")
 
 
-def _working(work: Work, loaded: LoadedModel, dataset: Dataset) -> dict[str, Asked]:
-    """All registered methods that the model can be explained by, tried on the first example that can be read."""
-    items = (_item(dataset, i) for i in range(len(dataset)))
-    example = next((item.example for item in items if item.example is not None), None)
-    if example is None:
-        raise InputError("no example of the data can be read", expected="at least one", got=_item(dataset, 0).error)
-    found: dict[str, Asked] = {}
-    batch = work.benchmark.batch(loaded, [example])
-    for name, method in methods().items():
-        try:
-            explain(loaded, batch.inputs, method=method, **batch.more)
-        except ClewError as error:
-            logger.warning("%s is left out: %s", name, str(error).partition("\n")[0])
-        else:
-            found[name] = Asked(method, {})
-    return found
-
-
-def model_hash(module: nn.Module) -> str:
-    """SHA-256 (hexadecimal) over a model's class and all its weights."""
-    found = hashlib.sha256(type(module).__qualname__.encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+def _places(names: Sequence[str]) -> dict[str, int]:
+    """Where each name stands; one that stands in several places is none."""
+    return {name: i for i, name in enumerate(names) if names.count(name) == 1}
 
 
 @contextmanager

@@ -29,6 +29,8 @@ def write(path: str | Path, writers: Mapping[str, Callable[[], str | bytes]]) ->
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut would leave the name without the content
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:

@@ -46,7 +46,7 @@ def report(
             no .html, a level out of range.
     """
     out = Path(out)
-    out = out if out.suffix else out / "report.html"
+    out = out / "report.html" if out.is_dir() or not out.suffix else out
     if out.suffix.lower() != ".html":
         raise OptionError("a report is a page", expected="a file ending in .html, or a folder", got=str(out))
     groups = _groups(runs, level=level, correction=correction, examples=examples, seed=seed)

@@ -89,8 +89,12 @@ class Cells:
         if name not in self._known:
             runs = list({id(row.run): row.run for row in self.rows}.values())
             each = [_array(run, name, self.ids) for run in runs]
-            if len({array.shape[2:] for array in each}) > 1:
+            shapes = {array.shape[2:] for array in each if np.isfinite(array).any()}
+            if len(shapes) > 1:
                 raise InputError(f"runs hold values of several lengths in {name!r}", got=[a.shape[2:] for a in each])
+            wide = next(iter(shapes), each[0].shape[2:])
+            # A run in which all failed does not know whether its values are lists.
+            each = [a if a.shape[2:] == wide else np.full((*a.shape[:2], *wide), nan) for a in each]
             self._known[name] = np.concatenate(each)
         return self._known[name]
 

@@ -13,6 +13,7 @@ from .report import report as write_report
 from .report import summary
 from .shapes import InputError, OptionError, close_matches
 from .store import read_manifest, read_table
+from .work import LEFT_OUT
 
 
 class Run:
@@ -48,9 +49,20 @@ class Run:
         return read_table(self.path, self.manifest["shards"])
 
     @property
+    def errors(self) -> list[str]:
+        """What rows say that have no numbers because something failed, not because the protocol leaves them out."""
+        said: list[str] = self.table.column("error").drop_null().to_pylist()
+        return [words for words in said if not words.startswith(LEFT_OUT)]
+
+    @property
     def failed(self) -> int:
         """How many rows have an error instead of numbers."""
-        return self.table.num_rows - self.table.column("error").null_count
+        return len(self.errors)
+
+    @property
+    def left_out(self) -> int:
+        """How many rows have no numbers because the protocol leaves their example out."""
+        return self.table.num_rows - self.table.column("error").null_count - self.failed
 
     def summary(self, **options: Any) -> list[dict[str, Any]]:
         """Every number with its interval, see `clew.report.summary`."""
@@ -58,7 +70,7 @@ class Run:
 
     def report(self, out: str | Path | None = None, **options: Any) -> list[Path]:
         """Write the report (default: into the run's folder), see `clew.report`."""
-        return write_report(self, out=self.path if out is None else out, **options)
+        return write_report(self, out=self.path / "report.html" if out is None else out, **options)
 
     def predictions(self, folder: str | Path, method: str, counts: Sequence[int] = range(5, 81, 5)) -> list[Path]:
         """Of a rationale run: write the best words of a method as `identifier_results_{k}.json`, ERASER's format.

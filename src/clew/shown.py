@@ -17,7 +17,7 @@ from .image_attribution import ImageAttribution
 from .loaded import LoadedModel
 from .plots import colour, in_frame, jpeg, shrunk
 from .run import Run
-from .shapes import ClewError, InputError
+from .shapes import InputError
 from .text_attribution import TextAttribution
 from .text_html import Piece, text_fragment
 
@@ -49,7 +49,7 @@ class Shown:
             return ""
         try:
             placed = self._place(example)
-        except ClewError as error:
+        except Exception as error:  # a report is more than its pictures
             return f"<em>{type(error).__name__}</em>"
         values = torch.tensor(scores)
         if isinstance(placed, ImageAttribution):
@@ -66,7 +66,8 @@ class Shown:
     def _place(self, example: str) -> Attribution:
         """The patches or tokens of an example, with scores of no matter."""
         if example not in self._placed:
-            one = replace(self.dataset.read(self._at[example]), label=0)  # places do not depend on the class
+            one = self.dataset.read(self._at[example])
+            one = one if one.choices else replace(one, label=0)  # places do not depend on the class
             some: Any = self.run.benchmark.batch(self.loaded, [one])
             self._placed[example] = explain(self.loaded, some.inputs, method="random", checks="off", **some.more)
         return self._placed[example]

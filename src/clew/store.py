@@ -17,7 +17,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 # What a run that is to go on must share with the one that began.
 IDENTITY = (
-    "format", "benchmark", "version", "protocol", "model", "data", "methods", "grid", "seed", "batch_size",
+    "format", "benchmark", "version", "protocol", "model", "data", "methods", "method_hashes", "seed", "batch_size",
     "shard_size", "versions",
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ClewError(f"cannot write to {path}", got=error, todo="choose another folder: out=…") from error
-        strangers = [p.name for p in path.iterdir() if p.name != ".lock"]
+        strangers = [p.name for p in path.iterdir() if not p.name.startswith(".")]
         if strangers and MANIFEST not in strangers:
             got = ", ".join(sorted(strangers)[:5])
             raise InputError(f"{path} is in use", expected="an empty folder, or one with a run", got=got)
@@ -99,7 +99,7 @@ class Store:
             self.manifest["shards"][name] = {
                 "sha256": digest(self.path / name),
                 "rows": len(shard.rows),
-                "failed": sum(row["error"] is not None for row in shard.rows),
+                "without numbers": sum(row["error"] is not None for row in shard.rows),
                 "seconds": {k: round(v, 4) for k, v in shard.seconds.items()},
                 "forwards": shard.forwards,
                 "measuring": round(shard.measuring, 4),
@@ -108,11 +108,7 @@ class Store:
             self.manifest["shards"] = dict(sorted(self.manifest["shards"].items()))
             self._save()
         except OSError as error:
-            raise ClewError(
-                f"cannot write {self.path / name}",
-                got=error,
-                todo="make room, and run the same again: it goes on from here",
-            ) from error
+            raise self._full(name, error) from error
 
     def finish(self) -> None:
         """All shards are there."""
@@ -122,7 +118,14 @@ class Store:
 
     def _save(self) -> None:
         text = json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n"
-        write(self.path / MANIFEST, {".json": lambda: text})
+        try:
+            write(self.path / MANIFEST, {".json": lambda: text})
+        except OSError as error:
+            raise self._full(MANIFEST, error) from error
+
+    def _full(self, name: str, error: OSError) -> ClewError:
+        todo = "make room, and run the same again: it goes on from here"
+        return ClewError(f"cannot write {self.path / name}", got=error, todo=todo)
 
 
 def shard_name(index: int) -> str:

@@ -27,6 +27,7 @@ from .shapes import CaptureError, ClewError, InputError, MissingDependency, Opti
 _FATAL = (OptionError, UnknownArchitecture, MissingDependency, CaptureError)
 
 Row = dict[str, Any]
+LEFT_OUT = "left out: "  # how the error of a row begins that a protocol does not want
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class Work:
     seed: int = 0
     numbering: Mapping[Any, int] | None = None  # from the data's classes to the model's
 
+    def numbered(self, example: Example) -> Example:
+        """The example with the model's number of its class."""
+        if self.numbering is None:
+            return example
+        return replace(example, label=self.numbering.get(example.label, example.label))
+
     def __call__(self, loaded: LoadedModel, items: Sequence[Item], done: Callable[[int], None] | None = None) -> Shard:
         """The rows of a shard. `done` is told how many examples are finished."""
         shard = Shard([], dict.fromkeys(self.methods, 0.0), dict.fromkeys(self.methods, 0))
@@ -99,15 +106,11 @@ class _Run:
         """Rows of a batch of examples by all methods; of those that cannot be read or are left out, why."""
         names = list(self.work.methods)
         found = {(i.position, n): self._failed(i, n, i.error) for i in items if i.example is None for n in names}
-        kept = [replace(i, example=self._numbered(i.example)) for i in items if i.example is not None]
+        kept = [replace(i, example=self.work.numbered(i.example)) for i in items if i.example is not None]
         kept = self._left(kept, names, found)
         found |= self.attempt(kept, names) if kept else {}
         self.shard.notes = dict(self.notes)
         return found
-
-    def _numbered(self, example: Example) -> Example:
-        numbering = self.work.numbering
-        return example if numbering is None else replace(example, label=numbering.get(example.label, example.label))
 
     def _left(self, items: list[Item], names: list[str], found: Found) -> list[Item]:
         """Items that the protocol takes; the others get their rows."""
@@ -116,11 +119,12 @@ class _Run:
         except Exception as error:
             if isinstance(error, _FATAL):
                 raise
+            self._made_room(error)
             if len(items) > 1:
                 return [one for item in items for one in self._left([item], names, found)]
-            reasons = [_in_words(error)]
+            reasons = [in_words(error)]
         else:
-            reasons = [None if reason is None else f"left out: {reason}" for reason in reasons]
+            reasons = [None if reason is None else f"{LEFT_OUT}{reason}" for reason in reasons]
         for item, reason in zip(items, reasons, strict=True):
             if reason is not None:
                 found |= {(item.position, name): self._failed(item, name, reason) for name in names}
@@ -152,7 +156,9 @@ class _Run:
 
             values = self.work.benchmark.measure(self.loaded, batch, results, again)
         except Exception as error:
-            return found | self._divide(items, list(results), error)
+            explained = list(results)
+            del batch, results  # room for the halves
+            return found | self._divide(items, explained, error)
         finally:
             self.shard.measuring += time.perf_counter() - began
         for name, result in results.items():
@@ -163,12 +169,7 @@ class _Run:
     def _divide(self, items: Sequence[Item], names: Sequence[str], error: Exception) -> Found:
         if isinstance(error, _FATAL):
             raise error
-        memory = _out_of_memory(error)
-        error.__traceback__ = None  # it holds the batch
-        if memory:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        memory = self._made_room(error)
         if len(items) > 1:
             self.notes["batches halved: out of memory" if memory else "batches divided: an example failed"] += 1
             half = len(items) // 2
@@ -178,7 +179,20 @@ class _Run:
             for name in names:
                 found |= self.attempt(items, [name])
             return found
-        return {(items[0].position, names[0]): self._failed(items[0], names[0], _in_words(error))}
+        return {(items[0].position, names[0]): self._failed(items[0], names[0], in_words(error))}
+
+    def _made_room(self, error: Exception) -> bool:
+        """Whether memory ran out; then what the error holds is let go of."""
+        memory = _out_of_memory(error)
+        chain: BaseException | None = error
+        while chain is not None:
+            chain.__traceback__ = None
+            chain = chain.__cause__ or chain.__context__
+        if memory:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return memory
 
     def _explained(
         self, loaded: LoadedModel, batch: Batch, name: str, positions: Sequence[int]
@@ -221,7 +235,8 @@ class _Run:
         row: Row = {"example": item.id, "method": name, "error": None, "target": first.name_of_target(i)}
         row["scores"] = _scores(first, i)
         facts = first.facts(i)
-        for own in ("options", "clew", "torch", "transformers", "model"):
+        # What the process or the other examples of a batch decide would make the same run another one.
+        for own in ("options", "clew", "torch", "transformers", "model", "forward difference", "advice"):
             facts.pop(own, None)
         row["checks"] = json.dumps(facts, ensure_ascii=False)
         for what in whats[1:]:
@@ -246,7 +261,10 @@ def _finite(value: float | list[float] | None) -> bool:
     return value is None or bool(torch.isfinite(torch.as_tensor(value, dtype=torch.float64)).all())
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """What an error says, the same in every run."""
+    if _out_of_memory(error):
+        return "out of memory"
     words = str(error).strip() or type(error).__name__
     return words if isinstance(error, ClewError) else f"{type(error).__name__}: {words}"
 

@@ -23,6 +23,7 @@ from ..shapes import InputError, OptionError
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
 from .texts import next_token_logits, shortened, text_of, tokenizer_of, unpadded
 
+_STEPS = tuple(np.linspace(0, 1, 11).tolist())  # as released: 0.30000000000000004, of which ceil makes one token more
 _GENERATE, _PRUNE = ("generate/most", "generate/least", "prune/least"), ("prune/most", "prune/least")
 
 
@@ -47,9 +48,12 @@ class Setting:
 
 
 SETTINGS = {
-    "imdb": Setting("predicted", "given", all_classes=True, magnitudes=("generate/least", "prune/least")),
-    "arc_easy": Setting("predicted", "predicted", only_correct=True),
-    "wikipedia": Setting("predicted", "predicted"),
+    "imdb": Setting(
+        "predicted", "given", all_classes=True, magnitudes=("generate/least", "prune/least"),
+        released={"fractions": _STEPS, "pad_to": 512},
+    ),
+    "arc_easy": Setting("predicted", "predicted", only_correct=True, released={"fractions": _STEPS, "pad_to": None}),
+    "wikipedia": Setting("predicted", "predicted", released={"fractions": _STEPS, "pad_to": None}),
     "movies": Setting(
         "given", "given", _PRUNE, "mask", hits=True,
         released={"fractions": tuple(round(0.52 + 0.02 * i, 2) for i in range(9)), "pad_to": None},
@@ -81,8 +85,9 @@ class Flipping(Benchmark):
     "magnitude". `answers`: of arc_easy, watch the right letter among the letters, whatever the model would say.
     `max_length`: cut texts to so many tokens. `internal_batch_size`: copies at a time.
     Special tokens and fixed parts of prompts stay, and do not count. The causal mask stays on.
-    `variant`: "pa_lrp" flips special tokens and prompts too; "beyond_intuition" (movies, 20newsgroups) does, sets
-    negative scores to 0, and takes the steps of its code, of 20newsgroups with padding to 512 tokens that counts.
+    `variant`: "pa_lrp" flips special tokens and prompts too, and takes the steps of its code, of imdb with padding to
+    512 tokens that counts; "beyond_intuition" (movies, 20newsgroups) does, of 20newsgroups with that padding, and sets
+    negative scores to 0.
     """
 
     protocol: str | None = None
@@ -98,11 +103,16 @@ class Flipping(Benchmark):
         return SETTINGS[self.protocol or "wikipedia"]
 
     @property
+    def _released(self) -> Mapping[str, Any] | None:
+        """What the code does that is asked for by the variant: its steps, and the length that it pads texts to."""
+        theirs = "beyond_intuition" if self._setting.hits else "pa_lrp"
+        return self._setting.released if self.variant == theirs else None
+
+    @property
     def _x(self) -> tuple[float, ...]:
         if self.fractions is not None:
             return self.fractions
-        released = self._setting.released if self.variant == "beyond_intuition" else None
-        return TENTHS if released is None else released["fractions"]
+        return TENTHS if self._released is None else self._released["fractions"]
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -214,8 +224,8 @@ class Flipping(Benchmark):
         return found
 
     def _padding(self, length: int) -> int:
-        released = self._setting.released if self.variant == "beyond_intuition" else None
-        return 0 if released is None or released["pad_to"] is None else max(0, released["pad_to"] - length)
+        whole = None if self._released is None else self._released["pad_to"]
+        return 0 if whole is None else max(0, whole - length)
 
     def _rows(
         self, loaded: LoadedModel, example: Example, ids: Tensor, attention: Tensor, scores: Tensor, keep: Tensor

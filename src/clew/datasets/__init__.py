@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..shapes import ClewError, InputError, OptionError, close_matches
+from ..shapes import ClewError, InputError, MissingDependency, OptionError, close_matches
 from .content import joined
 from .places import Files, open_files
 from .selection import Positions, chosen
@@ -108,7 +108,9 @@ def fingerprint(dataset: Dataset) -> str:
     for index, name in enumerate(dataset.ids):
         try:
             content = dataset.content(index)
-        except InputError:
+        except (MissingDependency, OptionError):
+            raise
+        except Exception:  # whatever a file makes its reader say
             content = None
         found.update(joined({"id": name, "content": content}))
     return found.hexdigest()
@@ -203,8 +205,8 @@ def open_dataset(
     of that permutation.
     Examples stay in the order in which they were drawn, so a smaller fraction is the beginning of a larger one.
 
-    Raises `InputError` for data that are not there, with where to get them, and for data without examples; `OptionError` for files that fit no kind
-    or several, and for unknown options.
+    Raises `InputError` for data that are not there, with where to get them, and for data without examples;
+    `OptionError` for files that fit no kind or several, and for unknown options.
     """
     if isinstance(source, Dataset):
         if kind is not None or options:

@@ -41,7 +41,10 @@ def _bytes(value: Any, column: str) -> bytes:
         return Path(stored["path"]).read_bytes()
     except (KeyError, TypeError, OSError) as error:
         raise InputError(
-            f"the column {column!r} holds no picture", expected="its bytes, or a path", got=error
+            f"the column {column!r} holds no picture",
+            expected="its bytes, or a path",
+            got=error,
+            todo="name the column of the pictures",
         ) from error
 
 
@@ -128,7 +131,12 @@ def saved(
     try:
         found = datasets.load_from_disk(str(files.path))
     except Exception as error:  # of many kinds, as above
-        raise InputError(f"{files.path} cannot be read", expected="what save_to_disk wrote", got=error) from error
+        raise InputError(
+            f"{files.path} cannot be read",
+            expected="what save_to_disk wrote",
+            got=f"{type(error).__name__}: {error}",
+            todo="write the folder anew",
+        ) from error
     found = _one_split(found, split, str(files.path))
     return _examples(files.path.name, found, _Columns(text, image, mask, ignore), label, id, classes, keep)
 
@@ -143,7 +151,7 @@ def _one_split(found: Any, split: str | None, where: str) -> Any:
         raise OptionError(
             f"{where} has several splits" if split is None else f"{where} has no split {split!r}",
             expected=", ".join(map(str, splits)),
-            got=split,
+            got=split or "no split",
             todo="say which: split=…",
         )
     return found[wanted]
@@ -175,7 +183,10 @@ def _examples(
     def pick(wanted: str | None, usual: Sequence[str], option: str) -> str | None:
         if wanted is not None and wanted not in features:
             raise OptionError(
-                f"{name} has no column {wanted!r}", expected=", ".join(features), got=f"{option}={wanted!r}"
+                f"{name} has no column {wanted!r}",
+                expected=", ".join(features),
+                got=f"{option}={wanted!r}",
+                todo="name one of them",
             )
         return wanted if wanted is not None else next((column for column in usual if column in features), None)
 

@@ -31,13 +31,14 @@ def indexed(
 ) -> tuple[list[Label], tuple[str, ...] | None]:
     """Labels and the classes that they count: names become positions in `classes`, or in their own sorted list.
 
-    Where all labels are whole numbers, they are positions already, unless told otherwise. None and "" are no label. Raises
-    `InputError` for labels that `classes` does not have.
+    Where all labels are whole numbers, they are positions already, unless told otherwise. None and "" are no label.
+    Raises `InputError` for labels that `classes` does not have.
     """
     names = class_names(classes)
     if names is not None and len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise OptionError("classes have different names", expected="each once", got=f"twice: {', '.join(twice[:5])}")
+        got = f"twice: {', '.join(twice[:5])}"
+        raise OptionError("classes have different names", expected="each once", got=got, todo="tell them apart")
     values = [None if v == "" else v for v in values]
     known = [v for v in values if v is not None]
     numbers = [_number(v) for v in known]

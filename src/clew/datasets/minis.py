@@ -45,7 +45,8 @@ def mini(name: str, *, count: int = 48) -> Dataset:
         "reviews": lambda: _reviews(count),
     }
     if name not in makers:
-        raise OptionError(f"no data mini:{name}", got=name, todo=close_matches(name, makers))
+        expected = ", ".join(f"mini:{one}" for one in makers)
+        raise OptionError(f"no data mini:{name}", expected=expected, got=name, todo=close_matches(name, makers))
     return makers[name]()
 
 

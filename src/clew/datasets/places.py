@@ -65,7 +65,10 @@ class Files(ABC):
             return self.read(name).decode(encoding).removeprefix("\ufeff")
         except (UnicodeDecodeError, LookupError) as error:
             raise InputError(
-                f"{self.where(name)} is no text", expected=encoding, got=error, todo="write it as UTF-8, or say its encoding where there is that option: encoding=…"
+                f"{self.where(name)} is no text",
+                expected=encoding,
+                got=error,
+                todo="write it as UTF-8, or say its encoding where there is that option: encoding=…",
             ) from error
 
     def ending(self, *suffixes: str) -> list[str]:
@@ -139,13 +142,14 @@ class TarFiles(Files):
         super().__init__(path)
         try:
             with tarfile.open(path, "r:") as tar:
-                members = [m for m in tar if m.isreg() and not _hidden(m.name)]
+                members = {m.name.removeprefix("./"): m for m in tar if m.isreg()}  # "./": as `tar c .` writes them
         except (tarfile.TarError, OSError) as error:
             raise InputError(
                 f"{path} cannot be read", expected="a tar without compression", got=error, todo="unpack it"
             ) from error
-        cut = len(_common([m.name for m in members]))
-        self._at = {m.name[cut:]: (m.offset_data, m.size) for m in members}
+        shown = [name for name in members if not _hidden(name)]
+        cut = len(_common(shown))
+        self._at = {name[cut:]: (members[name].offset_data, members[name].size) for name in shown}
 
     def _listed(self) -> Iterable[str]:
         return self._at

@@ -38,7 +38,12 @@ def chosen(
         order = np.random.RandomState(seed or 0).permutation(len(found)).tolist()
         share = len(found) if fraction is None else int(fraction * len(found))
         if found and not share:
-            raise OptionError("so small a fraction is no example", expected=f"1/{len(found)} or more", got=fraction)
+            raise OptionError(
+                "so small a fraction is no example",
+                expected=f"1/{len(found)} or more",
+                got=fraction,
+                todo="take a larger one, or limit=…",
+            )
         found = [found[i] for i in order[:share]]
     if limit is not None:
         if limit < 1:
@@ -64,5 +69,5 @@ def _listed(subset: Positions) -> list[int]:
     found = [int(v) for v in values]
     twice = sorted({v for v in found if found.count(v) > 1}) if len(set(found)) < len(found) else []
     if twice:
-        raise OptionError("a subset lists a position twice", expected="each once", got=twice[:5])
+        raise OptionError("a subset lists a position twice", expected="each once", got=twice[:5], todo="leave it out")
     return found

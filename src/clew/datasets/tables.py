@@ -119,13 +119,13 @@ def column(rows: Sequence[Row], wanted: str | None, usual: Sequence[str], what: 
 
 
 def _separated(text: str, where: str, suffix: str, columns: Sequence[str] | None, longest: int | None) -> list[Row]:
+    style: dict[str, Any] = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"delimiter": ",", "strict": True}
+    )
+    table = csv.DictReader(io.StringIO(text, newline=""), fieldnames=columns, **style)
+    rows: list[Row] = []
     old = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # whole articles are longer than the usual limit
     try:
-        style: dict[str, Any] = (
-            {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"delimiter": ",", "strict": True}
-        )
-        table = csv.DictReader(io.StringIO(text, newline=""), fieldnames=columns, **style)
-        rows: list[Row] = []
         for row in table:
             if None in row or None in row.values():
                 raise InputError(
@@ -139,7 +139,10 @@ def _separated(text: str, where: str, suffix: str, columns: Sequence[str] | None
                 break
     except csv.Error as error:
         raise InputError(
-            f"{where} cannot be read", expected=f"a {suffix[1:]} table", got=error, todo="mend its quotes, or fetch it again"
+            f"{where}, line {table.reader.line_num}: this cannot be read",
+            expected=f"a {suffix[1:]} table",
+            got=error,
+            todo="mend its quotes, or fetch it again",
         ) from error
     finally:
         csv.field_size_limit(old)

@@ -12,7 +12,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +125,3 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         expected="for example beyond_intuition_token(start_layer=6)",
         got=text,
     )
-
-
-def written(name: str, options: Mapping[str, Any]) -> str:
-    """`NAME(option=value, …)`, as `parse` reads it."""
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else name

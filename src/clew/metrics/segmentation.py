@@ -110,7 +110,7 @@ def _counted(heat: Tensor, limit: float, truth: Tensor) -> dict[str, Any]:
         "union_object": float(union_object),
         "average_precision": float(metrics.average_precision_score(*both)) if len(labels) else 0.0,
         "f1": 2 * inside / (union_object + inside) if union_object else 0.0,
-        "pointing": float(truth.flatten()[best] == 1),
+        "pointing": float(bool(torch.isfinite(heat).all()) and truth.flatten()[best] == 1),
         "object_bins": np.histogram(ranked[labels], BINS, (0.0, 1.0))[0].astype(float),
         "background_bins": np.histogram(ranked[~labels], BINS, (0.0, 1.0))[0].astype(float),
     }
