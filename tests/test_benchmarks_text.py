@@ -153,7 +153,9 @@ def test_each_protocol_flips_as_written(models, reviews, questions, case):
     if protocol == "arc_easy" and not answers:
         assert rows["wrong", METHODS[0]]["error"].startswith("left out: answered ")
         examples = examples[:1]
-    x = list(options.get("fractions") or (STEPS if case == "movies, released" else TENTHS))
+    theirs = variant == "pa_lrp" and not hits
+    steps = STEPS if case == "movies, released" else np.linspace(0, 1, 11).tolist() if theirs else TENTHS
+    x = list(options.get("fractions") or steps)
     runs = PRUNE if hits else GENERATE
     for method in METHODS:
         curves, correct = {}, []
@@ -176,7 +178,7 @@ def test_each_protocol_flips_as_written(models, reviews, questions, case):
                 s or any(a < q and b > p for p, q in e.protected) for s, (a, b) in zip(special, spans, strict=True)
             ]
             attention = [1] * len(ids)
-            if case == "20newsgroups, released":
+            if case == "20newsgroups, released" or (protocol == "imdb" and theirs):
                 more = 512 - len(ids)
                 ids, attention, scores = ids + [0] * more, attention + [0] * more, scores + [0.0] * more
             free = [k for k in range(len(ids)) if variant != "paper" or not fixed[k]]
@@ -192,10 +194,12 @@ def test_each_protocol_flips_as_written(models, reviews, questions, case):
                 order = sorted(free, key=lambda k, size=size, first=first: -size[k] if first == "most" else size[k])
                 found = {c: [] for c in ("hits", "evidence", "logit", "squared_error")}
                 for f in x:
-                    exact = round(f * len(free), 6)
+                    exact = f * len(free) if theirs else round(f * len(free), 6)
                     some = order[: math.floor(exact) if hits else math.ceil(exact)]
                     gone = some if mode == "prune" else [k for k in free if k not in some]
-                    y = direct(loaded, ids, attention, gone, eraser, 0 if released else None)
+                    seen = sum(attention) if theirs else len(ids)  # a causal model does not see padding behind
+                    gone = [k for k in gone if k < seen]
+                    y = direct(loaded, ids[:seen], attention[:seen], gone, eraser, 0 if released else None)
                     found["hits"].append(float(max(range(len(y)), key=y.__getitem__) == watched))
                     found["logit"].append(y[watched])
                     found["evidence"].append(softmax([y[c] for c in among])[list(among).index(watched)])
