@@ -22,13 +22,17 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    registered = sys.modules["clew.methods"]._registered
-    known = clew.methods()
+    # All that comes with clew is there before.
+    for read in (clew.methods, clew.architectures, clew.benchmarks, sys.modules["clew.pair"].pairs):
+        read()
+    registers = [sys.modules[f"clew.{name}"]._registered for name in ("methods", "pair", "architectures", "benchmarks")]
+    known = [dict(one) for one in registers]
     try:
         exec(compile(block, "README", "exec"), {"__name__": "docs"})
     finally:
-        registered.clear()
-        registered.update(known)
+        for one, before in zip(registers, known, strict=True):
+            one.clear()
+            one.update(before)
 
 
 def test_links_lead_somewhere():

@@ -138,3 +138,8 @@ class Ledger:
         for finish in self._finally:
             finish()
         self.flow = {k: v for k, v in self.flow.items() if len(v.total)}
+
+    def release(self) -> None:
+        """Let go of the graph: what is done at its end holds tensors of it, and its nodes hold this ledger, a circle
+        that Python cannot see."""
+        self._finally.clear()

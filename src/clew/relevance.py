@@ -179,9 +179,12 @@ def propagate(
                 todo="correct `patches` in the declaration",
             )
         parts: list[Relevance] = []
-        for target, one in enumerate(score.view(-1, subject.each).unbind(1)):
-            tape.open()
-            parts.append(_back(subject, name, tape, one, output, start, last=target == subject.each - 1))
+        try:
+            for target, one in enumerate(score.view(-1, subject.each).unbind(1)):
+                tape.open()
+                parts.append(_back(subject, name, tape, one, output, start, last=target == subject.each - 1))
+        finally:
+            tape.release()
     return parts[0] if len(parts) == 1 else _interleaved(parts)
 
 
