@@ -27,9 +27,6 @@ FEW = ["random", "raw_attention", "beyond_intuition_head", "beyond_intuition_tok
 CAUSAL = [*TEXT[:4], "saliency", "input_x_gradient", "attn_lrp", "cp_lrp", "pa_lrp", "pa_lrp(variant='pa_lrp')"]
 
 
-GAMMA = ["lrp(rules='gamma', level='pixel')", "pa_lrp(rules='gamma', level='pixel')", "attn_lrp(level='pixel')"]
-
-
 @clew.method(paper="the other control", summary="a Gaussian at the centre, which never looks at the model")
 def centred_gaussian(subject: clew.Subject) -> torch.Tensor:
     """`exp(-d² / 2σ²)`, `d` the distance from the centre, `σ` a quarter of the grid."""
@@ -99,9 +96,9 @@ def sanity(out: Path) -> clew.Run:
 
 
 def gamma(out: Path) -> clew.Run:
-    """γ of linear layers and of the patch convolution, relevance at pixels: chosen on half of the crops."""
+    """γ of linear layers and of the patch convolution: chosen on half of the crops."""
     return clew.evaluate(
-        "segmentation", clew.load("vit_s14_cifar10"), "davis16_val_small", methods=GAMMA,
+        "segmentation", clew.load("vit_s14_cifar10"), "davis16_val_small", methods=["lrp(rules='gamma')", "attn_lrp"],
         grid={"gamma_linear": (0.01, 0.05, 0.25), "gamma_conv": (0.25, 100.0)}, out=out, explain="given",
         data_options={"crops": "davis_crops.tsv"},
     )  # fmt: skip
