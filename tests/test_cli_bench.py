@@ -15,6 +15,7 @@ import clew
 from clew.cli import app
 from clew.shapes import ClewError, OptionError
 
+
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     """The console is made on import, with the width of whatever ran then."""

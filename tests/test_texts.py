@@ -55,7 +55,8 @@ def test_the_pieces_are_the_text_and_every_score_is_in_them_once(kind):
     a = clew.explain(model_for(tokenizer(kind)), TEXT, method="input_x_gradient", target=0)
     pieces = a.pieces(0)
     assert "".join(p.text for p in pieces if not p.special) == TEXT
-    assert sum(p.score for p in pieces if p.score is not None) == pytest.approx(float(a.scores.double().sum()), rel=1e-5)
+    total = float(a.scores.double().sum())
+    assert sum(p.score for p in pieces if p.score is not None) == pytest.approx(total, rel=1e-5)
     assert sorted(c for p in pieces for c in p.columns) == list(range(a.scores.shape[1]))
     scored = [p.text for p in pieces if p.score is not None and not p.special]
     assert all(text == text.lstrip() or not text.strip() for text in scored)  # spaces before words have no colour
