@@ -9,13 +9,12 @@ import signal
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from running import METHODS, files, lasting, run
 
 import clew
 from clew.shapes import OptionError
-
-ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
