@@ -6,8 +6,6 @@ moved a place, give several paths: the first that exists counts.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ..discovery import read_all
 from ..shapes import ClewError, UnknownArchitecture
 
 Path = str | tuple[str, ...]
@@ -246,7 +245,6 @@ class Bound:
 
 
 _registered: dict[str, Architecture] = {}
-_discovered = False
 
 
 def register(architecture: Architecture) -> Architecture:
@@ -261,11 +259,7 @@ def register(architecture: Architecture) -> Architecture:
 
 def architectures() -> dict[str, Architecture]:
     """All declarations, by name. The files of this folder are read on first use."""
-    global _discovered
-    if not _discovered:
-        _discovered = True
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f"{__name__}.{module.name}")
+    read_all(__name__)
     return dict(_registered)
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import importlib
 import inspect
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..discovery import read_all
 from ..shapes import ClewError, InputError, MissingDependency, OptionError, close_matches
 from .content import joined
 from .places import Files, open_files
@@ -149,7 +148,6 @@ class Reader:
 
 
 _registered: dict[str, Reader] = {}
-_discovered = False
 
 
 def reader(
@@ -175,11 +173,7 @@ def reader(
 
 def readers() -> dict[str, Reader]:
     """All readers, by kind. The files of this folder are read on first use."""
-    global _discovered
-    if not _discovered:
-        _discovered = True
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f"{__name__}.{module.name}")
+    read_all(__name__)
     return dict(_registered)
 
 

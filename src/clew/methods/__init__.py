@@ -9,13 +9,12 @@ A method is a function of a `Subject` and keyword-only options that returns a `R
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..discovery import read_all
 from ..shapes import ClewError, OptionError, close_matches
 from ..subject import Subject
 from ..trace import Result
@@ -55,7 +54,6 @@ class Method:
 
 
 _registered: dict[str, Method] = {}
-_discovered = False
 
 
 def method(*, paper: str, summary: str, seeds: bool = False) -> Callable[[Function], Function]:
@@ -73,11 +71,7 @@ def method(*, paper: str, summary: str, seeds: bool = False) -> Callable[[Functi
 
 def methods() -> dict[str, Method]:
     """All methods, by name. The files of this folder are read on first use."""
-    global _discovered
-    if not _discovered:
-        _discovered = True
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f"{__name__}.{module.name}")
+    read_all(__name__)
     return dict(_registered)
 
 
