@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow
 import pytest
 
+from clew import Curve, Metric
 from clew.report import report, summary
 from clew.report_data import group, grouped
 from clew.report_rows import differing
@@ -21,26 +21,6 @@ from clew.statistics import compare, interval, letters
 
 METHODS = ("rollout", "random_<b>", "lrp(rule='a|b')")
 STEPS = (0.0, 0.5, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    name: str
-    columns: tuple[str, ...]
-    of: Callable[..., np.ndarray]
-    higher: bool | None = True
-    headline: bool = False
-    what: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    name: str
-    columns: tuple[str, ...]
-    of: Callable[..., np.ndarray]
-    x: tuple[float, ...] | Callable[..., np.ndarray]
-    x_label: str = "share"
-    y_label: str = "answer"
 
 
 @dataclass(frozen=True)
@@ -56,11 +36,13 @@ def ratio(inside, around):
     return inside / around
 
 
-MIOU = Metric(name="miou", columns=("inside", "around"), of=ratio, headline=True, what="Of all pixels.")
+MIOU = Metric(name="miou", columns=("inside", "around"), of=ratio, higher=True, headline=True, what="Of all pixels.")
 AREA = Metric(name="area", columns=("curve",), of=lambda c: np.trapezoid(c, STEPS, axis=-1), higher=False)
 SIZE = Metric(name="size", columns=("around",), of=lambda m: m, higher=None)
-ANSWER = Curve(name="Answer", columns=("curve",), of=lambda c: c, x=STEPS)
-PATH = Curve(name="Path", columns=("curve",), of=lambda c: c[..., ::-1], x=lambda c: c)
+ANSWER = Curve(name="Answer", columns=("curve",), of=lambda c: c, x=STEPS, x_label="share", y_label="answer")
+PATH = Curve(
+    name="Path", columns=("curve",), of=lambda c: c[..., ::-1], x=lambda c: c, x_label="share", y_label="answer"
+)
 
 
 def rows_of(n=14, methods=METHODS, seed=0):

@@ -12,7 +12,7 @@ from math import nan
 
 import numpy as np
 
-from .report_rows import Cells, CurveLike, MetricLike, Row, RunLike, ids_of, rows_of
+from .report_rows import Cells, Curve, Metric, Row, RunLike, ids_of, rows_of
 from .statistics import Comparison, Correction, Interval, bands, compare, intervals, letters
 
 
@@ -24,7 +24,7 @@ class Column:
     the best, `best` those of the best value.
     """
 
-    metric: MetricLike
+    metric: Metric
     numbers: Mapping[str, Interval]
     n: int
     ranked: Sequence[str]
@@ -37,7 +37,7 @@ class Column:
 class Drawn:
     """A curve of each row: (3, point) value, lower and upper limit; and its x."""
 
-    curve: CurveLike
+    curve: Curve
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]]
     limits: bool
 
@@ -123,7 +123,7 @@ def group(
 # What is made of them
 
 
-def _column(cells: Cells, metric: MetricLike, level: float, correction: Correction | None, seed: int) -> Column:
+def _column(cells: Cells, metric: Metric, level: float, correction: Correction | None, seed: int) -> Column:
     values, kept = cells.values(metric.columns)
     numbers = {row.label: Interval(nan, nan, nan, 0) for row in cells.rows}
     if values:
@@ -138,7 +138,7 @@ def _column(cells: Cells, metric: MetricLike, level: float, correction: Correcti
     return Column(metric, numbers, len(kept), ranked, best, comparisons, given)
 
 
-def _drawn(cells: Cells, curve: CurveLike, level: float, seed: int) -> Drawn:
+def _drawn(cells: Cells, curve: Curve, level: float, seed: int) -> Drawn:
     values, _ = cells.values(curve.columns)
     limits = bands(values, curve.of, level=level, seed=seed) if values else {}
     lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -149,7 +149,7 @@ def _drawn(cells: Cells, curve: CurveLike, level: float, seed: int) -> Drawn:
 
 
 def _extremes(
-    cells: Cells, metric: MetricLike, count: int
+    cells: Cells, metric: Metric, count: int
 ) -> dict[str, tuple[Sequence[tuple[str, float]], Sequence[tuple[str, float]]]]:
     values, kept = cells.values(metric.columns)
     found: dict[str, tuple[Sequence[tuple[str, float]], Sequence[tuple[str, float]]]] = {}

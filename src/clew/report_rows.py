@@ -14,40 +14,32 @@ from .resampling import Of
 from .shapes import InputError, optional_import
 
 
-@runtime_checkable
-class MetricLike(Protocol):
-    """A number of a benchmark: `of` the means of its `columns` over examples; `higher` is better, lower, or neither."""
+@dataclass(frozen=True)
+class Metric:
+    """A number of a data set: `of` the means of its `columns` over examples.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-    @property
-    def of(self) -> Of: ...
-    @property
-    def higher(self) -> bool | None: ...
-    @property
-    def headline(self) -> bool: ...
-    @property
-    def what(self) -> str: ...
+    `of` takes one array for each column, with any leading axes (bootstrap samples), and gives 0 where nothing is to
+    divide by. `higher` is better, lower (False), or neither (None); `headline` metrics are tested for differences.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    of: Of
+    higher: bool | None = None
+    headline: bool = False
+    what: str = ""
 
 
-@runtime_checkable
-class CurveLike(Protocol):
-    """A curve of a benchmark, `of` the means of its `columns`; `x` is fixed, or made of the means too."""
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a data set, `of` the means of its `columns`; `x` is fixed, or made of the means too."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-    @property
-    def of(self) -> Of: ...
-    @property
-    def x(self) -> tuple[float, ...] | Of: ...
-    @property
-    def x_label(self) -> str: ...
-    @property
-    def y_label(self) -> str: ...
+    name: str
+    columns: tuple[str, ...]
+    of: Of
+    x: tuple[float, ...] | Of
+    x_label: str
+    y_label: str
 
 
 @runtime_checkable
@@ -59,9 +51,9 @@ class RunLike(Protocol):
     @property
     def table(self) -> Any: ...
     @property
-    def metrics(self) -> Sequence[MetricLike]: ...
+    def metrics(self) -> Sequence[Metric]: ...
     @property
-    def curves(self) -> Sequence[CurveLike]: ...
+    def curves(self) -> Sequence[Curve]: ...
     @property
     def path(self) -> Path: ...
 

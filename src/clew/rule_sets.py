@@ -12,6 +12,7 @@ A set of one's own is a dict of the same form: `lrp(rules={**ATTN_LRP, "conv": F
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .rules import (
@@ -180,13 +181,13 @@ def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> Rule
     for operation, value in (("linear", linear), ("conv", conv)):
         if value is None:
             continue
-        keys = [k for k, r in rules.items() if k.partition(":")[0] == operation and isinstance(r, Gamma)]
-        if value < 0 or not keys:
+        there = {k: r for k, r in rules.items() if k.partition(":")[0] == operation and isinstance(r, Gamma)}
+        if value < 0 or not there:
             expected = "γ ≥ 0 and a set with a gamma rule there, such as 'gamma' or 'pa_lrp_gamma'"
             raise OptionError(
                 f"γ of {operation} layers cannot be set", expected=expected, got=f"gamma_{operation}={value}"
             )
-        found |= {key: Gamma(value, rules[key].epsilon) for key in keys}  # pyright: ignore[reportAttributeAccessIssue]
+        found |= {key: replace(rule, gamma=value) for key, rule in there.items()}
     return found
 
 

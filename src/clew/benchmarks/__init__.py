@@ -14,8 +14,6 @@ their means (`metrics`, `curves`). Everything else (explaining, halving, storing
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -27,40 +25,13 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..datasets import Dataset, Example
+from ..discovery import read_all
 from ..loaded import LoadedModel
+from ..report_rows import Curve, Metric
 from ..shapes import ClewError, InputError, OptionError, close_matches
 from ..targets import Target
 
-Of = Callable[..., Any]
 Values = dict[str, float | list[float] | None]  # of one example, by column
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a data set: `of` the means of its `columns` over examples.
-
-    `of` takes one array for each column, with any leading axes (bootstrap samples), and gives 0 where nothing is to
-    divide by. `higher` is better, lower (False), or neither (None); `headline` metrics are tested for differences.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    of: Of
-    higher: bool | None = None
-    headline: bool = False
-    what: str = ""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A curve of a data set, `of` the means of its `columns`; `x` is fixed, or made of the means too."""
-
-    name: str
-    columns: tuple[str, ...]
-    of: Of
-    x: tuple[float, ...] | Of
-    x_label: str
-    y_label: str
 
 
 @dataclass
@@ -140,7 +111,6 @@ class Benchmark(ABC):
 
 _B = TypeVar("_B", bound=type[Benchmark])
 _registered: dict[str, type[Benchmark]] = {}
-_discovered = False
 
 
 def benchmark(
@@ -162,11 +132,7 @@ def benchmark(
 
 def benchmarks() -> dict[str, type[Benchmark]]:
     """All benchmarks, by name. The files of this folder are read on first use."""
-    global _discovered
-    if not _discovered:
-        _discovered = True
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f"{__name__}.{module.name}")
+    read_all(__name__)
     return dict(_registered)
 
 

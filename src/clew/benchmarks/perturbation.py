@@ -136,27 +136,28 @@ class Perturbation(Benchmark):
     def left_out(self, loaded: LoadedModel, examples: Sequence[Example]) -> list[str | None]:
         if not self.misclassified:
             return [None] * len(examples)
-        x, *_ = self._pixels(loaded, examples, "black")
+        x, _ = self._prepared(loaded, examples)
         with torch.no_grad():
             predicted = forward_of(loaded)(x).argmax(-1).tolist()
         return ["classified right" if p == label_of(e) else None for p, e in zip(predicted, examples, strict=True)]
 
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
-        prepared = {eraser: self._pixels(loaded, examples, eraser) for eraser in self.eraser}
-        x = prepared[self.eraser[0]][0]
+        x, fill = self._prepared(loaded, examples)
         targets: dict[str, Any] = {}
         for one in self.explain:
             given = [label_of(e) for e in examples] if one == "given" else None
             targets[str(one)] = given if isinstance(one, str) else one
-        return Batch(examples, x, targets, held={"fill": {e: fill for e, (_, fill) in prepared.items()}})
+        return Batch(examples, x, targets, held={"fill": fill})
 
-    def _pixels(self, loaded: LoadedModel, examples: Sequence[Example], eraser: str) -> tuple[Tensor, Tensor]:
+    def _prepared(self, loaded: LoadedModel, examples: Sequence[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures as the model takes them, and what each eraser puts in place of their pixels."""
         preprocess = preprocess_of(loaded, squash=self.resize == "squash")
         raw = replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)
         parameter = next(loaded.model.parameters())
-        pixels = torch.stack([raw(image_of(example))[0] for example in examples])
-        x, fill = erasable(pixels.to(parameter.device), eraser, preprocess.mean, preprocess.std)
-        return x.to(parameter.dtype), fill.to(parameter.dtype)
+        pixels = torch.stack([raw(image_of(example))[0] for example in examples]).to(parameter.device)
+        both = {eraser: erasable(pixels, eraser, preprocess.mean, preprocess.std) for eraser in self.eraser}
+        fills = {eraser: fill.to(parameter.dtype) for eraser, (_, fill) in both.items()}
+        return both[self.eraser[0]][0].to(parameter.dtype), fills
 
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
         forward, x = forward_of(loaded), batch.inputs

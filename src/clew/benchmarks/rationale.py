@@ -15,7 +15,7 @@ from .. import metrics as measures
 from ..attribution import Attribution
 from ..datasets import Dataset, Example
 from ..loaded import LoadedModel
-from ..metrics.eraser import AOPC_THRESHOLDS, mask_of
+from ..metrics.eraser import AOPC_THRESHOLDS, mask_of, span_iou, spans_of
 from ..shapes import InputError, OptionError
 from ..words import Word
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
@@ -126,15 +126,15 @@ class Rationale(Benchmark):
         true = mask_of(example.rationale, len(example.words))
         seen = true[: len(scores)]
         soft = measures.soft_scores(seen, scores)
-        row: Values = {"auprc": soft.auprc, "average_precision": soft.average_precision, "roc_auc": soft.roc_auc}
-        row = {name: None if value is None or math.isnan(value) else value for name, value in row.items()}  # pyright: ignore[reportArgumentType]
+        # Where all words, or none, are marked, some of these are not defined.
+        row: Values = {name: None if math.isnan(value) else value for name, value in soft._asdict().items()}
         counts = [*self.counts, self.hard]
         row |= {f"f1@{k}": float(v) for k, v in zip(counts, measures.f1_at_k(true, scores, counts), strict=True)}
         best = np.argsort(-np.asarray(scores), kind="stable")[: self.hard]
         marked = np.zeros(len(true), dtype=bool)
         marked[best] = True
-        predicted, wanted = _spans(marked), list(example.rationale)
-        hits = [max((_iou(p, t) for t in wanted), default=0.0) >= 0.5 for p in predicted]
+        predicted, wanted = spans_of(marked), list(example.rationale)
+        hits = [max((span_iou(p, t) for t in wanted), default=0.0) >= 0.5 for p in predicted]
         row["iou_precision"] = sum(hits) / len(hits) if hits else 0.0
         row["iou_recall"] = sum(hits) / len(wanted) if wanted else 0.0
         row["annotated"] = float(bool(wanted))
@@ -170,16 +170,6 @@ class Rationale(Benchmark):
 
 def _words(result: Attribution, i: int, example: Example, reduce: str, clamp: bool) -> list[Word]:
     return words_of(replace(result, all_scores=result.all_scores.clamp(min=0)) if clamp else result, i, example, reduce)
-
-
-def _spans(marked: np.ndarray) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], marked.astype(int), [0]])))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
-def _iou(a: tuple[int, int], b: tuple[int, int]) -> float:
-    both = max(0, min(a[1], b[1]) - max(a[0], b[0]))
-    return both / (a[1] - a[0] + b[1] - b[0] - both) if both else 0.0
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

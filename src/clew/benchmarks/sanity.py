@@ -16,9 +16,9 @@ from ..architectures import find as find_architecture
 from ..attribution import Attribution
 from ..datasets import Dataset, Example
 from ..loaded import LoadedModel
-from ..metrics.eraser import mask_of
-from ..metrics.segmentation import segmentation
+from ..metrics.eraser import mask_of, soft_scores
 from ..shapes import OptionError, optional_import
+from ..text_attribution import TextAttribution
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
 from .segmentation import image_of, mask_in_frame, preprocess_of
 from .texts import shortened, text_of, words_of
@@ -144,7 +144,7 @@ def _draw(module: nn.Module, prefix: str, seed: int, done: set[str]) -> None:
         parameter.data.copy_(values.mean() + spread * noise.to(values.device))
 
 
-def _correlation(a: object, b: object, i: int) -> float:
+def _correlation(a: Attribution, b: Attribution, i: int) -> float:
     stats = optional_import("scipy.stats", extra="bench", purpose="compare maps")
     x, y = _scores(a, i), _scores(b, i)
     if len(x) < 2 or float(x.std()) == 0 or float(y.std()) == 0:
@@ -152,38 +152,26 @@ def _correlation(a: object, b: object, i: int) -> float:
     return float(stats.spearmanr(x.numpy(), y.numpy()).statistic)
 
 
-def _scores(result: object, i: int) -> Tensor:
-    scores: Tensor = result.scores[i].detach().double().cpu()  # pyright: ignore[reportAttributeAccessIssue]
-    mask = getattr(result, "mask", None)
-    return scores if mask is None else scores[mask[i].cpu() & ~result.special[i].cpu()]  # pyright: ignore[reportAttributeAccessIssue]
+def _scores(result: Attribution, i: int) -> Tensor:
+    scores = result.scores[i].detach().double().cpu()
+    return scores[result.mask[i].cpu() & ~result.special[i].cpu()] if isinstance(result, TextAttribution) else scores
 
 
 def _evidence(loaded: LoadedModel, result: Attribution, i: int, example: Example) -> Values:
     """Whether the maximum is on what is known to decide, and the average precision of the scores against it."""
+    true, values = np.zeros(0, dtype=bool), np.zeros(0)
     if example.mask is not None and example.image is not None:
-        heat = result.heatmap()[i : i + 1]
-        scores = segmentation(heat, mask_in_frame(preprocess_of(loaded), example)[None])
-        if not scores.object_bins.sum():
-            return {"pointing": None, "average_precision": None}
-        return {"pointing": float(scores.pointing[0]), "average_precision": _ap(heat[0], loaded, example)}
-    if example.rationale and example.words is not None:
-        metrics = optional_import("sklearn.metrics", extra="bench", purpose="compute average precision")
+        mask = mask_in_frame(preprocess_of(loaded), example)
+        true = mask[mask >= 0] == 1
+        values = result.heatmap()[i].detach().cpu().double().numpy()[mask >= 0]
+    elif example.rationale and example.words is not None:
         words = words_of(result, i, example, "max")
         true = mask_of(example.rationale, len(example.words))[: len(words)]
         values = np.array([word.score for word in words])
-        if true.any() and not true.all():
-            return {
-                "pointing": float(true[int(values.argmax())]),
-                "average_precision": float(metrics.average_precision_score(true, values)),
-            }
-    return {"pointing": None, "average_precision": None}
-
-
-def _ap(heat: Tensor, loaded: LoadedModel, example: Example) -> float:
-    metrics = optional_import("sklearn.metrics", extra="bench", purpose="compute average precision")
-    mask = mask_in_frame(preprocess_of(loaded), example)
-    known = mask >= 0
-    return float(metrics.average_precision_score(mask[known] == 1, heat.detach().cpu().float().numpy()[known]))
+    if not true.any() or true.all():
+        return {"pointing": None, "average_precision": None}
+    best = bool(true[int(values.argmax())]) and float(np.ptp(values)) > 0  # a constant map points nowhere
+    return {"pointing": float(best), "average_precision": soft_scores(true, values).average_precision}
 
 
 def _is_text(loaded: LoadedModel) -> bool:

@@ -238,7 +238,9 @@ def _ious(
     truth: Mapping[Key, Collection[Span]], found: Mapping[Key, Collection[Span]], thresholds: Sequence[float]
 ) -> list[dict[str, Any]]:
     """Spans that overlap enough with some true one, among all that are predicted and among all true ones, as sets."""
-    best = {key: [max((_iou(s, t) for t in truth.get(key, ())), default=0.0) for s in set(found[key])] for key in found}
+    best = {
+        key: [max((span_iou(s, t) for t in truth.get(key, ())), default=0.0) for s in set(found[key])] for key in found
+    }
     sides = [{key: len(set(spans)) for key, spans in side.items() if spans} for side in (found, truth)]
     scores: list[dict[str, Any]] = []
     for threshold in thresholds:
@@ -250,7 +252,8 @@ def _ious(
     return scores
 
 
-def _iou(a: Span, b: Span) -> float:
+def span_iou(a: Span, b: Span) -> float:
+    """Intersection over union of two spans [start, end), one of which is not empty."""
     both = max(0, min(a[1], b[1]) - max(a[0], b[0]))
     return both / (a[1] - a[0] + b[1] - b[0] - both)
 
