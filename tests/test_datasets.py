@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -308,3 +309,21 @@ def test_the_reviews_that_ship():
 def test_there_is_no_other_that_ships():
     with pytest.raises(OptionError, match="did you mean 'digits'"):
         open_dataset("mini:digit")
+
+
+def test_a_damaged_entry_of_a_zip_is_said_and_costs_itself_alone(tmp_path):
+    (tmp_path / "eraser").mkdir()
+    text = " ".join(f"word{i}" for i in range(3000))
+    with zipfile.ZipFile(tmp_path / "eraser" / "docs.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("docs/a", text)
+        packed.writestr("docs/b", "fine")
+        start = packed.getinfo("docs/a").header_offset + 60
+    content = bytearray((tmp_path / "eraser" / "docs.zip").read_bytes())
+    content[start : start + 400] = bytes(400)
+    (tmp_path / "eraser" / "docs.zip").write_bytes(content)
+    rows = [{"annotation_id": name, "evidences": [], "classification": "POS"} for name in "ab"]
+    (tmp_path / "eraser" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = open_dataset(tmp_path / "eraser")
+    with pytest.raises(InputError, match="cannot be read"):
+        data.read(0)
+    assert data.read(1).text == "fine" and fingerprint(data) == fingerprint(open_dataset(tmp_path / "eraser"))

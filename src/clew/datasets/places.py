@@ -6,6 +6,7 @@ import os
 import posixpath
 import tarfile
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
@@ -131,7 +132,13 @@ class ZipFiles(Files):
             return self._zip.get().read(self._common + name)
         except KeyError as error:
             raise self._absent(name) from error
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            EOFError,
+            RuntimeError,
+        ) as error:  # the last: encrypted, unknown
             raise InputError(f"{self.where(name)} cannot be read", got=error, todo="fetch the zip again") from error
 
 
