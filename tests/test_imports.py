@@ -40,8 +40,11 @@ LAYERS = {
     "benchmarks.*": 13,
     "work": 13, "store": 14, "engines": 14, "identity": 7, "asked": 14, "run": 15,
     "evaluate": 16, "chosen": 16, "shown": 16,
+    "model_places": 4, "training": 1, "training.recipes": 2, "training.state": 3, "training.data": 5,
+    "training.models": 11, "training.card": 1, "training.adapters": 12, "training.loop": 12, "training.session": 13,
+    "finetune": 14, "cli_finetune": 15,
     "doctor": 13, "many": 13, "demo": 14, "cli_bench": 17, "cli": 18,
-    "": 19,
+    "__main__": 19, "": 19,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from .datasets import Dataset, Example, open_dataset
 from .doctor import doctor
 from .evaluate import evaluate
 from .explain import explain
+from .finetune import Finetuned, finetune
 from .generation import GenerationAttribution, explain_generation
 from .image_attribution import ImageAttribution
 from .images import Preprocess, open_image
@@ -42,6 +43,7 @@ __all__ = [
     "DinoLinear",
     "Each",
     "Example",
+    "Finetuned",
     "GenerationAttribution",
     "ImageAttribution",
     "LoadedModel",
@@ -70,6 +72,7 @@ __all__ = [
     "evaluate",
     "explain",
     "explain_generation",
+    "finetune",
     "load",
     "method",
     "methods",

@@ -1,4 +1,4 @@
-"""The command line: `clew explain`, `generate`, `bench`, `report`, `methods`, `models`, `doctor`, `demo`."""
+"""The command line: `clew explain`, `generate`, `bench`, `report`, `finetune`, `methods`, `models`, …"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .architectures import architectures
 from .architectures import find as find_architecture
 from .attribution import Attribution
 from .cli_bench import bench, report_command
+from .cli_finetune import command as finetune_command
 from .compare import compare
 from .demo import show
 from .doctor import doctor as examine
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.command("report")(report_command)
+app.command("finetune")(finetune_command())
 console = Console()
 errors = Console(stderr=True)
 

@@ -23,6 +23,7 @@ from .benchmarks import Benchmark, benchmarks
 from .chosen import chosen
 from .datasets import open_dataset
 from .evaluate import classifier_of, evaluate
+from .files import slug
 from .load import load
 from .metrics import eraser_scores
 from .report import report, summary
@@ -192,7 +193,7 @@ def _bench(
         model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, dtype=getattr(torch, dtype),
         mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"),
     )  # fmt: skip
-    folder = out or Path("clew-runs") / "-".join(map(_slug, (name, loaded.name, Path(data).name or data)))
+    folder = out or Path("clew-runs") / "-".join(map(slug, (name, loaded.name, Path(data).name or data)))
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}
     found = evaluate(name, loaded, data, out=folder, **asked, **more, **options)
     opened = open_dataset(data, limit=more["limit"], **reading)
@@ -239,10 +240,6 @@ def _number(row: dict[str, Any] | None) -> str:
     return f"{row['value']:.3f}{interval} {row['letters'] or ''}".rstrip()
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "_", text).strip("_")[-40:]
-
-
 for _cls in benchmarks().values():
     bench.command(_cls.name, short_help=_cls.summary)(_command(_cls))
 
@@ -283,7 +280,7 @@ def report_command(
         typer.echo(next(path for path in written if path.suffix == ".tex").read_text())
     for run in opened if predictions is not None else ():
         for method in run.manifest["methods"]:
-            folder = Path(predictions or "") / (run.path.name if len(opened) > 1 else "") / _slug(method)
+            folder = Path(predictions or "") / (run.path.name if len(opened) > 1 else "") / slug(method)
             written += run.predictions(folder, method)[:1]
     _print_numbers(summary(*opened, correction=chosen_correction))
     console.print(f"written: {', '.join(escape(str(p)) for p in written)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ def write(path: str | Path, writers: Mapping[str, Callable[[], str | bytes]]) ->
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut would leave the name without the content
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -39,7 +40,13 @@ def write(path: str | Path, writers: Mapping[str, Callable[[], str | bytes]]) ->
     return path
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that new files do not get."""
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def slug(text: str) -> str:
+    """A name for a file or folder, made of letters, digits, dots and underscores."""
+    return re.sub(r"[^\w.]+", "_", text).strip("_")[-40:]

@@ -87,14 +87,15 @@ def load_hf(
         if find_pair(model) is None:
             expected = ", ".join(sorted(pairs()))
             raise LoadError(f"{name} is no image–text model that is known", expected=expected, got=type(model).__name__)
-        preprocess = Preprocess.from_hf(_preprocessor(path), _image_size(model.config.vision_config))
+        preprocess = Preprocess.from_hf(preprocessor_config(path), image_size(model.config.vision_config))
         return LoadedModel(model, preprocess, None, name, tokenizer=_tokenizer(path))
     if task != "image-classification":
         return LoadedModel(model, None, labels, name, tokenizer=_tokenizer(path))
-    return LoadedModel(model, Preprocess.from_hf(_preprocessor(path), _image_size(model.config)), labels, name)
+    return LoadedModel(model, Preprocess.from_hf(preprocessor_config(path), image_size(model.config)), labels, name)
 
 
-def _image_size(config: Any) -> tuple[int, int]:
+def image_size(config: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a model takes."""
     size: Any = getattr(config, "image_size", None)
     if size is None and hasattr(config, "num_patches"):  # any aspect ratio: a square of as many patches
         size = int(config.num_patches**0.5) * config.patch_size
@@ -189,7 +190,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _preprocessor(path: str) -> dict[str, Any]:
+def preprocessor_config(path: str) -> dict[str, Any]:
+    """What `preprocessor_config.json` of a model says; empty, with a warning, where there is none."""
     file = Path(path) / "preprocessor_config.json"
     if not Path(path).is_dir():
         from huggingface_hub import hf_hub_download

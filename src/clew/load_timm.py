@@ -64,14 +64,20 @@ def load_timm(
     if linear is not None:
         model = _with_linear(model, linear)
     pretrained: Any = config.get("pretrained_cfg", {}) if config is not None else getattr(model, "pretrained_cfg", {})
-    base = model.backbone if isinstance(model, DinoLinear) else model
-    settings = data.resolve_data_config(pretrained_cfg=pretrained, model=base)
-    size = getattr(getattr(base, "patch_embed", None), "img_size", None)
-    if size is not None:
-        settings["input_size"] = (3, *size)
+    preprocess = timm_preprocess(model.backbone if isinstance(model, DinoLinear) else model, pretrained)
     names = (config or {}).get("label_names") or _timm_labels(data, model)
     classes = model.linear.out_features if isinstance(model, DinoLinear) else getattr(model, "num_classes", None)
-    return LoadedModel(model, Preprocess.from_timm(settings), names if names and len(names) == classes else None, name)
+    return LoadedModel(model, preprocess, names if names and len(names) == classes else None, name)
+
+
+def timm_preprocess(model: Any, pretrained: Any) -> Preprocess:
+    """How pictures are prepared for a timm model, by its configuration and the size that its patches are cut from."""
+    data = optional_import("timm.data", extra="timm", purpose="load timm models")
+    settings = data.resolve_data_config(pretrained_cfg=pretrained, model=model)
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None:
+        settings["input_size"] = (3, *size)
+    return Preprocess.from_timm(settings)
 
 
 def _implied_by(weights: Weights) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..attribution import Attribution
 from ..datasets import Dataset, Example
 from ..loaded import LoadedModel
 from ..metrics.eraser import mask_of, soft_scores
+from ..model_places import places
 from ..shapes import OptionError, optional_import
 from ..text_attribution import TextAttribution
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
@@ -107,15 +108,7 @@ class Sanity(Benchmark):
 def cascade(loaded: LoadedModel, stages: Sequence[float], seed: int) -> Generator[LoadedModel]:
     """The model with more and more of its weights drawn anew, from the head down; the model itself stays as it is."""
     bound = find_architecture(loaded.model).bind(loaded.model)
-    inner = {id(module) for block in [*bound.blocks] for module in block.modules()}
-    names = {id(module): name for name, module in loaded.model.named_modules()}
-    blocks = [names[id(block)] for block in bound.blocks]
-    below = {id(m) for m in bound.patches.modules()} | (
-        {id(m) for m in bound.embeddings.modules()} if bound.embeddings is not None else set()
-    )
-    modules = list(loaded.model.named_modules())
-    modules = modules[[name for name, _ in modules].index(blocks[0]) :]  # what comes before the blocks is no head
-    above = [n for n, m in modules if id(m) not in inner | below and not list(m.children())]
+    blocks, above = places(loaded.model)
     redrawn = copy.deepcopy(loaded.model)
     # A head that shares its weights with the embeddings is drawn with them, last.
     shared = {id(p) for m in (bound.patches, *bound.blocks) for p in m.parameters()}

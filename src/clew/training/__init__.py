@@ -1,0 +1,1 @@
+"""Fine-tuning: recipes, the parts of the data, models to be trained, and what is written at the end."""

@@ -1,0 +1,103 @@
+"""What a folder of a training holds: what was asked for, and how far it came."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..files import write
+from ..shapes import ClewError, InputError
+from .recipes import TASKS, Task
+
+STATE = "finetune.json"
+T = TypeVar("T")
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What the main process makes, in every process; an error of ours is raised in each."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState()
+    if state.num_processes == 1:
+        return make()
+    box: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            box[0] = make()
+        except ClewError as error:
+            box[1] = error
+    broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """What was done in a folder before, or the beginning of a new training, which is written there.
+
+    Raises `InputError` where the folder holds something else, unless it is to be overwritten.
+    """
+    path = folder / STATE
+    new: dict[str, Any] = {"format": 1, "asked": json.loads(json.dumps(asked))}
+    if overwrite:
+        for made in (folder / "checkpoints", folder / "adapter"):
+            shutil.rmtree(made, ignore_errors=True)
+        path.unlink(missing_ok=True)
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise InputError(
+                f"{folder} holds something else",
+                expected="an empty or new folder, or a training to go on with",
+                got=", ".join(sorted(p.name for p in folder.iterdir())[:5]),
+                todo="choose another folder: out=…, --out",
+            )
+        save(folder, new)
+        return new
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        there: dict[str, Any] = facts["asked"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read", expected="what clew finetune wrote", got=error) from error
+    wanted: dict[str, Any] = new["asked"]
+    if there == wanted:
+        return facts
+    flat = [{**one, **one.get("recipe", {}), **one.get("more", {})} for one in (there, wanted)]
+    names = [k for k in {**flat[0], **flat[1]} if k not in ("recipe", "more") and flat[0].get(k) != flat[1].get(k)]
+    raise InputError(
+        f"{folder} holds another training",
+        expected="; ".join(f"{k}={flat[0].get(k)}" for k in names),
+        got="; ".join(f"{k}={flat[1].get(k)}" for k in names),
+        todo="ask for the same again to go on, choose another folder, or begin anew: overwrite=True, --overwrite",
+    )
+
+
+def save(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what is known so far."""
+    write(folder / STATE, {".json": lambda: json.dumps(facts, indent=2) + "\n"})
+
+
+def command(task: str, asked: Mapping[str, Any], chosen: Task) -> str:
+    """The command that does the same; of hyper-parameters those that differ from the task's."""
+    usual = asdict(chosen.recipe)
+    parts = [f"clew finetune {task} --model {asked['model']}"]
+    parts += [f"--data {asked['data']}"] if task in TASKS else []
+    given = {k: v for k, v in asked["recipe"].items() if v != usual[k]} | asked["more"]
+    return " ".join([*parts, *(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in given.items())])
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that train."""
+    names = ("torch", "transformers", "accelerate", "peft", "timm")
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
