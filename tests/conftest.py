@@ -23,6 +23,8 @@ UNCHECKED = {
     "sparse",
     "borrow",
     "precise",
+    "quantized",
+    "shapes",
 }
 SOURCE = Path(__file__).parent.parent / "src" / "clew"
 CHECKED = sorted(f"clew.{path.stem}" for path in SOURCE.iterdir() if path.stem not in UNCHECKED | {"__init__"})

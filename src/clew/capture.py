@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -119,25 +120,19 @@ class Capture(Seam):
     def place_hooks(self) -> None:
         for layer in self._keep | self._hidden:
             # The mode costs Python time at every torch call, so it is on only inside the blocks that are kept.
-            self.watch(self._blocks[layer], before=self._at_block(layer))
-            self.watch(self._attentions[layer], before=self._at_attention(layer), after=self._after_attention)
+            self.watch(self._blocks[layer], before=partial(self._at_block, layer))
+            self.watch(self._attentions[layer], before=partial(self._at_attention, layer), after=self._after_attention)
             self.watch(self._blocks[layer], after=self._after_block)
 
-    def _at_block(self, layer: int) -> Callable[..., None]:
-        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-            self._batch = value.shape[0]
-            if layer in self._hidden:
-                self._inputs[layer] = value.detach()
-            self.switch_on()
+    def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+        self._batch = value.shape[0]
+        if layer in self._hidden:
+            self._inputs[layer] = value.detach()
+        self.switch_on()
 
-        return before
-
-    def _at_attention(self, layer: int) -> Callable[..., None]:
-        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._layer = layer
-
-        return before
+    def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._layer = layer
 
     def _after_attention(self, output: Any) -> None:
         self.forget()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -218,10 +219,7 @@ class Subject:
             with torch.set_grad_enabled(leaf is not None):
                 score = self.score(output, rows, clean=x is None)
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
-
-        def reader(layer: int, o: Tensor) -> Read:
-            return self.read(layer, o, rows)
-
+        reader = partial(self.read, rows=rows)
         return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows), self.each)
 
     def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
