@@ -49,4 +49,4 @@ def umask() -> int:
 
 def slug(text: str) -> str:
     """A name for a file or folder, made of letters, digits, dots and underscores."""
-    return re.sub(r"[^\w.]+", "_", text).strip("_")[-40:]
+    return re.sub(r"[^\w.]+", "_", text)[-40:].strip("_")
