@@ -10,6 +10,7 @@ from .datasets import Dataset, Example, open_dataset
 from .doctor import doctor
 from .evaluate import evaluate
 from .explain import explain
+from .figure import figure
 from .finetune import Finetuned, finetune
 from .generation import GenerationAttribution, explain_generation
 from .image_attribution import ImageAttribution
@@ -72,6 +73,7 @@ __all__ = [
     "evaluate",
     "explain",
     "explain_generation",
+    "figure",
     "finetune",
     "load",
     "method",

@@ -14,24 +14,22 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .architectures import architectures
-from .architectures import find as find_architecture
 from .attribution import Attribution
 from .cli_bench import bench, report_command
+from .cli_figure import figure_command
 from .cli_finetune import command as finetune_command
+from .cli_ui import ui
 from .compare import compare
 from .demo import show
 from .doctor import doctor as examine
+from .explaining import explained, items_for, kind_of
 from .generation import explain_generation
-from .inputs import read_images, read_texts
-from .load import MINIS, LoadedModel, load
-from .many import explain_many
+from .load import MINIS, load
 from .methods import find, methods, parse
 from .pair import pairs
 from .pair_attribution import PairAttribution
-from .pair_model import LoadedPair
 from .rule_sets import RULE_SETS
-from .shapes import ClewError, OptionError, UnknownArchitecture
-from .targets import Contrast, Similarity, Span, Target
+from .shapes import ClewError, OptionError
 from .text_attribution import TextAttribution
 
 app = typer.Typer(
@@ -43,7 +41,9 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.command("report")(report_command)
+app.command("figure")(figure_command)
 app.command("finetune")(finetune_command())
+app.command("ui")(ui)
 console = Console()
 errors = Console(stderr=True)
 
@@ -125,37 +125,18 @@ def explain(
     if out.suffix == ".safetensors" and len(chosen) > 1:
         raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
     loaded = load(model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize)
-    pair = isinstance(loaded, LoadedPair)
-    is_text = not pair and find_architecture(loaded.model).modality == "text"
-    words_only = is_text or (pair and side == "text")
+    kind = kind_of(loaded)
+    words_only = kind == "text" or (kind == "pair" and side == "text")
     suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")
     if out.suffix not in suffixes:
         raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
-    if is_text:
-        items = [*read_texts(inputs or []), *read_texts(text or [], as_text=True)]
-    else:
-        if text and not pair:
-            raise OptionError("a model of images takes no --text", expected="picture files", got=text[0])
-        items = read_images(inputs or [])
-    if not items:
-        raise OptionError("nothing to explain", expected="pictures" if not is_text else "files or words", got="none")
+    items = items_for(loaded, inputs or [], text or [])
     more: dict[str, Any] = {"truncate": True} if truncate else {}
     more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
-    wanted = Span(span) if span is not None else _target(target)
-    if pair:
-        if bool(text) == (target is not None) or span is not None:
-            todo = "--text 'a photo of a dog', or --target 'a dog / a cat' for one rather than the other"
-            raise OptionError("say what to compare the pictures with", expected="--text or --target", todo=todo)
-        wanted = Similarity(text) if text else _texts(str(target))
-        more.setdefault("side", "both" if _has_words(loaded, wanted) and out.suffix == ".html" else "image")
-    values = [item.value for item in items]
-    try:
-        results = explain_many(loaded, values, chosen, wanted, score, batch_size, more)
-    except OptionError as error:
-        if not pair or side is not None or more["side"] != "both":
-            raise
-        console.print(f"[yellow]the image alone, as the options fit one tower only: {escape(str(error))}[/yellow]")
-        results = explain_many(loaded, values, chosen, wanted, score, batch_size, {**more, "side": "image"})
+    results = explained(
+        loaded, items, chosen, target=target, text=text or [], span=span, score=score, batch_size=batch_size, more=more,
+        both_sides=out.suffix == ".html", tell=lambda words: console.print(f"[yellow]{escape(words)}[/yellow]"),
+    )  # fmt: skip
     each = len(results[0]) // len(items)
     for i, item in enumerate(items):
         console.print(f"[bold]{escape(item.name)}[/bold]")
@@ -273,36 +254,6 @@ def demo(
     for table in tables:
         console.print(table)
     console.print(f"written: {escape(str(written.resolve()))}  ({time.perf_counter() - began:.0f} s)")
-
-
-def _target(text: str | None) -> Target:
-    if text is None:
-        return None
-    if " / " in text:
-        a, _, b = text.partition(" / ")
-        return Contrast(_class(a), _class(b))
-    return _class(text)
-
-
-def _has_words(loaded: LoadedModel, wanted: Target) -> bool:
-    """Whether the texts can be explained too: a contrast has two, and some towers are only compared with."""
-    if not isinstance(loaded, LoadedPair) or isinstance(wanted, Contrast):
-        return False
-    try:
-        loaded.pair.text(loaded.model)
-    except UnknownArchitecture:
-        return False
-    return True
-
-
-def _texts(text: str) -> Contrast | Similarity:
-    a, _, b = (part.strip() for part in text.partition(" / "))
-    return Contrast(a, b) if b else Similarity(a)
-
-
-def _class(text: str) -> int | str:
-    stripped = text.strip()
-    return int(stripped) if stripped.lstrip("-").isdigit() else stripped
 
 
 def _line(result: Attribution, example: int) -> str:

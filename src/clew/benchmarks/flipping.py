@@ -187,16 +187,21 @@ class Flipping(Benchmark):
         return replace(fitted, fractions=fitted._x, eraser=self.eraser or fitted._setting.eraser)
 
     def left_out(self, loaded: LoadedModel, examples: Sequence[Example]) -> list[str | None]:
-        if not self._setting.only_correct or self.answers:
-            return [None] * len(examples)
+        watches = self._setting.only_correct and not self.answers
         found: list[str | None] = []
         for example in examples:
-            text = shortened(loaded, text_of(example), self.max_length)
-            token = int(next_token_logits(loaded, text).argmax())
-            said = str(loaded.tokenizer.decode([token])).strip()
-            right = said[-1:] in example.choices and said[-1:] == str(example.label)
-            found.append(None if right else f"answered {said!r}, which is wrong")
+            if example.text is not None and not example.text.strip():  # 20 Newsgroups without headers and quotes
+                found.append("it has no words")
+            else:
+                found.append(self._wrong_answer(loaded, example) if watches else None)
         return found
+
+    def _wrong_answer(self, loaded: LoadedModel, example: Example) -> str | None:
+        text = shortened(loaded, text_of(example), self.max_length)
+        token = int(next_token_logits(loaded, text).argmax())
+        said = str(loaded.tokenizer.decode([token])).strip()
+        right = said[-1:] in example.choices and said[-1:] == str(example.label)
+        return None if right else f"answered {said!r}, which is wrong"
 
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
         texts = [shortened(loaded, text_of(e), self.max_length) for e in examples]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ..shapes import OptionError, close_matches
@@ -136,11 +136,15 @@ TASKS = {
 
 
 def changed(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
-    """A recipe with other values. Raises `OptionError` for options that no recipe has, and for values out of range."""
-    from dataclasses import fields, replace
+    """A recipe with other values; with other epochs the warm-up keeps its share of them, unless it is given.
 
+    Raises `OptionError` for options that no recipe has, and for values out of range.
+    """
     known = {f.name for f in fields(Recipe)}
     for name in options:
         if name not in known:
             raise OptionError(f"fine-tuning has no option {name!r}", got=name, todo=close_matches(name, known))
-    return replace(recipe, **options)
+    given = dict(options)
+    if given.get("epochs", 0) > 0:
+        given.setdefault("warmup_epochs", recipe.warmup_epochs * given["epochs"] / recipe.epochs)
+    return replace(recipe, **given)

@@ -1,0 +1,185 @@
+"""What the page asks of the library: models by name, one input at a time, limits on it, and code that does the same."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..attribution import Attribution
+from ..explain import explain
+from ..explaining import has_words, kind_of
+from ..images import open_image
+from ..load import MINIS, load
+from ..loaded import LoadedModel
+from ..methods import find
+from ..shapes import ClewError, InputError, OptionError
+from ..target_words import target_of, texts_of
+from ..targets import Contrast, Similarity
+
+LARGEST_FILE = "20mb"
+MOST_PIXELS = 40_000_000
+MOST_CHARACTERS = 20_000
+MOST_TEXTS = 8
+MOST_METHODS = 8
+_HELD = 3  # models in memory
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question: a model by name, an input, what to explain, and by which methods ("NAME" or with options)."""
+
+    model: str
+    methods: Sequence[tuple[str, dict[str, Any]]]
+    image: Image.Image | None = None
+    text: str = ""
+    texts: Sequence[str] = ()
+    target: str = ""
+
+
+class Models:
+    """The models that the page offers: the bundled ones and those that it was started with; no other can be named."""
+
+    def __init__(self, names: Sequence[str] = (), **options: Any) -> None:
+        """`options` go to `load`, for the names; bundled models take none of them."""
+        self.names = [*names, *(f"mini:{name}" for name in MINIS if f"mini:{name}" not in names)]
+        self._own, self._options = set(names), options
+        self._held: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> LoadedModel:
+        """A model, loaded when it is first asked for. Raises `OptionError` for one that is not offered."""
+        if name not in self.names:
+            raise OptionError("this model is not offered here", expected=", ".join(self.names), got=name)
+        with self._lock:
+            if name not in self._held:
+                self._held[name] = load(name, **(self._options if name in self._own else {}))
+                while len(self._held) > _HELD:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(name)
+            return self._held[name]
+
+    def kind(self, name: str) -> str:
+        """What a model reads: "image", "text" or "pair"."""
+        return kind_of(self[name])
+
+
+def opened(path: str | Path | None) -> Image.Image | None:
+    """A picture that was uploaded. Raises `InputError` for a broken one, and for one that is too large."""
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as header:  # reads the header alone
+            width, height = header.size
+    except Image.DecompressionBombError:
+        width = height = 10 * MOST_PIXELS
+    except Exception:  # `open_image` says what is wrong
+        width = height = 0
+    if width * height > MOST_PIXELS:
+        raise InputError(
+            "this picture is too large",
+            expected=f"at most {MOST_PIXELS // 1_000_000} million pixels",
+            got="far more" if width > MOST_PIXELS else f"{width} × {height}",
+            todo="shrink it first",
+        )
+    try:
+        return open_image(path)
+    except InputError as error:  # without the server's paths
+        raise InputError(str(error).replace(str(path), "this file").replace(Path(path).name, "this file")) from None
+
+
+def checked(asked: Asked, kind: str) -> Asked:
+    """The question, if it can be answered. Raises `InputError` or `OptionError` with what is missing or too much."""
+    texts = [text.strip() for text in asked.texts if text.strip()]
+    long = max([len(asked.text), len(asked.target), *map(len, texts)])
+    if long > MOST_CHARACTERS:
+        raise InputError("this text is too long", expected=f"at most {MOST_CHARACTERS:,} characters", got=f"{long:,}")
+    if not 1 <= len(asked.methods) <= MOST_METHODS:
+        raise OptionError("choose methods", expected=f"1 to {MOST_METHODS}", got=len(asked.methods))
+    if kind != "text" and asked.image is None:
+        raise InputError(
+            "there is no picture", expected="a picture to explain", got="none", todo="drop one, or click an example"
+        )
+    if kind == "text" and not asked.text.strip():
+        raise InputError(
+            "there is no text", expected="words to explain", got="none", todo="type some, or click an example"
+        )
+    if kind == "pair" and not texts:
+        raise InputError("there is no caption", expected="one on each line", got="none", todo="type what to look for")
+    if len(texts) > MOST_TEXTS:
+        raise InputError("there are too many captions", expected=f"at most {MOST_TEXTS}", got=len(texts))
+    for name, _ in asked.methods:
+        find(name)
+    return Asked(asked.model, asked.methods, asked.image, asked.text, texts, asked.target.strip())
+
+
+def answers(asked: Asked, loaded: LoadedModel, truncate: bool = False) -> Generator[Attribution | ClewError]:
+    """A result for each method as soon as it is there, or the error that came instead."""
+    kind = kind_of(loaded)
+    asked = checked(asked, kind)
+    for name, options in asked.methods:
+        try:
+            yield _answer(asked, loaded, kind, name, options, truncate)
+        except ClewError as error:
+            yield error
+
+
+def _answer(
+    asked: Asked, loaded: LoadedModel, kind: str, name: str, options: dict[str, Any], truncate: bool
+) -> Attribution:
+    if kind == "text":
+        more = {"truncate": True} if truncate else {}
+        return explain(loaded, asked.text, method=name, target=target_of(asked.target), **more, **options)
+    if kind == "image":
+        return explain(loaded, asked.image, method=name, target=target_of(asked.target), **options)
+    target, sides = _sides(asked, loaded)
+    for side in sides:
+        try:
+            return explain(loaded, asked.image, method=name, target=target, side=side, **options)
+        except OptionError:  # options that fit one tower only
+            if side == sides[-1]:
+                raise
+    raise AssertionError("a side is returned or raises")
+
+
+def _sides(asked: Asked, loaded: LoadedModel) -> tuple[Similarity | Contrast, list[str]]:
+    target = texts_of(asked.texts[0]) if len(asked.texts) == 1 else Similarity(list(asked.texts))
+    return target, ["both", "image"] if has_words(loaded, target) else ["image"]
+
+
+def predictions(result: Attribution, count: int = 5) -> list[tuple[str, float]]:
+    """The likeliest classes of a result's first example with their probabilities; empty where there are no classes."""
+    logits, labels = result.logits, result.labels
+    if logits is None or not labels or logits.ndim != 2 or logits.shape[1] != len(labels) or len(labels) < 2:
+        return []
+    found = logits[0].float().softmax(-1)
+    best = found.topk(min(count, len(labels)))
+    return [(str(labels[k]), float(p)) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def snippet(asked: Asked, kind: str, truncate: bool = False) -> str:
+    """Python that gives the same results."""
+    lines = ["import clew", "", f"model = clew.load({asked.model!r})"]
+    if kind == "text":
+        inputs, target = repr(asked.text), target_of(asked.target)
+    else:
+        lines.append('image = clew.open_image("picture.png")  # your picture')
+        inputs, target = "image", target_of(asked.target)
+    more = ", truncate=True" if truncate and kind == "text" else ""
+    if kind == "pair":
+        texts = [text.strip() for text in asked.texts if text.strip()]
+        target = texts_of(texts[0]) if len(texts) == 1 else Similarity(texts)
+        more = "" if isinstance(target, Contrast) else ', side="both"'
+    own = "clew." if isinstance(target, (Contrast, Similarity)) else ""
+    said = "" if target is None else f", target={own}{target!r}"
+    for i, (name, options) in enumerate(asked.methods):
+        given = "".join(f", {k}={v!r}" for k, v in options.items())
+        lines.append(f"a{i} = clew.explain(model, {inputs}, method={name!r}{given}{said}{more})")
+    names = ", ".join(f"a{i}" for i in range(len(asked.methods)))
+    lines += ["print(a0.checks)", f'clew.compare([{names}], "clew.html")']
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,89 @@
+"""The tab that compares: two targets, methods or models on one input, and the difference of their maps."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from ..attribution import Attribution
+from ..methods import methods
+from ..shapes import ClewError
+from .asking import Asked, Models, answers, opened
+from .maps import Card, body, difference, in_plain_words, row_of
+from .pieces import AT_ONCE, QUEUED, Inputs, guarded, status
+
+
+def compare_tab(gr: Any, models: Models) -> None:
+    """Put the tab on the page that is being built."""
+    first = models.names[0]
+    kind = models.kind(first)
+    gr.Markdown("Two targets, two methods or two models on the same input, and what one map has more than the other.")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=300):
+            sides: list[list[Any]] = []
+            for letter, usual in (("A", "beyond_intuition_token"), ("B", "attn_lrp")):
+                with gr.Group():
+                    gr.Markdown(f"**{letter}**", padding=True)
+                    sides.append(
+                        [
+                            gr.Dropdown(models.names, value=first, label=f"Model {letter}", elem_id=f"model-{letter}"),
+                            gr.Dropdown(
+                                list(methods()), value=usual, label=f"Method {letter}", elem_id=f"method-{letter}"
+                            ),
+                            gr.Textbox(
+                                label=f"What to explain {letter}",
+                                placeholder="the predicted class",
+                                max_length=1000,
+                                elem_id=f"target-{letter}",
+                            ),
+                        ]
+                    )
+            inputs = Inputs(gr, models, kind, "compare")
+            with gr.Row():
+                go = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
+                stop = gr.Button("Cancel", min_width=100)
+        with gr.Column(scale=2, min_width=320):
+            told = gr.HTML(status("Nothing compared yet."), elem_id="compare-status")
+            shown = gr.HTML("", elem_id="compare-maps")
+
+    def run(*given: Any) -> Generator[tuple[str, str]]:
+        one, two, (path, text, texts) = given[:3], given[3:6], given[6:]
+        found: list[Attribution] = []
+        for k, (name, method, wanted) in enumerate((one, two)):
+            yield status(f"{'AB'[k]}: {method} …", k, 2), ""
+
+            def answer(name: str = name, method: str = method, wanted: str = wanted) -> Any:
+                loaded = models[name]
+                lines = (texts or "").splitlines()
+                if models.kind(name) == "pair" and wanted:
+                    lines = [wanted]
+                image = opened(path) if models.kind(name) != "text" else None
+                asked = Asked(name, [(method, {})], image, text or "", lines, wanted or "")
+                got = next(answers(asked, loaded))
+                if isinstance(got, ClewError):
+                    raise got
+                return got
+
+            got = guarded(answer)
+            if isinstance(got, str):
+                yield status("not compared"), got
+                return
+            found.append(got)
+        yield status("done"), guarded(lambda: _compared(found, (one, two)))
+
+    event = go.click(run, [*sides[0], *sides[1], *inputs.all], [told, shown], **QUEUED)
+    sides[0][0].input(inputs.shown_for, sides[0][0], inputs.places, **AT_ONCE)
+    stop.click(None, cancels=[event], **AT_ONCE).then(lambda: status("stopped"), None, told, **AT_ONCE)
+
+
+def _compared(found: Sequence[Attribution], asked: Sequence[Sequence[str]]) -> str:
+    a, b = found
+    titles = [f"{letter}: {method}, {name}" for letter, (name, method, _) in zip("AB", asked, strict=True)]
+    made = [
+        Card(title, f"for {r.name_of_target(0)}", body(r, 0), in_plain_words(r, 0))
+        for title, r in zip(titles, found, strict=True)
+    ]
+    more = Card(
+        "A − B", "each divided by its largest size: red where A has more, blue where B has", difference(a, b), {}
+    )
+    return row_of([*made, more])

@@ -1,0 +1,228 @@
+"""The tab that explains: one input, several methods, their maps side by side."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import tempfile
+import zipfile
+from collections import deque
+from collections.abc import Generator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..attribution import Attribution
+from ..compare import compare
+from ..methods import methods
+from ..minis import captioned_scenes, reviews, scenes
+from ..shapes import ClewError
+from .asking import Asked, Models, answers, checked, opened, predictions, snippet
+from .maps import Card, cards, message, row_of
+from .pieces import AT_ONCE, QUEUED, Inputs, status
+
+logger = logging.getLogger("clew")
+DEFAULT = ["beyond_intuition_token", "attn_lrp", "raw_attention"]
+NOTHING = "Nothing explained yet: choose an input, or try one of the examples."
+PARTS = {"all of it": "all", "content alone": "semantic", "positions alone": "position"}
+
+
+def _chosen(names: Sequence[str], parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Methods by name; `pa_lrp` once for each part that is switched on."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name in names:
+        if name != "pa_lrp":
+            found.append((name, {}))
+            continue
+        wanted = [PARTS[part] for part in parts] or ["all"]
+        found += [(name, {} if part == "all" else {"part": part}) for part in wanted]
+    return found
+
+
+def _titled(name: str, options: dict[str, Any]) -> str:
+    said = {value: words for words, value in PARTS.items()}
+    return f"{name} ({said[options['part']]})" if "part" in options else name
+
+
+class _Folders:
+    """Folders for what is written: those of the last results, and those that are kept; all go with the process."""
+
+    def __init__(self) -> None:
+        self._last: deque[tempfile.TemporaryDirectory[str]] = deque()
+        self._kept: list[tempfile.TemporaryDirectory[str]] = []
+
+    def new(self, keep: bool = False) -> Path:
+        """A new and empty one."""
+        made = tempfile.TemporaryDirectory(prefix="clew-ui-")
+        if keep:
+            self._kept.append(made)
+        else:
+            self._last.append(made)
+            if len(self._last) > 8:  # copies are made at once, so that older ones are not needed
+                self._last.popleft().cleanup()
+        atexit.register(made.cleanup)
+        return Path(made.name)
+
+
+folders = _Folders()
+
+
+def explain_tab(gr: Any, models: Models) -> None:
+    """Put the tab on the page that is being built."""
+    first = models.names[0]
+    kind = models.kind(first)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=300):
+            model = gr.Dropdown(models.names, value=first, label="Model", elem_id="model", filterable=True)
+            inputs = Inputs(gr, models, kind, "explain")
+            target = gr.Textbox(
+                label="What to explain", placeholder="the predicted class",
+                info="A class by name or number, or a next token; 'cat / dog' for one rather than the other",
+                elem_id="target", max_length=1000,
+            )  # fmt: skip
+            names = gr.Dropdown(
+                list(methods()), value=DEFAULT, multiselect=True, label="Methods", elem_id="methods", filterable=True
+            )
+            parts = gr.CheckboxGroup(
+                list(PARTS), value=["all of it"], label="Parts of pa_lrp", visible=False, elem_id="parts",
+                info="What spoke by its content, and what by its position",
+            )  # fmt: skip
+            truncate = gr.Checkbox(
+                False, label="Cut texts that are too long", visible=kind == "text", elem_id="truncate"
+            )
+            with gr.Row():
+                go = gr.Button("Explain", variant="primary", elem_id="explain", min_width=120)
+                stop = gr.Button("Cancel", elem_id="cancel", min_width=100)
+            gr.Markdown("Try one:")
+            with gr.Row():
+                tries = [
+                    (gr.Button(name, size="sm", min_width=130), given) for name, given in _examples(models).items()
+                ]
+        with gr.Column(scale=2, min_width=320):
+            told = gr.HTML(status(NOTHING), elem_id="status")
+            shown = gr.HTML("", elem_id="maps")
+            with gr.Row():
+                files = [
+                    gr.DownloadButton(label, interactive=False, size="sm", min_width=110, elem_id=f"download-{name}")
+                    for label, name in (
+                        ("Page (HTML)", "html"),
+                        ("Picture (PNG)", "png"),
+                        ("Numbers (safetensors)", "numbers"),
+                    )
+                ]
+            with gr.Accordion("Python that does the same", open=False, elem_id="code"):
+                code = gr.Code("", language="python", elem_id="snippet", interactive=False, show_label=False)
+
+    def explain(
+        name: str, path: Any, text: str, texts: str, wanted: str, chosen: list[str], sides: list[str], cut: bool
+    ) -> Generator[tuple[Any, ...]]:
+        off = [gr.update(interactive=False, value=None)] * 3
+        asked_for = _chosen(chosen or [], sides or [])
+        yield status(f"getting {name} ready …", 0, len(asked_for)), "", "", *off
+        try:
+            loaded = models[name]
+            image = opened(path) if models.kind(name) != "text" else None  # what lies there may be broken
+            asked = Asked(name, asked_for, image, text or "", (texts or "").splitlines(), wanted or "")
+            asked = checked(asked, models.kind(name))
+            found: list[Attribution] = []
+            made: list[Card] = []
+            failed = ""
+            steps = answers(asked, loaded, cut)
+            for k, (method, options) in enumerate(asked_for):
+                yield status(f"{method} …", k, len(asked_for)), _shown(found, made, failed), "", *off
+                answer = next(steps)
+                title = _titled(method, options)
+                if isinstance(answer, ClewError):
+                    failed += message(f"{title}: {answer}")
+                    continue
+                found.append(answer)
+                made += cards([answer], [title])
+            said = f"{len(found)} of {len(asked_for)} methods" if failed else "done"
+            written = snippet(asked, models.kind(name), cut)
+            yield status(said), _shown(found, made, failed), written, *off
+            yield status(said), _shown(found, made, failed), written, *_files(gr, found)
+        except ClewError as error:
+            yield status("not explained"), message(str(error)), "", *off
+        except Exception as error:
+            logger.exception("the page met an error")
+            said = f"Something went wrong on the server: {type(error).__name__}. Its log says more."
+            yield status("not explained"), message(said), "", *off
+
+    outputs = [told, shown, code, *files]
+    given = [model, *inputs.all, target, names, parts, truncate]
+    events = [go.click(explain, given, outputs, trigger_mode="always_last", **QUEUED)]
+    for widget in (inputs.text, target):
+        events.append(widget.submit(explain, given, outputs, **QUEUED))
+
+    def switched(name: str) -> list[Any]:
+        kind = models.kind(name)
+        return [*inputs.shown_for(name), gr.update(visible=kind == "text"), gr.update(visible=kind != "pair")]
+
+    model.input(switched, model, [*inputs.places, truncate, target], **AT_ONCE)
+    names.change(lambda some: gr.update(visible="pa_lrp" in (some or [])), names, parts, **AT_ONCE)
+    for button, values in tries:
+        filled = [model, *inputs.all, target, names]
+        events.append(
+            button.click(lambda values=values: list(values), None, filled, **AT_ONCE)
+            .then(switched, model, [*inputs.places, truncate, target], **AT_ONCE)
+            .then(explain, given, outputs, **QUEUED)
+        )
+    stop.click(None, cancels=events, **AT_ONCE).then(lambda: status("stopped"), None, told, **AT_ONCE)
+
+
+def _shown(found: Sequence[Attribution], made: Sequence[Card], failed: str) -> str:
+    bars = ""
+    if found and (best := predictions(found[0])):
+        rows = "".join(
+            f"<span>{escape(name)}</span><b style='width:{p:.1%}'></b><span>{p:.1%}</span>" for name, p in best
+        )
+        bars = f'<p class="clew-sub">What the model says:</p><div class="clew-bars">{rows}</div>'
+    return bars + (row_of(made) if made else "") + failed
+
+
+def _files(gr: Any, found: Sequence[Attribution]) -> list[Any]:
+    """Files to download, written to a folder of their own, of which Gradio keeps and serves copies."""
+    if not found:
+        return [gr.update(interactive=False, value=None)] * 3
+    folder = folders.new()
+    page = compare(found, folder / "clew.html")
+    png: Path | None = None
+    if found[0].kind != "text":
+        png = compare(found, folder / "clew.png")
+    numbers = found[0].save(folder / "clew.safetensors") if len(found) == 1 else _zipped(found, folder)
+    return [gr.update(interactive=p is not None, value=None if p is None else str(p)) for p in (page, png, numbers)]
+
+
+def _zipped(found: Sequence[Attribution], folder: Path) -> Path:
+    path = folder / "clew.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, result in enumerate(found):
+            archive.writestr(f"{i + 1}-{result.method}.safetensors", result.to_safetensors())
+    return path
+
+
+def _examples(models: Models) -> dict[str, tuple[Any, ...]]:
+    """Inputs of the bundled models: model, file, text, captions, target, methods."""
+    folder = folders.new(keep=True)
+
+    def picture(name: str, image: Any) -> str:
+        path = folder / f"{name}.png"
+        image.save(path)
+        return str(path)
+
+    digit, two = scenes(), captioned_scenes()
+    review = reviews(2)
+    return {
+        "A digit among clutter": ("mini:digits", picture("digit", digit.images[0]), "", "", "", DEFAULT),
+        "One digit rather than another": (
+            "mini:digits", picture("digits", two.images[0]), "", "",
+            " / ".join(c.split()[-1] for c in two.captions[0]), ["attn_lrp", "beyond_intuition_head"],
+        ),
+        "Content or position": ("mini:digits", picture("position", digit.images[1]), "", "", "", ["pa_lrp"]),
+        "Words of a review": ("mini:reviews-bert", None, review[0].text, "", "", DEFAULT),
+        "A Llama reads": ("mini:reviews-llama", None, review[1].text, "", "", ["attn_lrp", "pa_lrp"]),
+        "Which caption, where": (
+            "mini:digits-clip", picture("captions", two.images[1]), "", "\n".join(two.captions[1]), "",
+            ["beyond_intuition_token", "attn_lrp"],
+        ),
+    }  # fmt: skip

@@ -1,0 +1,11 @@
+// Reading a cell or a word: what is under the pointer, or was touched, is told below its map.
+(function () {
+  function read(event) {
+    const cell = event.target.closest ? event.target.closest("[data-n]") : null;
+    const card = cell && cell.closest(".clew-card");
+    const place = card && card.querySelector(".clew-reading");
+    if (place) place.textContent = cell.dataset.at + ": " + cell.dataset.n;
+  }
+  document.addEventListener("pointerover", read);
+  document.addEventListener("click", read);
+})();
