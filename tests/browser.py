@@ -96,6 +96,7 @@ class Page:
 
     def upload(self, file: str | dict[str, Any], where: str = "explain") -> None:
         """A file into the box for pictures."""
+        self.page.locator(f"#{where}-file").wait_for()
         remove = self.page.locator(f"#{where}-file button[aria-label='Clear']")
         if remove.count():
             remove.first.click()

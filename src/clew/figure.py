@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -19,6 +20,7 @@ from .shapes import ClewError, OptionError
 from .text_attribution import TextAttribution
 from .text_html import Piece, scale_of, shade
 
+_DPI = 300
 _EDGE = 1.35  # inches of a picture's side
 _LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
 
@@ -83,7 +85,7 @@ def figure(
     def saved(kind: str) -> bytes:
         buffer = io.BytesIO()
         settings: dict[str, Any] = {"pdf": {"metadata": {"CreationDate": None}}, "svg": {"metadata": {"Date": None}}}
-        drawn.savefig(buffer, format=kind, dpi=300, bbox_inches="tight", **settings.get(kind, {}))
+        drawn.savefig(buffer, format=kind, dpi=_DPI, bbox_inches="tight", **settings.get(kind, {}))
         return buffer.getvalue()
 
     return write(path, {f".{kind}": lambda kind=kind: saved(kind) for kind in ("pdf", "svg", "png")})
@@ -110,7 +112,7 @@ def _new(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width, height), layout="constrained")
+    drawn = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")  # words are measured as they are printed
     FigureCanvasAgg(drawn)
     return drawn
 
@@ -121,9 +123,20 @@ def _plain(text: str) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
+    """A text in lines of at most so many letters, where that can be; names are broken at their underscores."""
     import textwrap
 
-    return "\n".join(textwrap.wrap(text, width)) or text
+    lines = textwrap.wrap(text, width, break_long_words=False)
+    return "\n".join(part for line in lines for part in _at_underscores(line, width)) or text
+
+
+def _at_underscores(line: str, width: int) -> list[str]:
+    found = [""]
+    for part in re.findall(r"[^_]*_|[^_]+", line):
+        if found[-1] and len(found[-1]) + len(part) > width:
+            found.append("")
+        found[-1] += part
+    return found
 
 
 # Pictures
@@ -246,6 +259,4 @@ def _put(drawn: Any, axis: Any, pieces: Sequence[Piece], largest: float, width: 
 
 def _parts(text: str) -> list[str]:
     """Words and the spaces between them."""
-    import re
-
     return re.findall(r"\s+|\S+", text)
