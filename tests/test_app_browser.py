@@ -243,7 +243,9 @@ def test_results_of_a_run(page, server):
     page.page.get_by_role("tab", name="Results of clew bench").click()
     rows = page.page.locator("#table .virtual-row")
     rows.first.wait_for()
-    values = {row["example"]: row["average_precision"] for row in run.table.to_pylist() if row["method"] == "raw_attention"}
+    values = {
+        row["example"]: row["average_precision"] for row in run.table.to_pylist() if row["method"] == "raw_attention"
+    }
     best = sorted(values, key=lambda name: -values[name])
     assert [row.inner_text().split()[0] for row in rows.all()] == best
     page.page.locator("#worst input").check()

@@ -83,7 +83,5 @@ def _compared(found: Sequence[Attribution], asked: Sequence[Sequence[str]]) -> s
         Card(title, f"for {r.name_of_target(0)}", body(r, 0), in_plain_words(r, 0))
         for title, r in zip(titles, found, strict=True)
     ]
-    more = Card(
-        "A − B", "each divided by its largest size: red where A has more, blue where B has", difference(a, b), {}
-    )
+    more = Card("A − B", "each divided by its largest size", difference(a, b), {})
     return row_of([*made, more])

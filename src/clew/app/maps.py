@@ -92,7 +92,9 @@ def _blank(result: ImageAttribution) -> Picture:
     return Picture(np.full((height, width, 3), 128, np.uint8), (0.0, 0.0, float(width), float(height)))
 
 
-def _picture(picture: Picture, values: NDArray[np.float32], covered: tuple[float, float] = (1.0, 1.0)) -> str:
+def _picture(
+    picture: Picture, values: NDArray[np.float32], covered: tuple[float, float] = (1.0, 1.0), said: str | None = None
+) -> str:
     small = shrunk(picture, LONGEST)
     height, width = small.pixels.shape[:2]
     left, top, right, bottom = small.box
@@ -107,11 +109,11 @@ def _picture(picture: Picture, values: NDArray[np.float32], covered: tuple[float
         for c in range(values.shape[1])
     )
     return (
-        f'<div class="clew-map" style="aspect-ratio:{width}/{height};max-width:{max(width, 300)}px">'
+        f'<div class="clew-map" style="aspect-ratio:{width}/{height}">'
         f'<img alt="the picture" src="data:image/jpeg;base64,{data}">'
         f'<div class="clew-grid" style="{place};grid-template-columns:repeat({values.shape[1]},1fr)">{cells}</div>'
         + "</div>"
-        + _legend(name, low, high)
+        + _legend(name, low, high, said)
     )
 
 
@@ -122,21 +124,21 @@ def _cell(value: float, low: float, high: float, name: str, at: str) -> str:
     return f'<i style="--v:{min(1.0, abs(value) / high):.3f};--c:{colour}" data-n="{value:.4g}" data-at="{at}"></i>'
 
 
-def _legend(name: str, low: float, high: float) -> str:
+def _legend(name: str, low: float, high: float, said: str | None) -> str:
     stops = ",".join(to_hex(colormaps[name](i / 8)) for i in range(9))
-    said = "blue speaks against the target, red for it" if low < 0 else "brighter counts more"
+    said = said or ("blue speaks against the target, red for it" if low < 0 else "brighter counts more")
     return (
         f'<div class="clew-legend"><span>{low:.2g}</span><b style="background:linear-gradient(90deg,{stops})"></b>'
         f"<span>{high:.2g}</span></div><p class='clew-said'>{said}</p>"
     )
 
 
-def _words(pieces: Sequence[Piece]) -> str:
+def _words(pieces: Sequence[Piece], said: str | None = None) -> str:
     scale = scale_of(pieces)
     scored = sorted((p.score for p in pieces if p.score is not None), reverse=True)
     spans = "".join(_word(p, scale, scored) for p in pieces)
     signed = any(p.score is not None and p.score < 0 for p in pieces)
-    said = "red words speak for the target, blue ones against it" if signed else "darker words count more"
+    said = said or ("red words speak for the target, blue ones against it" if signed else "darker words count more")
     return f'<div class="clew-words">{spans}</div><p class="clew-said">{said}; the darkest has {scale:.3g}</p>'
 
 
@@ -185,6 +187,8 @@ def _in_words(name: str) -> str:
 
 # Differences
 
+_MORE = "red: A has more; blue: B has more"
+
 
 def difference(a: Attribution, b: Attribution, i: int = 0, j: int = 0) -> str:
     """The map of `a - b`, each divided by its largest size: red where `a` has more.
@@ -196,15 +200,15 @@ def difference(a: Attribution, b: Attribution, i: int = 0, j: int = 0) -> str:
         one, other = (r.pictures[k] if r.pictures else _blank(r) for r, k in ((a, i), (b, j)))
         if a.patch_grid == b.patch_grid and one.box == other.box:
             values, covered = _patches(a, i)
-            return _picture(one, _scaled(values) - _scaled(_patches(b, j)[0]), covered)
+            return _picture(one, _scaled(values) - _scaled(_patches(b, j)[0]), covered, _MORE)
         if one.pixels.shape != other.pixels.shape:
             raise InputError("these maps are of different pictures", expected="one picture", got="two")
         frames = [_sampled(in_frame(one, r.heatmap()[k].detach().float().cpu().numpy())) for r, k in ((a, i), (b, j))]
         height, width = one.pixels.shape[:2]
         whole = Picture(one.pixels, (0.0, 0.0, float(width), float(height)))
-        return _picture(whole, _scaled(frames[0]) - _scaled(frames[1]))
+        return _picture(whole, _scaled(frames[0]) - _scaled(frames[1]), said=_MORE)
     if isinstance(a, TextAttribution) and isinstance(b, TextAttribution):
-        return _words(_text_difference(a, b, i, j))
+        return _words(_text_difference(a, b, i, j), _MORE)
     raise InputError("a picture's map and a text's have no difference", expected="maps of the same input", got="both")
 
 
