@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(folder: Path, *options: str) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
+def served(
+    folder: Path, *options: str, program: Sequence[str] = ("-m", "clew")
+) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
     """The page, served by a process of its own; its address and the process."""
     port = free_port()
     environment = {
@@ -48,7 +50,7 @@ def served(folder: Path, *options: str) -> Generator[tuple[str, subprocess.Popen
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "clew", "ui", "--port", str(port), *options],
+            [sys.executable, *program, "ui", "--port", str(port), *options],
             cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         address = f"http://127.0.0.1:{port}"

@@ -11,9 +11,9 @@ import pytest
 import clew
 
 ROOT = Path(__file__).parent.parent
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
-    pytest.param(block, id=f"{file.name}-{i}")
+    pytest.param(block, id=f"{file.relative_to(ROOT).as_posix()}-{i}")
     for file in FILES
     for i, block in enumerate(re.findall(r"```python\n(.*?)```", file.read_text(), re.S))
 ]
@@ -28,7 +28,7 @@ def test_the_block_runs(block, tmp_path, monkeypatch):
     registers = [sys.modules[f"clew.{name}"]._registered for name in ("methods", "pair", "architectures", "benchmarks")]
     known = [dict(one) for one in registers]
     try:
-        exec(compile(block, "README", "exec"), {"__name__": "docs"})
+        exec(compile(block, "README", "exec", dont_inherit=True), {"__name__": "docs"})
     finally:
         for one, before in zip(registers, known, strict=True):
             one.clear()

@@ -108,5 +108,16 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match=r"cannot write that figure"):
         CliRunner().invoke(app, [*asked[:-1], "f.gif"], catch_exceptions=False)
     clew.captioned_scenes().images[0].save("two.png")
-    pair = ["figure", "two.png", "--model", "mini:digits-clip", "--text", "a seven", "--text", "a two", "--out", "p.png"]
+    pair = [
+        "figure",
+        "two.png",
+        "--model",
+        "mini:digits-clip",
+        "--text",
+        "a seven",
+        "--text",
+        "a two",
+        "--out",
+        "p.png",
+    ]
     assert CliRunner().invoke(app, pair, catch_exceptions=False).exit_code == 0

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -20,6 +21,7 @@ import pytest
 import standins
 import timm
 import transformers
+from browser import served
 from test_reproduce import COMMANDS, parsed
 from typer.testing import CliRunner
 
@@ -44,6 +46,17 @@ class Outcome:
     output: str
 
 
+# The page is served by a process of its own, in which timm's models are small, too.
+SMALL = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import standins, timm
+timm.create_model = standins.create_model
+from clew.cli import main
+main()
+"""
+
+
 class Runs:
     """Runs commands, each in a folder of its own in which its inputs lie, and each once."""
 
@@ -63,6 +76,8 @@ class Runs:
     def _run(self, words: list[str], folder: Path) -> Outcome:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
+            if words[1] == "ui":
+                return Outcome(words, parsed(words)[1], folder, offered(folder, words[2:]))
             found = runner.invoke(app, words[1:])
         if found.exception is not None and not isinstance(found.exception, SystemExit):
             raise found.exception
@@ -240,6 +255,19 @@ def check_finetune(done: Outcome) -> None:
 
 
 # By the first words of a command; the longest that fits counts.
+def offered(folder: Path, options: list[str]) -> str:
+    """The page, served until it was read once: what models it offers."""
+    page = served(folder, *options, program=("-c", SMALL))
+    with page as (address, _), urllib.request.urlopen(f"{address}/config", timeout=30) as answer:
+        parts = json.loads(answer.read())["components"]
+    choices = next(part["props"]["choices"] for part in parts if part["props"].get("elem_id") == "model")
+    return "\n".join(name for name, _ in choices)
+
+
+def check_ui(done: Outcome) -> None:
+    assert {*done.given["model"], "mini:digits"} <= set(done.output.splitlines())
+
+
 CHECKS: dict[str, Callable[[Outcome], None]] = {
     "clew bench": check_bench,
     "clew explain": check_explain,
@@ -247,6 +275,7 @@ CHECKS: dict[str, Callable[[Outcome], None]] = {
     "clew generate": check_generate,
     "clew methods": check_methods,
     "clew report": check_report,
+    "clew ui": check_ui,
 }
 
 
