@@ -12,7 +12,7 @@ from .datasets import Dataset
 from .files import slug
 from .load import load
 from .loaded import LoadedModel
-from .shapes import OptionError, optional_import
+from .shapes import OptionError, close_matches, optional_import
 from .training import state
 from .training.data import divided, holds_pictures
 from .training.recipes import TASKS, Task, changed
@@ -101,6 +101,8 @@ def finetune(
     optional_import("accelerate", extra="train", purpose="train models")
     chosen, source = _task(task, data, data_options)
     recipe = changed(chosen.recipe, options)
+    if eval_steps is not None and eval_steps < 1:
+        raise OptionError("eval_steps is a number of steps", expected="1 or more", got=eval_steps)
     if quantize is not None and lora is None:
         raise OptionError("packed weights cannot be trained", expected="lora=16 beside quantize=", got="no lora")
     if lora is not None and (recipe.train != chosen.recipe.train or recipe.reinit):
@@ -114,7 +116,7 @@ def finetune(
     more = {"lora": lora, "quantize": quantize, "limit": limit, "eval_steps": eval_steps, "bf16": bf16}
     asked: dict[str, Any] = {
         "model": str(name),
-        "data": source.name if isinstance(source, Dataset) else Path(source).name or str(source),
+        "data": source.name if isinstance(source, Dataset) else _short(source),
         "classes": list(parts.classes),
         "parts": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         "content": parts.content,
@@ -125,9 +127,13 @@ def finetune(
     if facts.get("results") is not None:
         logger.info("%s is done; nothing is trained", folder)
         return Finetuned(folder, facts.get("before"), facts["results"]["test"], facts)
+    given = {
+        "model": name, "data": source if task in TASKS else None, "validation": validation, "test": test,
+        "data_option": data_options or None, **{k: v for k, v in more.items() if v},
+    }  # fmt: skip
     facts |= {
         "notes": list(parts.notes),
-        "command": state.command(task, facts["asked"], chosen),
+        "command": state.command(task, given, recipe, chosen.recipe),
         "versions": state.versions(),
     }
     from .training.session import Machine, Session
@@ -153,4 +159,17 @@ def _task(task: str, data: Source | None, options: Mapping[str, Any] | None) -> 
             got=f"task={task!r}, data={data!r}",
             todo="clew finetune text --data reviews.csv, or clew finetune reviews.csv",
         )
+    if not any(sign in task for sign in ":./\\") and not Path(task).exists():  # a word, mistyped perhaps
+        raise OptionError(
+            f"{task!r} is no task, and no data",
+            expected=f"{', '.join(TASKS)}, or a csv, jsonl or folder that is there, or hf:ORG/NAME",
+            got=task,
+            todo=close_matches(task, TASKS),
+        )
     return TASKS["images" if holds_pictures(TASKS["text"], task, options or {}) else "text"], task
+
+
+def _short(source: str | Path) -> str:
+    """What data are called: a file or folder by its name, others in full."""
+    text = str(source)
+    return text if text.startswith(("hf:", "mini:")) else Path(text).name or text

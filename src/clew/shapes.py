@@ -20,6 +20,7 @@ __all__ = [
     "Keys",
     "LoadError",
     "MissingDependency",
+    "NoSplit",
     "OptionError",
     "Outputs",
     "Pixels",
@@ -71,6 +72,10 @@ class TargetError(ClewError, ValueError):
 
 class OptionError(ClewError, ValueError):
     """A method, or an option of a method, is unknown or out of range."""
+
+
+class NoSplit(InputError, OptionError):
+    """Data have no part of that name."""
 
 
 class UnknownArchitecture(ClewError, TypeError):

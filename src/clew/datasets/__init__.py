@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..discovery import read_all
-from ..shapes import ClewError, InputError, MissingDependency, OptionError, close_matches
+from ..shapes import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
 from .content import joined
 from .places import Files, open_files
 from .selection import Positions, chosen
 
-__all__ = ["Dataset", "Example", "Files", "Reader", "fingerprint", "open_dataset", "reader", "readers"]
+__all__ = ["Dataset", "Example", "Files", "Reader", "fingerprint", "open_dataset", "reader", "reader_of", "readers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,8 @@ class Reader:
         for name in options:
             if name not in self.options:
                 known = close_matches(name, self.options) if self.options else "it has no options"
-                raise OptionError(f"{self.kind} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
+                kind = NoSplit if name == "split" else OptionError
+                raise kind(f"{self.kind} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
         return self.function(source, **options)
 
 
@@ -221,18 +222,24 @@ def open_dataset(
 
 
 def _opened(source: str, kind: str | None, options: dict[str, Any]) -> Dataset:
+    wanted, what = reader_of(source, kind)
+    return wanted(what, **options)
+
+
+def reader_of(source: str, kind: str | None = None) -> tuple[Reader, Files | str]:
+    """The reader of a folder, a file or a name, and what it reads. Raises as `open_dataset` does."""
     known = readers()
     if kind is not None and kind not in known:
         raise OptionError(f"no data of kind {kind!r}", got=kind, todo=close_matches(kind, known))
     named = [r for r in known.values() if r.prefix is not None and source.startswith(r.prefix)]
     wanted = known[kind] if kind is not None else named[0] if named else None
     if wanted is not None and wanted.prefix is not None:
-        return wanted(source.removeprefix(wanted.prefix), **options)
+        return wanted, source.removeprefix(wanted.prefix)
     path = Path(source).expanduser()
     if not path.exists():
         raise _missing(path, wanted)
     files = open_files(path)
-    return (wanted or _fitting(files))(files, **options)
+    return wanted or _fitting(files), files
 
 
 def _fitting(files: Files) -> Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..shapes import InputError
+from ..shapes import InputError, NoSplit
 from . import Dataset, Example, reader
 from .labels import Classes, Label, indexed, row_ids, unique
 from .places import Files, open_files
@@ -38,7 +38,7 @@ def eraser(files: Files, *, split: str = "test", classes: Classes | None = None)
     rows: list[Row] = []
     for name in (f"{one.strip()}.jsonl" for one in split.split("+")):
         if name not in files.names:
-            raise InputError(
+            raise NoSplit(
                 f"no split {split!r} in {files.path}",
                 expected=name,
                 got=", ".join(files.ending(".jsonl")) or "no .jsonl",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..shapes import InputError, OptionError, optional_import
+from ..shapes import InputError, NoSplit, OptionError, optional_import
 from . import Dataset, reader
 from .choices import COLUMNS, LETTERS, choice_rows
 from .labels import Classes, Label, indexed, row_ids
@@ -91,7 +91,7 @@ def hub(
             found = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
     except Exception as error:  # of many kinds: no network, no such name, no such split, a broken file
         said = str(error).strip().splitlines() or [""]
-        raise InputError(
+        raise (NoSplit if "Unknown split" in said[0] else InputError)(
             f"hf:{name} could not be loaded",
             expected="a data set of the Hub, reachable or in the cache, with that config and split",
             got=f"{type(error).__name__}: {said[0]}",
@@ -148,7 +148,7 @@ def _one_split(found: Any, split: str | None, where: str) -> Any:
     splits: list[Any] = list(found)
     wanted = split if split is not None else splits[0] if len(splits) == 1 else None
     if wanted not in splits:
-        raise OptionError(
+        raise NoSplit(
             f"{where} has several splits" if split is None else f"{where} has no split {split!r}",
             expected=", ".join(map(str, splits)),
             got=split or "no split",

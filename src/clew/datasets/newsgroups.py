@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..shapes import InputError, OptionError, optional_import
+from ..shapes import InputError, NoSplit, OptionError, optional_import
 from . import Dataset, reader
 from .places import Files
 from .rows import Rows, TextOf
@@ -21,7 +21,6 @@ _GET = (
 )
 _PARTS = ("headers", "footers", "quotes")
 Part = Literal["headers", "footers", "quotes"]
-Split = Literal["train", "test", "all"]
 
 
 def _sees(files: Files) -> bool:
@@ -37,7 +36,7 @@ def _sees(files: Files) -> bool:
     sees=_sees,
     known=("20news*", "*newsgroups*", "scikit_learn_data"),
 )
-def newsgroups(files: Files, *, split: Split = "test", remove: Sequence[Part] = _PARTS) -> Dataset:
+def newsgroups(files: Files, *, split: str = "test", remove: Sequence[Part] = _PARTS) -> Dataset:
     """20 Newsgroups in the order in which `sklearn.datasets.fetch_20newsgroups` gives them; ids are GROUP/NUMBER.
 
     `split`: "test", "train" or "all". `remove`: which of headers, footers and quotes go, as scikit-learn finds them; a
@@ -48,7 +47,7 @@ def newsgroups(files: Files, *, split: Split = "test", remove: Sequence[Part] = 
     """
     wrong = [part for part in remove if part not in _PARTS]
     if split not in ("train", "test", "all") or wrong:
-        raise OptionError(
+        raise (OptionError if wrong else NoSplit)(
             "no such split or part",
             expected=f"train, test or all; {', '.join(_PARTS)}",
             got=", ".join([split, *wrong]),
@@ -64,7 +63,7 @@ def newsgroups(files: Files, *, split: Split = "test", remove: Sequence[Part] = 
     return Rows(files.path.name, rows, TextOf("text"), ids=ids, labels=labels, classes=classes)
 
 
-def _cached(files: Files, split: Split, remove: tuple[str, ...]) -> Any:
+def _cached(files: Files, split: str, remove: tuple[str, ...]) -> Any:
     sklearn = optional_import("sklearn.datasets", extra="bench", purpose="read 20 Newsgroups")
     try:
         return sklearn.fetch_20newsgroups(
@@ -76,7 +75,7 @@ def _cached(files: Files, split: Split, remove: tuple[str, ...]) -> Any:
         ) from error
 
 
-def _from_folders(files: Files, split: Split, remove: tuple[str, ...]) -> Any:
+def _from_folders(files: Files, split: str, remove: tuple[str, ...]) -> Any:
     """What `fetch_20newsgroups` makes of the same folders: read, stripped, and shuffled by its usual seed."""
     sklearn = optional_import("sklearn.datasets", extra="bench", purpose="read 20 Newsgroups")
     strip = optional_import("sklearn.datasets._twenty_newsgroups", extra="bench", purpose="read 20 Newsgroups")

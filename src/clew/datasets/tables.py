@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from ..shapes import InputError, OptionError, optional_import
+from ..shapes import InputError, NoSplit, OptionError, optional_import
 from .places import Files
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def _one(files: Files, names: list[str], what: str) -> list[str]:
             )
         return names
     shown = ", ".join((names or table_names(files))[:8]) or "none at all"
-    raise OptionError(
+    raise (NoSplit if what and not names else OptionError)(
         f"{files.path} has {'several tables' if names else 'no table'}{what}",
         expected="one table (csv, tsv, jsonl, json or parquet)",
         got=shown,

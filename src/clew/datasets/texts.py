@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from ..images import PICTURES
-from ..shapes import OptionError, optional_import
+from ..shapes import NoSplit, optional_import
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique
 from .places import Files
@@ -15,7 +14,6 @@ from .sheets import stem
 from .stored import Entries, Entry
 from .tables import columns_of, read_rows, split_names, table_names
 
-Split = Literal["train", "test"]
 _ABOUT = ("readme", "notice", "license", "licence")
 
 
@@ -32,7 +30,7 @@ def _is_imdb(files: Files) -> bool:
     known=("*imdb*",),
 )
 def imdb(
-    files: Files, *, split: Split | None = None, classes: Classes = ("negative", "positive"), encoding: str = "utf-8"
+    files: Files, *, split: str | None = None, classes: Classes = ("negative", "positive"), encoding: str = "utf-8"
 ) -> Dataset:
     """IMDB reviews, as written; ids are the numbers of the rows.
 
@@ -49,7 +47,7 @@ def imdb(
     train, test = selection.train_test_split(range(len(rows)), test_size=0.3, random_state=42)
     parts = {"train": train, "test": test}
     if split not in parts:
-        raise OptionError("no such split", expected="train or test", got=split)
+        raise NoSplit("no such split", expected="train or test", got=split)
     return data.subset(parts[split])
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets import Dataset, open_dataset
-from ..shapes import InputError, OptionError, optional_import
+from ..datasets import Dataset, open_dataset, reader_of
+from ..shapes import InputError, NoSplit, OptionError, optional_import
 from .recipes import Task
 
 _NAMES = {"train": ("train", "training"), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
@@ -64,19 +65,21 @@ def divided(
     asked = {**task.options, **(options or {})}
     notes: list[str] = []
     whole, own = _own_parts(task, source, asked)
-    if whole.classes is not None and "classes" not in asked and not isinstance(source, Dataset):
-        asked["classes"] = list(whole.classes)
+    if whole.classes is not None and not isinstance(source, Dataset):
+        asked.setdefault("classes", list(whole.classes))
+    shares = {"test": task.test, "validation": task.validation}
     for name, given in (("validation", validation), ("test", test)):
-        if given is not None and not isinstance(given, (int, float)):
+        if isinstance(given, (int, float)):  # held out, whatever the data has of its own
+            shares[name] = float(given)
+            own.pop(name, None)
+        elif given is not None:
             own[name] = _opened(task, given, asked)
     labelled = {name: _labelled(data, name, notes) for name, data in {"train": whole, **own}.items()}
     labelled = {name: part for name, part in labelled.items() if len(part)}  # labels of test parts may be secret
+    labelled, classes = _classes(labelled)
     train = labelled["train"]
-    classes = _classes(whole, labelled)
-    shares = {
-        "test": test if isinstance(test, float) else task.test,
-        "validation": validation if isinstance(validation, float) else task.validation,
-    }
+    if limit is not None and limit < 1:
+        raise OptionError("a limit is a number of training examples", expected="1 or more", got=limit)
     for name, share in shares.items():
         if name == "validation" and limit is not None and limit < len(train):
             notes.append(f"the first {limit} of {len(train)} examples are used for training")
@@ -86,6 +89,7 @@ def divided(
             notes.append(f"{name}: {len(labelled[name])} examples ({share:.0%}) are held out of the training part")
     is_text = train.data.read(0).image is None
     parts, content = _disjoint({**labelled, "train": train}, is_text, notes)
+    _several_classes(parts["train"], classes)
     return Parts(parts["train"], parts["validation"], parts["test"], classes, tuple(notes), content, is_text)
 
 
@@ -98,7 +102,8 @@ def holds_pictures(task: Task, source: str | Path | Dataset, options: Mapping[st
 def _opened(task: Task, source: str | Path | Dataset, options: Mapping[str, Any]) -> Dataset:
     if isinstance(source, Dataset):
         return source
-    return open_dataset(source, task.kind, **options)
+    given = dict(options)
+    return open_dataset(source, given.pop("kind", task.kind), **given)
 
 
 def _own_parts(
@@ -110,33 +115,41 @@ def _own_parts(
     folders = {name: _folder(source, names) for name, names in _NAMES.items()}
     if folders["train"] is not None:
         train = _opened(task, folders["train"], options)
-        named = options if train.classes is None else {**options, "classes": options.get("classes", train.classes)}
+        named = options if train.classes is None else {"classes": train.classes, **options}
         other = {k: _opened(task, v, named) for k, v in folders.items() if v is not None and k != "train"}
         return train, other
-    train = _split(task, source, options, "train")
-    if train is None:
+    try:
+        train = _split(task, source, options, "train")
+    except NoSplit:
+        reader, _ = reader_of(str(source), options.get("kind", task.kind))
+        if reader.options.get("split") is not None:  # it would open another part, to test with
+            raise
         return _opened(task, source, options), {}
-    if train.classes is not None and "classes" not in options:
-        options = {**options, "classes": list(train.classes)}
-    found = {name: _split(task, source, options, name) for name in ("validation", "test")}
-    return train, {name: data for name, data in found.items() if data is not None}
+    if train.classes is not None:
+        options = {"classes": list(train.classes), **options}
+    found: dict[str, Dataset] = {}
+    for name in ("validation", "test"):
+        with suppress(NoSplit):
+            found[name] = _split(task, source, options, name)
+    return train, found
 
 
 def _folder(source: str | Path, names: Sequence[str]) -> Path | None:
     return next((p for name in names if (p := Path(source).expanduser() / name).is_dir()), None)
 
 
-def _split(task: Task, source: str | Path, options: Mapping[str, Any], name: str) -> Dataset | None:
-    """A split by one of its names, or None where the data has none that is called so."""
-    for word in _NAMES[name]:
-        for more in (options, {k: v for k, v in options.items() if k != "classes"}):
-            try:
-                return open_dataset(source, task.kind, **more, split=word)
-            except OptionError:  # no such split, or a reader that has no splits, or brings its classes
-                continue
-            except InputError:
-                break
-    return None
+def _split(task: Task, source: str | Path, options: Mapping[str, Any], name: str) -> Dataset:
+    """A split by one of its names. Raises `NoSplit` where the data has none, and as `open_dataset` does."""
+    reader, _ = reader_of(str(source), options.get("kind", task.kind))
+    given = {k: v for k, v in options.items() if k != "classes" or "classes" in reader.options}
+    words = _NAMES[name]
+    for word in words:
+        try:
+            return _opened(task, source, {**given, "split": word})
+        except NoSplit:
+            if word == words[-1]:
+                raise
+    raise AssertionError("a part has a name")
 
 
 def _labelled(data: Dataset, name: str, notes: list[str]) -> Part:
@@ -166,20 +179,45 @@ def _label_of(data: Dataset, index: int) -> Any:
     return stored(index).get("label") if stored is not None else data.read(index).label
 
 
-def _classes(data: Dataset, parts: Mapping[str, Part]) -> tuple[str, ...]:
-    highest = max(max(part.labels) for part in parts.values() if len(part))
-    names = tuple(data.classes) if data.classes is not None else tuple(str(i) for i in range(highest + 1))
-    if highest >= len(names):
+def _classes(parts: Mapping[str, Part]) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Parts whose labels count the same classes, and their names: those of the training part.
+
+    Numbers without names that do not begin at 0 (1 to 5 stars) become classes in their order.
+    """
+    own = parts["train"].data.classes
+    if own is None:
+        numbers = sorted({label for part in parts.values() for label in part.labels})
+        at = {number: i for i, number in enumerate(numbers)}
+        found = {name: Part(part.data, [at[label] for label in part.labels]) for name, part in parts.items()}
+        names = tuple(map(str, numbers))
+    else:
+        names = tuple(own)
+        found = {name: _named_as(part, names, name) for name, part in parts.items()}
+    _several_classes(found["train"], names)
+    return found, names
+
+
+def _named_as(part: Part, names: tuple[str, ...], what: str) -> Part:
+    """A part with its labels as numbers in `names`."""
+    theirs = tuple(part.data.classes) if part.data.classes is not None else names
+    strange = sorted({theirs[label] if label < len(theirs) else str(label) for label in part.labels} - set(names))
+    if strange:
         raise InputError(
-            "a part has a class that the training part does not name", expected=", ".join(names), got=highest
+            f"the {what} part has classes that the training part does not have",
+            expected=", ".join(names),
+            got=", ".join(strange[:5]),
+            todo="give all classes by name: data_options={'classes': […]}",
         )
-    if len(set(parts["train"].labels)) < 2:
+    return part if theirs == names else Part(part.data, [names.index(theirs[label]) for label in part.labels])
+
+
+def _several_classes(train: Part, names: Sequence[str]) -> None:
+    if len(found := set(train.labels)) < 2:
         raise InputError(
-            f"{data.name} has one class only, so there is nothing to learn",
+            f"the training part of {train.data.name} has one class only, so there is nothing to learn",
             expected="two classes or more",
-            got=", ".join(names),
+            got=", ".join(names[label] for label in found) or "none",
         )
-    return names
 
 
 def _key(data: Dataset, index: int, is_text: bool) -> bytes:

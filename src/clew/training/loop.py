@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_model
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -121,6 +122,23 @@ def logits_of(predictions: Any) -> Any:
     return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
+class _OwnNames(Trainer):
+    """Writes checkpoints under the model's own names, under which `Trainer` reads them.
+
+    `save_pretrained` of transformers 5 writes some models under the names of earlier releases; of those a checkpoint
+    would be read back in part, without an error.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "peft_config"):
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / "model.safetensors"))
+
+
 def make_trainer(
     made: Trainable, parts: Parts, recipe: Recipe, folder: Path, machine: Machine, tell: Tell, show_progress: bool
 ) -> Trainer:
@@ -164,7 +182,7 @@ def make_trainer(
     callbacks: list[TrainerCallback] = [Progress(tell, show_progress)]
     if recipe.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.patience))
-    trainer = Trainer(
+    trainer = _OwnNames(
         made.model,
         arguments,
         train_dataset=encoded(made, parts.train, recipe, training=True),
@@ -228,6 +246,9 @@ class Progress(TrainerCallback):
         self.loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():  # its path as it was written may be that of a folder that was moved since
+            state.best_model_checkpoint = str(best)
         if not (self.show and state.is_world_process_zero):
             return
         from rich.console import Console

@@ -136,7 +136,9 @@ def save_memory(model: Any) -> None:
     if isinstance(model, Pixels):
         inner.set_grad_checkpointing(True)
         return
-    inner.gradient_checkpointing_enable({"use_reentrant": False})
+    # Its name since transformers 5, and before.
+    enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     if hasattr(inner, "enable_input_require_grads"):
         inner.enable_input_require_grads()  # frozen embeddings give nothing that needs a gradient
 
@@ -145,7 +147,8 @@ def _head(model: Any) -> list[str]:
     """The modules that make logits of features: what transformers puts on its base model, or timm's classifier."""
     if hasattr(model, "get_classifier"):
         classifier = model.get_classifier()
-        return [name for name, module in model.named_modules() if module is classifier]
+        heads = classifier if isinstance(classifier, tuple) else (classifier,)  # distilled models have two
+        return [name for name, module in model.named_modules() if any(module is head for head in heads)]
     base = getattr(model, "base_model_prefix", "")
     return [name for name, _ in model.named_children() if name != base]
 

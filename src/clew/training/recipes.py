@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Any, Literal
 
 from ..shapes import OptionError, close_matches
@@ -40,7 +41,10 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", str(self.train))
         wrong = {
-            "lr": self.lr <= 0,
+            "lr": not 0 < self.lr < inf,
+            "weight_decay": not 0 <= self.weight_decay < inf,
+            "adam_epsilon": not 0 <= self.adam_epsilon < inf,
+            "seed": self.seed < 0,
             "batch_size": self.batch_size < 1,
             "epochs": self.epochs <= 0,
             "patience": self.patience < 0,
@@ -56,7 +60,8 @@ class Recipe:
 
 
 _RANGES = {
-    "lr": "above 0", "batch_size": "1 or more", "epochs": "above 0", "patience": "0 or more",
+    "lr": "above 0", "weight_decay": "0 or more", "adam_epsilon": "0 or more", "seed": "0 or more",
+    "batch_size": "1 or more", "epochs": "above 0", "patience": "0 or more",
     "schedule": "linear, cosine or constant", "warmup_epochs": "0 or more, at most the epochs",
     "max_length": "1 or more", "max_grad_norm": "0 or more", "reinit": "0 or more",
     "train": "all, blocks, head, or a number of last blocks",
@@ -95,10 +100,11 @@ TASKS = {
             model="hf:bert-base-uncased",
             data="movies/",
             kind="eraser",
-            # Released: Adam, the loss summed over a batch of 10, its gradient cut at 1.0: that of the mean, cut at 0.1.
+            # Released: Adam with ε 1e-8, the loss summed over a batch of 10, its gradient cut at 1.0. Of the mean, a
+            # tenth of it, that is a cut at 0.1 and ε 1e-9.
             recipe=Recipe(
                 lr=1e-5, batch_size=10, epochs=10, patience=10, schedule="constant", weight_decay=0.0,
-                max_grad_norm=0.1, seed=12345,
+                max_grad_norm=0.1, adam_epsilon=1e-9, seed=12345,
             ),
         ),
         Task(

@@ -75,6 +75,13 @@ class Session:
         set_seed(self.recipe.seed)
         trainer.train(resume_from_checkpoint=str(begun) if begun is not None else None)
         after, logits = self._measure(trainer, tested)
+        if not np.isfinite(logits).all():
+            raise ClewError(
+                "training diverged: the model gives numbers that are none",
+                expected="finite logits",
+                got="NaN or infinity",
+                todo="a smaller lr, or a warm-up (warmup_epochs); begin anew with overwrite=True, --overwrite",
+            )
         self.facts["results"] = {
             "kind": made.kind,
             "test": after,
@@ -116,6 +123,7 @@ class Session:
         (new / "README.md").write_text(card(self.facts), encoding="utf-8")
         if self.quantize is None:  # packed weights are rounded: what is written is better than what was trained
             self._check(new, logits[0])
+        self.facts["files"] = sorted(file.name for file in new.iterdir())
         for file in sorted(new.iterdir()):
             file.chmod(0o666 & ~umask())
             os.replace(file, self.folder / file.name)

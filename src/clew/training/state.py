@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..files import write
 from ..shapes import ClewError, InputError
-from .recipes import TASKS, Task
+from .recipes import Recipe
 
 STATE = "finetune.json"
 T = TypeVar("T")
@@ -30,8 +31,8 @@ def from_main(make: Callable[[], T]) -> T:
     if state.is_main_process:
         try:
             box[0] = make()
-        except ClewError as error:
-            box[1] = error
+        except Exception as error:  # or the others would wait for ever
+            box[1] = error if isinstance(error, ClewError) else ClewError(f"the main process failed: {error!r}")
     broadcast_object_list(box)
     if box[1] is not None:
         raise box[1]
@@ -45,12 +46,8 @@ def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, An
     """
     path = folder / STATE
     new: dict[str, Any] = {"format": 1, "asked": json.loads(json.dumps(asked))}
-    if overwrite:
-        for made in (folder / "checkpoints", folder / "adapter"):
-            shutil.rmtree(made, ignore_errors=True)
-        path.unlink(missing_ok=True)
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        if folder.is_dir() and any(folder.iterdir()):
             raise InputError(
                 f"{folder} holds something else",
                 expected="an empty or new folder, or a training to go on with",
@@ -65,6 +62,14 @@ def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, An
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read", expected="what clew finetune wrote", got=error) from error
     wanted: dict[str, Any] = new["asked"]
+    begun = facts.get("results") is not None or any((folder / "checkpoints").glob("checkpoint-*"))
+    if overwrite or (there != wanted and not begun):
+        for made in facts.get("files", ()):
+            (folder / made).unlink(missing_ok=True)
+        for made in ("checkpoints", "adapter"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        save(folder, new)
+        return new
     if there == wanted:
         return facts
     flat = [{**one, **one.get("recipe", {}), **one.get("more", {})} for one in (there, wanted)]
@@ -82,13 +87,20 @@ def save(folder: Path, facts: Mapping[str, Any]) -> None:
     write(folder / STATE, {".json": lambda: json.dumps(facts, indent=2) + "\n"})
 
 
-def command(task: str, asked: Mapping[str, Any], chosen: Task) -> str:
-    """The command that does the same; of hyper-parameters those that differ from the task's."""
-    usual = asdict(chosen.recipe)
-    parts = [f"clew finetune {task} --model {asked['model']}"]
-    parts += [f"--data {asked['data']}"] if task in TASKS else []
-    given = {k: v for k, v in asked["recipe"].items() if v != usual[k]} | asked["more"]
-    return " ".join([*parts, *(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in given.items())])
+def command(task: str, given: Mapping[str, Any], recipe: Recipe, usual: Recipe) -> str:
+    """The command that does the same: what was `given`, and hyper-parameters that differ from the task's."""
+    words = ["clew", "finetune", task]
+    changed = {k: v for k, v in asdict(recipe).items() if v != getattr(usual, k)}
+    for name, value in {**given, **changed}.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            for key, one in cast("Mapping[str, Any]", value).items():
+                words += [flag, f"{key}={','.join(map(str, one)) if isinstance(one, (list, tuple)) else one}"]
+        elif value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 def versions() -> dict[str, str]:
