@@ -155,6 +155,10 @@ def test_comparing_needs_the_same_examples(result, tmp_path):
     with pytest.raises(ClewError, match="same examples"):
         clew.compare([result, result[:2]], tmp_path / "a.png")
     assert clew.compare([result, result], tmp_path / "a.html").read_text().count("heatmap:") == 6
+    named = clew.compare([result, result], tmp_path / "b.html", methods=["one", "<two>"]).read_text()
+    assert named.count("heatmap: one") == 3 and named.count("heatmap: &lt;two&gt;") == 3
+    with pytest.raises(ClewError, match="headings"):
+        clew.compare([result, result], tmp_path / "c.html", methods=["one"])
 
 
 def test_colour_scales():

@@ -41,6 +41,36 @@ def test_explain_writes_a_page_that_compares_methods(pictures, tmp_path):
     assert "integration error" in done.output
 
 
+def test_a_checkpoint_comes_with_labels_and_normalisation_of_its_own(pictures, tmp_path):
+    folder = tmp_path / "model"
+    loaded = clew.load("mini:digits")
+    loaded.model.save_pretrained(folder)
+    (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    more = (
+        "--labels",
+        tmp_path / "names.txt",
+        "--mean",
+        "0.4,0.5,0.6",
+        "--std",
+        "1,1,1",
+        "--target",
+        "class 3 / class 5",
+    )
+    out = tmp_path / "a.safetensors"
+    done = run("explain", pictures[0], "-m", folder, "--method", "raw_attention", "-o", out, *more)
+    assert done.exit_code == 0, done.output
+    found = clew.Attribution.load(out)
+    assert found.target == ["class 3 - class 5"] or "class 3" in found.target[0]
+    own = clew.load(folder, mean=(0.4, 0.5, 0.6), std=(1.0, 1.0, 1.0))
+    image = clew.open_image(pictures[0])
+    assert (
+        found.logits is not None
+        and (found.logits - clew.explain(own, image, method="raw_attention").logits).abs().max() < 1e-5
+    )
+    with pytest.raises(OptionError, match="--mean takes numbers"):
+        run("explain", pictures[0], "-m", folder, "--mean", "grey")
+
+
 def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
     out = tmp_path / "a.safetensors"
     done = run(

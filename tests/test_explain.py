@@ -408,3 +408,11 @@ def test_option_errors_leave_the_model_as_it_was(model, x):
         clew.explain(model, x, start_layer=99)
     assert all(p.requires_grad for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_method_may_be_written_with_its_options(model, x):
+    written = clew.explain(model, x, method="beyond_intuition_head(n_steps=3, start_layer=1)", start_layer=0)
+    plain = clew.explain(model, x, method="beyond_intuition_head", n_steps=3, start_layer=0)
+    assert torch.equal(written.all_scores, plain.all_scores) and written.method == "beyond_intuition_head"
+    with pytest.raises(OptionError, match="no option 'steps'"):
+        clew.explain(model, x, method="beyond_intuition_head(steps=3)")

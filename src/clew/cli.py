@@ -15,11 +15,12 @@ from rich.table import Column, Table
 
 from .architectures import architectures
 from .attribution import Attribution
-from .cli_bench import bench, report_command
+from .cli_bench import bench, numbers, report_command
 from .cli_figure import figure_command
 from .cli_finetune import command as finetune_command
 from .cli_ui import ui
 from .compare import compare
+from .datasets.labels import class_names
 from .demo import show
 from .doctor import doctor as examine
 from .explaining import explained, items_for, kind_of
@@ -105,6 +106,9 @@ def explain(
     stride: Annotated[int | None, typer.Option(help="A window every so many tokens. Default: half a window.")] = None,
     checkpoint: Checkpoint = None,
     linear: Linear = None,
+    labels: Annotated[Path | None, typer.Option(help="Names of the classes, one on each line of a text file.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation of the checkpoint's pixels: R,G,B.")] = None,
+    std: Annotated[str | None, typer.Option(help="The same: R,G,B.")] = None,
     device: Device = "cpu",
     quantize: Quantize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
@@ -124,7 +128,10 @@ def explain(
         find(name)
     if out.suffix == ".safetensors" and len(chosen) > 1:
         raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
-    loaded = load(model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize)
+    loaded = load(
+        model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, labels=class_names(labels),
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
+    )  # fmt: skip
     kind = kind_of(loaded)
     words_only = kind == "text" or (kind == "pair" and side == "text")
     suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")

@@ -139,7 +139,8 @@ def _literal(word: str) -> Any:
         return word
 
 
-def _numbers(text: str | None, flag: str) -> list[float] | None:
+def numbers(text: str | None, flag: str) -> list[float] | None:
+    """Numbers with commas between them. Raises `OptionError` for anything else."""
     if text is None:
         return None
     try:
@@ -191,7 +192,7 @@ def _bench(
         raise OptionError("unknown --dtype", expected="float32, bfloat16 or float16", got=dtype)
     loaded = load(
         model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, dtype=getattr(torch, dtype),
-        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"),
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
     )  # fmt: skip
     folder = out or Path("clew-runs") / "-".join(map(slug, (name, loaded.name, Path(data).name or data)))
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -16,13 +17,19 @@ from .text_attribution import TextAttribution
 from .text_html import latex, text_page
 
 
-def compare(attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew") -> Path:
+def compare(
+    attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew", methods: Sequence[str] | None = None
+) -> Path:
     """Several results for the same inputs side by side, a column each: `.html` with sliders and numbers; images `.png`.
 
-    Several results of one image, and those of its text, share a row.
+    Several results of one image, and those of its text, share a row. `methods`: headings instead of their names.
 
     Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
     """
+    if methods is not None:
+        if len(methods) != len(attributions):
+            raise ClewError("headings to compare", expected=f"{len(attributions)}", got=list(methods))
+        attributions = [replace(a, method=name) for a, name in zip(attributions, methods, strict=True)]
     sizes = {len(a) for a in attributions}
     if len(sizes) != 1:
         raise ClewError(

@@ -14,6 +14,7 @@ from .assemble import Settings, attribution_of
 from .attribution import Attribution
 from .loaded import LoadedModel
 from .methods import find as find_method
+from .methods import parse
 from .pair import find_pair
 from .pair_model import LoadedPair
 from .prepare import Prepared, prepare, unwrap
@@ -52,7 +53,7 @@ def explain(
         inputs: images as the model takes them, `(batch, channel, height, width)` or without batch; token numbers
             `(batch, token)`; a mapping of arguments, as a tokenizer gives it; or, for a loaded model, PIL images,
             strings, or pairs of strings (question, context), single or in a list.
-        method: a name from `clew.methods()`, an entry of it, or a function like those.
+        method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
         target: None (the predicted class, next token or answer), an index, a label, `Contrast(a, b)`, of texts also
             `Span(…)` and `Token(…)`, one of these per example, or a callable `output -> Tensor[batch]`. `Each(a, b)`
             of images: a result for each, one after the other. Image–text models: `Similarity(…)`, words that mean it,
@@ -75,6 +76,9 @@ def explain(
     Raises:
         ClewError: a subclass that says what was expected, what came, and what to do.
     """
+    if isinstance(method, str) and "(" in method:  # as tables and the command line write it
+        method, own = parse(method)
+        options = own | options
     chosen = find_method(method)
     settings = Settings(checks, details, normalize, zero_cls)
     more: dict[str, Any] = {"method": method, "score": score, "checks": checks, "details": details}
