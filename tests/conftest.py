@@ -25,6 +25,7 @@ UNCHECKED = {
     "precise",
     "quantized",
     "shapes",
+    "architectures",
 }
 SOURCE = Path(__file__).parent.parent / "src" / "clew"
 CHECKED = sorted(f"clew.{path.stem}" for path in SOURCE.iterdir() if path.stem not in UNCHECKED | {"__init__"})

@@ -344,7 +344,7 @@ def test_words_are_compared_as_written(models, documents, case):
     ("benchmark", "name", "options", "change", "words"),
     [
         ("flipping", "bert", {}, {"label": None}, "needs the class of each example"),
-        ("flipping", "bert", {}, {"text": " "}, "an empty text"),
+        ("flipping", "bert", {}, {"text": " "}, "left out: it has no words"),
         ("flipping", "bert", {}, {"text": None}, "without a text"),
         ("flipping", "writer", {"protocol": "arc_easy", "answers": True}, {}, "no answers to choose from"),
         ("rationale", "bert", {}, {"rationale": None}, "words that humans marked"),

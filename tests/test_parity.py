@@ -17,10 +17,13 @@ CASES = [case.full_name for case in parity.collect(TESTS / "goldens")]
 
 @pytest.mark.parametrize("part", ["vision", "nlp/bert", "nlp/eraser", "nlp/gpt2", "nlp/qwen2", "nlp/llama"])
 def test_the_bundled_golden_arrays_agree(capsys, part):
-    status = parity.main([str(TESTS / "goldens" / part), "--through", "5"])
+    """Of MAE and DINO from one first block; the others, which cost a third of the time, are for `make parity`, CI."""
+    others = tuple(f"__{backbone}__start{k}_" for backbone in ("mae", "dino") for k in (2, 4))
+    cases = [c for c in parity.collect(TESTS / "goldens" / part) if not any(o in c.full_name for o in others)]
+    only = ",".join(case.full_name for case in cases)
+    status = parity.main([str(TESTS / "goldens" / part), "--through", "5", "--only", only])
     lines = capsys.readouterr().out.splitlines()
     assert status == 0, [line for line in lines if line.startswith("FAIL")]
-    cases = list(parity.collect(TESTS / "goldens" / part))
     skipped = [line for line in lines if line.startswith("skip ")]
     assert len(skipped) < len(cases) / 4
     assert lines[-1] == f"{len(cases) - len(skipped)} passed, 0 failed, {len(skipped)} skipped, 0 todo"

@@ -192,4 +192,5 @@ def test_what_works_is_found_on_an_example_that_can_be_used():
             return clew.Example(id=self.ids[index], text=("", "a fine film indeed")[index], label=1)
 
     found = run(clew.load("mini:reviews-bert"), None, None, Texts(), "flipping", None, protocol="movies")
-    assert "attn_lrp" in found.manifest["methods"] and found.failed == len(found.manifest["methods"])
+    assert "attn_lrp" in found.manifest["methods"] and found.failed == 0
+    assert found.left_out == len(found.manifest["methods"])  # the text without words

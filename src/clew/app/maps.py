@@ -104,7 +104,13 @@ def _picture(
     place = f"left:{left / width:.4%};top:{top / height:.4%};width:{across:.4%};height:{down:.4%}"
     order = np.argsort(np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=None, kind="stable")).reshape(values.shape)
     cells = "".join(
-        _cell(values[r, c], low, high, name, f"row {r + 1}, column {c + 1}, rank {order[r, c] + 1} of {values.size}")
+        _cell(
+            float(values[r, c]),
+            low,
+            high,
+            name,
+            f"row {r + 1}, column {c + 1}, rank {order[r, c] + 1} of {values.size}",
+        )
         for r in range(values.shape[0])
         for c in range(values.shape[1])
     )

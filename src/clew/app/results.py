@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset, open_dataset
+from ..datasets import Dataset, fingerprint, open_dataset
 from ..evaluate import classifier_of
 from ..run import Run
 from ..shapes import ClewError, InputError
@@ -127,7 +127,9 @@ class Results:
             opened: Dataset = open_dataset(source)
             at = {example: i for i, example in enumerate(opened.ids)}
             wanted: Sequence[str] = list(dict.fromkeys(run.table.column("example").to_pylist()))
-            if any(example not in at for example in wanted):
+            known = all(example in at for example in wanted)
+            opened = opened.subset([at[example] for example in wanted]) if known else opened
+            if fingerprint(opened) != run.manifest["data"]["hash"] and run.manifest["complete"]:
                 return f"The data is not that of the run ({data}), so nothing is drawn."
             return Shown(run, classifier_of(self._models[model], opened, None), opened)
         except ClewError as error:
