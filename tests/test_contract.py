@@ -71,37 +71,34 @@ def test_declared_readout_is_what_the_head_reads(case):
     assert (read.weights > 0).all()
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
 @pytest.mark.parametrize("name", list(TINY))
-def test_batch_equals_single_examples(name, method):
+def test_batch_equals_single_examples(name):
     """With fused attention; that hand-written attention gives the same for a batch is tested below."""
     model, x = build(name), images(TINY[name].size)
-    together = clew.explain(model, x, method=method, checks="off", **options_of(method))
-    assert together.prefix == TINY[name].prefix
-    assert together.patch_grid == tuple(side // TINY[name].patch for side in TINY[name].size)
-    assert together.scores.shape == (3, together.patch_grid[0] * together.patch_grid[1])
-    assert torch.isfinite(together.all_scores).all()
-    assert together.scores.dtype == torch.float64
-    alone = torch.cat(
-        [clew.explain(model, x[i], method=method, checks="off", **options_of(method)).all_scores for i in range(3)]
-    )
-    scale = alone.abs().max().clamp(min=1e-30)
-    assert ((together.all_scores - alone).abs().max() / scale) < 1e-10
+    grid = tuple(side // TINY[name].patch for side in TINY[name].size)
+    for method in (method for method in METHODS if method != "random"):
+        options = {"method": method, "checks": "off", **options_of(method)}
+        together = clew.explain(model, x, **options)
+        assert (together.prefix, together.patch_grid) == (TINY[name].prefix, grid)
+        assert together.scores.shape == (3, grid[0] * grid[1]) and together.scores.dtype == torch.float64
+        assert torch.isfinite(together.all_scores).all(), method
+        alone = torch.cat([clew.explain(model, x[i], **options).all_scores for i in range(3)])
+        scale = alone.abs().max().clamp(min=1e-30)
+        assert ((together.all_scores - alone).abs().max() / scale) < 1e-10, method
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if tiny.eager])
-def test_eager_equals_sdpa(name, method):
-    options = {"target": 1, "checks": "off", "compute_dtype": torch.float64, **options_of(method)}
-    fused, eager = (
-        clew.explain(build(name, kind), images(TINY[name].size), method=method, **options) for kind in ("sdpa", "eager")
-    )
-    # The pool of SigLIP asks `nn.MultiheadAttention` for weights, which then writes its attention out.
-    if "attention" in fused.checks and name not in ("pair_siglip", "pair_siglip2"):
-        assert (fused.checks["attention"], eager.checks["attention"]) == ("sdpa", "eager")
-    scale = fused.all_scores.abs().max().clamp(min=1e-30)
-    difference = (fused.all_scores - eager.all_scores).abs().max() / scale
-    assert difference < 1e-10
+def test_eager_equals_sdpa(name):
+    models = [build(name, kind) for kind in ("sdpa", "eager")]
+    x = images(TINY[name].size)
+    for method in METHODS:
+        options = {"target": 1, "checks": "off", "compute_dtype": torch.float64, **options_of(method)}
+        fused, eager = (clew.explain(model, x, method=method, **options) for model in models)
+        # The pool of SigLIP asks `nn.MultiheadAttention` for weights, which then writes its attention out.
+        if "attention" in fused.checks and name not in ("pair_siglip", "pair_siglip2"):
+            assert (fused.checks["attention"], eager.checks["attention"]) == ("sdpa", "eager")
+        scale = fused.all_scores.abs().max().clamp(min=1e-30)
+        assert (fused.all_scores - eager.all_scores).abs().max() / scale < 1e-10, method
 
 
 def test_nothing_is_left_behind(case):

@@ -60,7 +60,7 @@ def test_padding_on_any_side_changes_nothing(case):
     inputs = padded(rows)
     first = inputs["attention_mask"].argmax(1).tolist()
     fused = getattr(model.config, "_attn_implementation", "sdpa") == "sdpa" or len(TINY_TEXT[name].kernels) == 1
-    for method in METHODS if fused else FEW:
+    for k, method in enumerate(METHODS if fused else FEW):
         options = {"method": method, "compute_dtype": torch.float64}
         options |= {"n_steps": 2} if method.startswith("beyond_intuition") else {}
         target = [target_of(name, row, start) for row, start in zip(rows, first, strict=True)]
@@ -68,7 +68,7 @@ def test_padding_on_any_side_changes_nothing(case):
         # How torch folds the product in `nn.MultiheadAttention` depends on whether the weights are frozen.
         assert together.checks["forward_difference"] <= (1e-13 if name.startswith("pair_open") else 0)
         assert torch.isfinite(together.scores).all()
-        for i, row in enumerate(rows):
+        for i, row in list(enumerate(rows))[k % 2 :: 2]:  # padded on the right, or on the left
             alone = clew.explain(model, row, target=target_of(name, row, 0), **options)
             real = slice(first[i], first[i] + len(row))
             assert not together.scores[i, : real.start].any()
