@@ -107,9 +107,13 @@ class Page:
 
     def explain(self, wait_for: str = "done") -> None:
         """Press the button, and wait for what the status then says."""
-        self.page.evaluate("document.querySelector('#status .clew-status').textContent = ''")  # what was said before
+        self.forget()
         self.page.locator("#explain").click()
         self.said(wait_for)
+
+    def forget(self) -> None:
+        """Take away what the status said before."""
+        self.page.evaluate("document.querySelector('#status .clew-status').textContent = ''")
 
     def said(self, text: str, where: str = "status") -> None:
         """Wait until the status says something (a regular expression)."""

@@ -18,6 +18,10 @@ from PIL import Image
 
 import clew
 
+BOXES = """Array.from(document.querySelectorAll('#maps .clew-card')).map(card => {
+    const box = card.getBoundingClientRect();
+    return [box.x, box.y, box.width, box.height];
+})"""
 TARGET = "#target textarea, #target input"
 HOSTILE = [
     "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "\"><svg onload=alert(1)>", "{{7*7}} ${7*7} <%= 7 %>",
@@ -109,6 +113,7 @@ def test_upload_choose_explain_hover_download(page, scene, folder, monkeypatch):
 def test_sliders_work_in_the_browser_alone(page, scene):
     page.page.get_by_role("button", name="A digit among clutter").click()
     page.said("done")
+    page.page.locator("#download-png").is_enabled()
     before = len(page.requests)
     cells = "Array.from(document.querySelectorAll('#maps .clew-grid i'))"
     visible = f"{cells}.filter(e => +getComputedStyle(e).opacity > 0).length"
@@ -276,16 +281,16 @@ def test_cancelling_stops_before_the_next_method(page, scene):
 def test_nothing_overlaps_or_is_wider_than_the_screen(page, size):
     page.page.set_viewport_size({"width": size[0], "height": size[1]})
     for name in ("A digit among clutter", "Words of a review", "Which caption, where"):
+        page.forget()
         page.page.get_by_role("button", name=name).click()
-        page.page.wait_for_timeout(300)
         page.said("done")
         assert page.page.evaluate("document.documentElement.scrollWidth") <= size[0]
-        boxes = [one.bounding_box() for one in page.page.locator("#maps .clew-card").all()]
-        for i, a in enumerate(boxes):
-            assert a["width"] > 200
-            for b in boxes[:i]:
-                apart = a["x"] + 1 > b["x"] + b["width"] or b["x"] + 1 > a["x"] + a["width"]
-                assert apart or a["y"] + 1 > b["y"] + b["height"] or b["y"] + 1 > a["y"] + a["height"]
+        boxes = page.page.evaluate(BOXES)  # at once: the page may draw them anew
+        assert boxes
+        for i, (x, y, width, height) in enumerate(boxes):
+            assert width > 200
+            for u, v, wide, high in boxes[:i]:
+                assert x + 1 > u + wide or u + 1 > x + width or y + 1 > v + high or v + 1 > y + height
 
 
 def test_no_path_of_the_server_is_read(server, folder):
