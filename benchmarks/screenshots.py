@@ -11,11 +11,11 @@ import clew
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser import Page, chromium, served  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
-
 
 def main() -> None:
+    from browser import chromium, served
+    from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         methods = ["beyond_intuition_token", "attn_lrp", "attention_rollout", "random"]
@@ -31,6 +31,8 @@ def main() -> None:
 
 
 def _take(browser, address: str, scene: Path) -> None:
+    from browser import Page
+
     page = Page(browser.new_page(viewport={"width": 1280, "height": 800}), address)
     page.page.get_by_role("button", name="A digit among clutter").click()
     page.said("done")
@@ -54,7 +56,7 @@ def _take(browser, address: str, scene: Path) -> None:
     _save(phone, "phone", full=True)
 
 
-def _save(page: Page, name: str, full: bool) -> None:
+def _save(page, name: str, full: bool) -> None:
     page.page.wait_for_timeout(800)
     page.page.screenshot(path=ROOT / "docs" / f"ui-{name}.png", full_page=full)
 

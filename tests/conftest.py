@@ -31,9 +31,12 @@ SOURCE = Path(__file__).parent.parent / "src" / "clew"
 CHECKED = sorted(f"clew.{path.stem}" for path in SOURCE.iterdir() if path.stem not in UNCHECKED | {"__init__"})
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
-from clew.capture import Capture  # noqa: E402
 
-Capture.call.__no_type_check__ = True  # it runs at every torch call, too
+@pytest.fixture(autouse=True, scope="session")
+def _unchecked_at_every_torch_call():
+    from clew.capture import Capture
+
+    Capture.call.__no_type_check__ = True
 
 
 @pytest.fixture(autouse=True)

@@ -48,9 +48,11 @@ def server(folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found
         found.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import tempfile
 import zipfile
@@ -60,7 +59,6 @@ class _Folders:
             self._last.append(made)
             if len(self._last) > 8:  # copies are made at once, so that older ones are not needed
                 self._last.popleft().cleanup()
-        atexit.register(made.cleanup)
         return Path(made.name)
 
 

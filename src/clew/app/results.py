@@ -119,7 +119,6 @@ class Results:
         """What draws a run's examples, or why they are not drawn."""
         run = self._runs[name]
         model, data = run.manifest["model"]["name"], run.manifest["data"]["name"]
-        model = f"mini:{model}" if f"mini:{model}" in self._models.names else model
         source = self._data if self._data is not None else data if str(data).startswith("mini:") else None
         if model not in self._models.names or source is None:
             return f"To see pictures and words, start with --model {model} and --data (the run is of {data})."
@@ -128,8 +127,8 @@ class Results:
             at = {example: i for i, example in enumerate(opened.ids)}
             wanted: Sequence[str] = list(dict.fromkeys(run.table.column("example").to_pylist()))
             known = all(example in at for example in wanted)
-            opened = opened.subset([at[example] for example in wanted]) if known else opened
-            if fingerprint(opened) != run.manifest["data"]["hash"] and run.manifest["complete"]:
+            used = opened.subset([at[example] for example in wanted]) if known else opened
+            if not known or run.manifest["data"]["hash"] not in (fingerprint(opened), fingerprint(used)):
                 return f"The data is not that of the run ({data}), so nothing is drawn."
             return Shown(run, classifier_of(self._models[model], opened, None), opened)
         except ClewError as error:

@@ -10,9 +10,6 @@ from ..shapes import OptionError, optional_import
 from .asking import LARGEST_FILE, Models
 from .results import Results
 
-# Gradio reads these when it is imported.
-_QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_SERVER_NAME": "127.0.0.1"}
-
 
 def serve(
     models: Models,
@@ -31,8 +28,7 @@ def serve(
 
     Raises `MissingDependency` without gradio, `OptionError` for a port that is taken.
     """
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read on import
     optional_import("gradio", extra="ui", purpose="show the page")
     from .blocks import build
 
