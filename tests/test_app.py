@@ -93,7 +93,7 @@ def test_the_code_that_is_shown_gives_the_same(models, kind, tmp_path, monkeypat
         "a 'dull' \"film\"\nindeed", ["a seven", "a two"], target,
     )  # fmt: skip
     names: dict = {}
-    exec(snippet(asked, kind).replace("print(", "str("), names)
+    exec(snippet(asked, models[name]).replace("print(", "str("), names)
     for i, answer in enumerate(answers(asked, models[name])):
         assert torch.allclose(names[f"a{i}"].all_scores, answer.all_scores, atol=1e-6)
 

@@ -15,10 +15,11 @@ from rich.table import Column, Table
 
 from .architectures import architectures
 from .attribution import Attribution
-from .cli_bench import bench, numbers, report_command
+from .cli_bench import bench, report_command
 from .cli_figure import figure_command
 from .cli_finetune import command as finetune_command
 from .cli_ui import ui
+from .cli_words import numbers
 from .compare import compare
 from .datasets.labels import class_names
 from .demo import show

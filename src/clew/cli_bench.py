@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import json
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from rich.table import Column, Table
 
 from .benchmarks import Benchmark, benchmarks
 from .chosen import chosen
+from .cli_words import helps, literal, numbers, pairs, reader_options
 from .datasets import open_dataset
 from .evaluate import classifier_of, evaluate
 from .files import slug
@@ -79,7 +78,7 @@ def _command(cls: type[Benchmark]) -> Callable[..., None]:
     """The command of one benchmark, its options read from its fields."""
     hints = typing.get_type_hints(cls)
     own = {f.name: f for f in dataclasses.fields(cls)}
-    help_of = _helps(inspect.getdoc(cls) or "")
+    help_of = helps(inspect.getdoc(cls) or "")
 
     def run(**given: Any) -> None:
         asked = {name: given.pop(name) for name in list(given) if name in own}
@@ -113,12 +112,6 @@ def _parameter(name: str, kind: Any, default: Any, what: str, *names: str) -> in
     )  # fmt: skip
 
 
-def _helps(doc: str) -> dict[str, str]:
-    """What a docstring says of each option: from "`name`:" to the next one."""
-    parts = re.split(r"`(\w+)`: ", " ".join(doc.split()))
-    return {name: re.sub(r"[`]", "", text).strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
 def _several(hint: Any) -> bool:
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     return any(typing.get_origin(kind) is tuple for kind in kinds)
@@ -128,35 +121,7 @@ def _value(given: Any, hint: Any) -> Any:
     if not _several(hint):
         return "given" if given == "target" else given
     words = [word.strip() for one in given for word in one.split(",") if word.strip()]
-    return tuple({"target": "given"}.get(word, _literal(word)) for word in words)
-
-
-def _literal(word: str) -> Any:
-    """A number where it is one, None and truth values, else the word."""
-    try:
-        return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word
-
-
-def numbers(text: str | None, flag: str) -> list[float] | None:
-    """Numbers with commas between them. Raises `OptionError` for anything else."""
-    if text is None:
-        return None
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise OptionError(f"{flag} takes numbers", expected=f"{flag} 0.5,0.5,0.5", got=text) from error
-
-
-def _pairs(given: list[str] | None, flag: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for one in given or []:
-        name, equals, value = one.partition("=")
-        if not equals or not name.strip():
-            raise OptionError(f"{flag} takes NAME=VALUE", expected=f"{flag} split=val", got=one)
-        found[name.strip()] = value.strip()
-    return found
+    return tuple({"target": "given"}.get(word, literal(word)) for word in words)
 
 
 def _bench(
@@ -185,9 +150,8 @@ def _bench(
 ) -> None:
     drawn = {"kind": kind, "subset": subset, "fraction": fraction, "sample": sample, "seed": data_seed}
     reading: dict[str, Any] = {k: v for k, v in drawn.items() if v is not None}
-    for key, text in _pairs(data_option, "--data-option").items():
-        reading[key] = [_literal(v) for v in text.split(",")] if "," in text else _literal(text)
-    tried = {key: [_literal(v) for v in text.split(",")] for key, text in _pairs(grid, "--grid").items()}
+    reading |= reader_options(data_option)
+    tried = {key: [literal(v) for v in text.split(",")] for key, text in pairs(grid, "--grid").items()}
     if dtype not in ("float32", "bfloat16", "float16"):
         raise OptionError("unknown --dtype", expected="float32, bfloat16 or float16", got=dtype)
     loaded = load(

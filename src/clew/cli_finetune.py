@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import os
-import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .cli_words import helps, reader_options
 from .finetune import finetune
 from .shapes import OptionError
 from .training.recipes import TASKS, Recipe
@@ -71,20 +70,13 @@ def _run(
     **recipe: Any,
 ) -> None:
     given = {name: value for name, value in recipe.items() if value is not None}
-    options: dict[str, Any] = {}
-    for one in data_option or []:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise OptionError("--data-option takes NAME=VALUE", expected="--data-option label=stars", got=one)
-        options[name.strip()] = (
-            value.split(",") if name.strip() in ("classes", "columns") and "," in value else _literal(value)
-        )
     if folder is not None and data is not None:
         raise OptionError("the data is given twice", expected="TASK DATA, or TASK --data DATA", got=f"{folder}, {data}")
     try:
         done = finetune(
             task, model, data if folder is None else folder, out=out, validation=_share(validation), test=_share(test),
-            data_options=options, limit=limit, lora=lora, quantize=quantize, device=device, bf16=bf16,
+            data_options=reader_options(data_option), limit=limit, lora=lora, quantize=quantize, device=device,
+            bf16=bf16,
             micro_batch=micro_batch, gradient_checkpointing=gradient_checkpointing, eval_steps=eval_steps,
             workers=workers, before=before, overwrite=overwrite, tell=lambda line: console.print(escape(line)), **given,
         )  # fmt: skip
@@ -115,20 +107,13 @@ The best weights on the validation part are kept and measured on the whole test 
 was stopped. The folder has the model, its card (README.md) and all numbers (finetune.json)."""
 
 
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def _parameters() -> list[inspect.Parameter]:
     """The command's own parameters, and one for each field of a recipe, whose default is the task's."""
     hints = typing.get_type_hints(_run, include_extras=True)
     own = [
         p.replace(annotation=hints[p.name]) for p in inspect.signature(_run).parameters.values() if p.name != "recipe"
     ]
-    said = _said(inspect.getdoc(Recipe) or "")
+    said = helps(inspect.getdoc(Recipe) or "")
     kinds = typing.get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         kind = kinds[field.name]
@@ -145,12 +130,6 @@ def _parameters() -> list[inspect.Parameter]:
             )
         )
     return [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-
-
-def _said(doc: str) -> Mapping[str, str]:
-    """What the docstring says of each field: from "`name`:" to the next one."""
-    parts = re.split(r"`(\w+)`: ", " ".join(doc.split()))
-    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def command() -> Callable[..., None]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from .datasets import Dataset
 from .files import slug
+from .identity import versions
 from .load import load
 from .loaded import LoadedModel
-from .shapes import OptionError, close_matches, optional_import
+from .shapes import InputError, OptionError, close_matches, optional_import
 from .training import state
-from .training.data import divided, holds_pictures
+from .training.data import divided
 from .training.recipes import TASKS, Task, changed
 
 logger = logging.getLogger("clew")
@@ -99,8 +100,10 @@ def finetune(
         LoadError: a model that cannot be had. OptionError: unknown options, or out of range.
     """
     optional_import("accelerate", extra="train", purpose="train models")
-    chosen, source = _task(task, data, data_options)
+    chosen, source = _task(task, data)
     recipe = changed(chosen.recipe, options)
+    if device not in (None, "cpu"):
+        raise OptionError("a GPU is taken where there is one", expected="device=None or 'cpu'", got=device)
     if eval_steps is not None and eval_steps < 1:
         raise OptionError("eval_steps is a number of steps", expected="1 or more", got=eval_steps)
     if quantize is not None and lora is None:
@@ -113,6 +116,11 @@ def finetune(
     folder = Path(out) if out is not None else Path("finetuned") / f"{slug(task)}-{slug(str(name))}"
     limit = limit if limit is not None else chosen.limit
     parts = divided(chosen, source, validation=validation, test=test, limit=limit, options=data_options)
+    if task not in TASKS and not parts.is_text:
+        chosen, recipe = TASKS["images"], changed(TASKS["images"].recipe, options)
+    if parts.is_text != (chosen.name != "images"):
+        kinds = ("texts", "pictures") if parts.is_text else ("pictures", "texts")
+        raise InputError(f"the task {chosen.name!r} is of {kinds[1]}", expected=f"data of {kinds[1]}", got=kinds[0])
     more = {"lora": lora, "quantize": quantize, "limit": limit, "eval_steps": eval_steps, "bf16": bf16}
     asked: dict[str, Any] = {
         "model": str(name),
@@ -134,9 +142,10 @@ def finetune(
     facts |= {
         "notes": list(parts.notes),
         "command": state.command(task, given, recipe, chosen.recipe),
-        "versions": state.versions(),
+        "versions": versions(("torch", "transformers", "accelerate", "peft", "timm")),
     }
-    from .training.session import Machine, Session
+    from .training.loop import Machine
+    from .training.session import Session
 
     machine = Machine(
         device=device, bf16=bf16, micro_batch=micro_batch, gradient_checkpointing=gradient_checkpointing,
@@ -147,8 +156,8 @@ def finetune(
     return Finetuned(folder, facts["before"], facts["results"]["test"], facts)
 
 
-def _task(task: str, data: Source | None, options: Mapping[str, Any] | None) -> tuple[Task, Source]:
-    """The task and its data; a task that is no name is data, of texts or pictures as its first example is."""
+def _task(task: str, data: Source | None) -> tuple[Task, Source]:
+    """The task and its data; a task that is no name is data, taken for texts until they are read."""
     named = TASKS.get(task)
     if named is not None and (data is not None or named.data is not None):
         return named, data if data is not None else named.data or ""
@@ -166,7 +175,7 @@ def _task(task: str, data: Source | None, options: Mapping[str, Any] | None) -> 
             got=task,
             todo=close_matches(task, TASKS),
         )
-    return TASKS["images" if holds_pictures(TASKS["text"], task, options or {}) else "text"], task
+    return TASKS["text"], task
 
 
 def _short(source: str | Path) -> str:

@@ -24,10 +24,10 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Versions of what is installed."""
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of what is installed of some packages."""
     found: dict[str, str] = {}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

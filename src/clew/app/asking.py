@@ -162,8 +162,9 @@ def predictions(result: Attribution, count: int = 5) -> list[tuple[str, float]]:
     return [(str(labels[k]), float(p)) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
-def snippet(asked: Asked, kind: str, truncate: bool = False) -> str:
+def snippet(asked: Asked, loaded: LoadedModel, truncate: bool = False) -> str:
     """Python that gives the same results."""
+    kind = kind_of(loaded)
     lines = ["import clew", "", f"model = clew.load({asked.model!r})"]
     if kind == "text":
         inputs, target = repr(asked.text), target_of(asked.target)
@@ -174,7 +175,7 @@ def snippet(asked: Asked, kind: str, truncate: bool = False) -> str:
     if kind == "pair":
         texts = [text.strip() for text in asked.texts if text.strip()]
         target = texts_of(texts[0]) if len(texts) == 1 else Similarity(texts)
-        more = "" if isinstance(target, Contrast) else ', side="both"'
+        more = ', side="both"' if has_words(loaded, target) else ', side="image"'
     own = "clew." if isinstance(target, (Contrast, Similarity)) else ""
     said = "" if target is None else f", target={own}{target!r}"
     for i, (name, options) in enumerate(asked.methods):

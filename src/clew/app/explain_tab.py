@@ -136,7 +136,7 @@ def explain_tab(gr: Any, models: Models) -> None:
                 found.append(answer)
                 made += cards([answer], [title])
             said = f"{len(found)} of {len(asked_for)} methods" if failed else "done"
-            written = snippet(asked, models.kind(name), cut)
+            written = snippet(asked, loaded, cut)
             yield status(said), _shown(found, made, failed), written, *off
             yield status(said), _shown(found, made, failed), written, *_files(gr, found)
         except ClewError as error:

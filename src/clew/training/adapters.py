@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shapes import OptionError, optional_import
-from .models import Trainable
+from .models import Trainable, heads
 
 
 def with_adapter(made: Trainable, rank: int, *, quantized: bool, checkpointing: bool) -> Trainable:
@@ -28,7 +28,7 @@ def with_adapter(made: Trainable, rank: int, *, quantized: bool, checkpointing: 
         lora_alpha=2 * rank,
         lora_dropout=0.05,
         target_modules="all-linear",
-        modules_to_save=None if made.kind == "text" else ["classifier"],
+        modules_to_save=None if made.kind == "text" else heads(model),
     )
     made.model = peft.get_peft_model(model, config)
     return made

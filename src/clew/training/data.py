@@ -62,7 +62,7 @@ def divided(
 
     Raises `InputError` for data without labels, with one class, or too small to be divided.
     """
-    asked = {**task.options, **(options or {})}
+    asked = dict(options or {})
     notes: list[str] = []
     whole, own = _own_parts(task, source, asked)
     if whole.classes is not None and not isinstance(source, Dataset):
@@ -91,12 +91,6 @@ def divided(
     parts, content = _disjoint({**labelled, "train": train}, is_text, notes)
     _several_classes(parts["train"], classes)
     return Parts(parts["train"], parts["validation"], parts["test"], classes, tuple(notes), content, is_text)
-
-
-def holds_pictures(task: Task, source: str | Path | Dataset, options: Mapping[str, Any]) -> bool:
-    """Whether the first example of the data has a picture."""
-    whole, _ = _own_parts(task, source, options)
-    return whole.read(0).image is not None
 
 
 def _opened(task: Task, source: str | Path | Dataset, options: Mapping[str, Any]) -> Dataset:

@@ -155,7 +155,7 @@ def make_trainer(
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=each,
         gradient_accumulation_steps=pieces,
-        per_device_eval_batch_size=max(each, 8),
+        per_device_eval_batch_size=each if machine.micro_batch is not None else max(each, 8),
         learning_rate=recipe.lr,
         lr_scheduler_type=recipe.schedule if recipe.warmup_epochs == 0 else _WITH_WARMUP[recipe.schedule],
         warmup_steps=round(recipe.warmup_epochs * steps),
@@ -252,10 +252,11 @@ class Progress(TrainerCallback):
         if not (self.show and state.is_world_process_zero):
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
         self.bar.start()
         self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
 

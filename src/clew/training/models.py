@@ -98,7 +98,6 @@ def trainable(
         if quantize is not None:
             raise OptionError("models of timm are not quantised", expected="no quantize=", got=quantize)
         made, fresh = _timm(text, path, classes)
-        made.tokenizer = None
     else:
         made, fresh = _transformers(text, path, classes, is_text=is_text, quantize=quantize)
     inner: nn.Module = made.model.model if isinstance(made.model, Pixels) else made.model
@@ -116,7 +115,7 @@ def freeze(model: nn.Module, train: str) -> None:
     if train == "all":
         return
     if train == "head":
-        wanted = _head(model)
+        wanted = heads(model)
     else:
         blocks, above = places(model)
         count = len(blocks) if train == "blocks" else int(train)
@@ -143,14 +142,14 @@ def save_memory(model: Any) -> None:
         inner.enable_input_require_grads()  # frozen embeddings give nothing that needs a gradient
 
 
-def _head(model: Any) -> list[str]:
+def heads(model: Any) -> list[str]:
     """The modules that make logits of features: what transformers puts on its base model, or timm's classifier."""
     if hasattr(model, "get_classifier"):
         classifier = model.get_classifier()
-        heads = classifier if isinstance(classifier, tuple) else (classifier,)  # distilled models have two
-        return [name for name, module in model.named_modules() if any(module is head for head in heads)]
+        found = classifier if isinstance(classifier, tuple) else (classifier,)  # distilled models have two
+        return [name for name, module in model.named_modules() if any(module is head for head in found)]
     base = getattr(model, "base_model_prefix", "")
-    return [name for name, _ in model.named_children() if name != base]
+    return [name for name, module in model.named_children() if name != base and any(True for _ in module.parameters())]
 
 
 def _begin_anew(model: nn.Module, fresh: nn.Module, count: int) -> None:

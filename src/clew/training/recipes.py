@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ class Task:
 
     `validation` is the share of the training part that is held out where the data has no part of its own for it,
     drawn by scikit-learn's `train_test_split` with `split_seed`; `stratified` keeps the shares of the classes.
-    `limit`: the first so many training examples. `splits` name the parts as the data's reader calls them.
+    `limit`: the first so many training examples.
     """
 
     name: str
@@ -88,7 +88,6 @@ class Task:
     split_seed: int = 0
     stratified: bool = True
     limit: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 TASKS = {

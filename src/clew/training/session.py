@@ -27,8 +27,6 @@ from .models import Trainable, save_memory, trainable
 from .recipes import Recipe
 from .state import from_main, save
 
-__all__ = ["Machine", "Session"]
-
 
 @dataclass
 class Session:
@@ -140,10 +138,9 @@ class Session:
                 got: Any = found.model(
                     **found.tokenizer(example.text or "", truncation=True, max_length=longest, return_tensors="pt")
                 )
-            elif found.preprocess is not None and example.image is not None:
-                got = found.model(found.preprocess(example.image)[0][None])
             else:
-                got = None
+                assert found.preprocess is not None and example.image is not None
+                got = found.model(found.preprocess(example.image)[0][None])
         values = np.asarray(getattr(got, "logits", got).float())[0]
         loose = 0.1 if self.machine.bf16 else 2e-3
         if not np.allclose(values, logits, atol=loose, rtol=loose):

@@ -7,7 +7,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -101,15 +100,3 @@ def command(task: str, given: Mapping[str, Any], recipe: Recipe, usual: Recipe) 
         elif value is not None and value is not False:
             words += [flag, str(value)]
     return shlex.join(words)
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that train."""
-    names = ("torch", "transformers", "accelerate", "peft", "timm")
-    found: dict[str, str] = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
