@@ -14,7 +14,6 @@ from .identity import versions
 from .load import load
 from .loaded import LoadedModel
 from .shapes import InputError, OptionError, close_matches, optional_import
-from .training import state
 from .training.data import divided
 from .training.recipes import TASKS, Task, changed
 
@@ -131,6 +130,9 @@ def finetune(
         "recipe": asdict(recipe),
         "more": {k: v for k, v in more.items() if v},
     }
+    from .training import state  # needs accelerate
+
+    state.processes(device)
     facts = state.from_main(lambda: state.opened(folder, asked, overwrite))
     if facts.get("results") is not None:
         logger.info("%s is done; nothing is trained", folder)

@@ -31,6 +31,7 @@ from ..shapes import InputError, OptionError, optional_import
 from .data import Part, Parts
 from .models import Trainable
 from .recipes import Recipe
+from .state import on_cpu, processes
 
 logger = logging.getLogger("clew")
 Tell = Callable[[str], None]
@@ -164,7 +165,7 @@ def make_trainer(
         max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,
         bf16=machine.bf16,
-        use_cpu=machine.device == "cpu",
+        use_cpu=on_cpu(machine.device),
         save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="selection",
@@ -203,10 +204,8 @@ _WITH_WARMUP = {"linear": "linear", "cosine": "cosine", "constant": "constant_wi
 
 def _devices(machine: Machine) -> int:
     """How many devices share a batch."""
-    from accelerate import PartialState
-
-    state = PartialState(cpu=machine.device == "cpu")
-    if state.num_processes > 1 or machine.device == "cpu":
+    state = processes(machine.device)
+    if state.num_processes > 1 or on_cpu(machine.device):
         return state.num_processes
     return max(1, torch.cuda.device_count())  # one process then uses them all
 

@@ -48,8 +48,7 @@ class Session:
             self._run(before)
 
     def _run(self, before: bool) -> None:
-        state = PartialState(cpu=self.machine.device == "cpu")
-        if not state.is_main_process:
+        if not PartialState().is_main_process:
             self.tell = lambda line: None
         made = self._made()
         if self.machine.gradient_checkpointing:

@@ -10,6 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
 from ..files import write
 from ..shapes import ClewError, InputError
 from .recipes import Recipe
@@ -18,11 +22,18 @@ STATE = "finetune.json"
 T = TypeVar("T")
 
 
+def on_cpu(device: str | None) -> bool:
+    """Whether a CPU trains: because that was asked for, or because there is nothing else."""
+    return device == "cpu" or not torch.accelerator.is_available()
+
+
+def processes(device: str | None) -> PartialState:
+    """The processes that train together; every process asks for them first, and all later questions get the same."""
+    return PartialState(cpu=on_cpu(device))
+
+
 def from_main(make: Callable[[], T]) -> T:
     """What the main process makes, in every process; an error of ours is raised in each."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
     state = PartialState()
     if state.num_processes == 1:
         return make()
