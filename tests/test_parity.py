@@ -17,7 +17,7 @@ CASES = [case.full_name for case in parity.collect(TESTS / "goldens")]
 
 @pytest.mark.parametrize("part", ["vision", "nlp/bert", "nlp/eraser", "nlp/gpt2", "nlp/qwen2", "nlp/llama"])
 def test_the_bundled_golden_arrays_agree(capsys, part):
-    """Of MAE and DINO from one first block; the others, which cost a third of the time, are for `make parity`, CI."""
+    """But for MAE's and DINO's other first blocks, which are for `make parity`, and CI."""
     others = tuple(f"__{backbone}__start{k}_" for backbone in ("mae", "dino") for k in (2, 4))
     cases = [c for c in parity.collect(TESTS / "goldens" / part) if not any(o in c.full_name for o in others)]
     only = ",".join(case.full_name for case in cases)
