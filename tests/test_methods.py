@@ -280,3 +280,44 @@ def test_a_path_of_one_point(rule):
     model, x = tiny.build("timm_token"), tiny.images((32, 32))
     found = clew.explain(model, x, method="beyond_intuition_token", n_steps=1, quadrature=rule)
     assert torch.isfinite(found.scores).all() and found.scores.any()
+
+
+class Adapted(torch.nn.Module):
+    """A layer with a low-rank addition beside it, as adapters keep it; its `weight` is the base layer's."""
+
+    def __init__(self, base, a, b):
+        super().__init__()
+        self.base, self.a, self.b, self.weight = base, a, b, base.weight
+
+    def forward(self, x):
+        return self.base(x) + x @ self.a.T @ self.b.T
+
+
+class Added(torch.nn.Module):
+    """A parametrisation: the weight and something more."""
+
+    def __init__(self, more):
+        super().__init__()
+        self.more = more
+
+    def forward(self, weight):
+        return weight + self.more
+
+
+@pytest.mark.parametrize("how", ["adapter", "parametrization"])
+def test_values_are_projected_by_what_the_model_applies(how):
+    """The same model twice: with its output projections in two parts, and with the two parts added by hand."""
+    model, merged = tiny.build("timm_token"), tiny.build("timm_token")
+    x = tiny.images((32, 32))
+    for one, other in zip(model.blocks, merged.blocks, strict=True):
+        layer, whole = one.attn.proj, other.attn.proj
+        a, b = torch.randn(2, layer.in_features).double() / 3, torch.randn(layer.out_features, 2).double() / 3
+        with torch.no_grad():
+            whole.weight.add_(b @ a)
+        if how == "adapter":
+            one.attn.proj = Adapted(layer, a, b)
+        else:
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", Added(b @ a))
+    for method in ("beyond_intuition_token", "beyond_intuition_head"):
+        one, other = (clew.explain(m.eval(), x, method=method, target=1, n_steps=3) for m in (model, merged))
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)

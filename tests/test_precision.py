@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 import clew
 from clew.doctor import state
 from clew.methods import parse
-from clew.quantized import float_forward, float_weight, is_quantized
+from clew.quantized import float_forward, float_weight, is_quantized, kernel_difference, packed_as_found
 from clew.shapes import InputError, LoadError
 
 METHODS = [
@@ -149,3 +149,107 @@ def test_a_checkpoint_is_not_quantised_silently(tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(LoadError, match="without quantize= or device_map="):
         clew.load(tmp_path / "folder", checkpoint=tmp_path / "weights.pth", quantize="4bit")
+
+
+# 4-bit weights that bitsandbytes packs anew at the first plain call, on processors with AVX512-BF16
+
+
+@pytest.fixture(params=[("nf4", False), ("nf4", True), ("fp4", False)], ids=["nf4", "nf4-nested", "fp4"])
+def four_bits(request, tmp_path):
+    """A model whose 4-bit weights fit that packing, and the folder of its float weights."""
+    from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForSequenceClassification
+
+    kind, nested = request.param
+    config = LlamaConfig(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, intermediate_size=256,
+        vocab_size=96, num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    four = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    model = LlamaForSequenceClassification.from_pretrained(tmp_path, quantization_config=four).eval()
+    return model, [part for part in model.modules() if is_quantized(part)]
+
+
+def on_such_a_processor(layers, yes):
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = yes
+
+
+def pack_anew(layers):
+    """What a plain call does to the weights there; bitsandbytes' own function, which needs no such processor."""
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu
+
+    for layer in layers:
+        state = layer.weight.quant_state
+        layer.weight.data, layer.weight.quant_state = _convert_weight_packed_for_cpu(layer.weight.data, state)
+
+
+def literal_weight(layer, *, rounded):
+    """Number by number: the code of each half of a byte, times the scale of its block of 64."""
+    from bitsandbytes.functional import dequantize_blockwise
+
+    state = layer.weight.quant_state
+    absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+    absmax = absmax.bfloat16().float() if rounded else absmax
+    halves = [half for byte in layer.weight.data.flatten().tolist() for half in (byte >> 4, byte & 0xF)]
+    scales, code = absmax.tolist(), state.code.tolist()
+    values = [code[number] * scales[place // state.blocksize] for place, number in enumerate(halves)]
+    return torch.tensor(values).view(state.shape)
+
+
+def test_4_bit_weights_are_read_in_both_orders(four_bits):
+    _, layers = four_bits
+    layers = layers[:3]
+    on_such_a_processor(layers, False)
+    for layer in layers:
+        torch.testing.assert_close(float_weight(layer), literal_weight(layer, rounded=False), rtol=1e-6, atol=1e-8)
+    expected = [literal_weight(layer, rounded=True) for layer in layers]
+    assert all(not torch.equal(w, float_weight(layer)) for w, layer in zip(expected, layers, strict=True))
+    on_such_a_processor(layers, True)
+    before = [float_weight(layer) for layer in layers]
+    pack_anew(layers)
+    for layer, w, first in zip(layers, expected, before, strict=True):
+        assert torch.equal(float_weight(layer), first)
+        torch.testing.assert_close(first, w, rtol=1e-6, atol=1e-8)
+
+
+def test_4_bit_scores_are_the_same_before_and_after_weights_are_packed_anew(four_bits):
+    model, layers = four_bits
+    ids = torch.randint(1, 96, (2, 9))
+    options = {"method": "attn_lrp", "target": 1, "checks": "off"}  # a call of ours would need that processor's kernel
+    on_such_a_processor(layers, True)
+    before = clew.explain(model, ids, **options).scores
+    pack_anew(layers)
+    assert torch.equal(clew.explain(model, ids, **options).scores, before)
+
+
+def test_4_bit_models_are_explained_on_this_processor_called_or_not(four_bits):
+    model, layers = four_bits
+    ids = torch.randint(1, 96, (2, 9))
+    states = [dict(vars(layer.weight.quant_state)) for layer in layers]
+    before = clew.explain(model, ids, method="attn_lrp", target=1)
+    for layer, state_ in zip(layers, states, strict=True):  # what the checks called has left no trace
+        assert vars(layer.weight.quant_state).keys() == state_.keys()
+        assert all(value is state_[name] for name, value in vars(layer.weight.quant_state).items())
+    with torch.no_grad():
+        model(ids)
+    after = clew.explain(model, ids, method="attn_lrp", target=1)
+    assert torch.equal(before.scores, after.scores)
+    assert all(float(kernel_difference(layer)) < 0.01 for layer in layers)
+
+
+def test_the_kernel_of_a_layer_tells_wrong_floats(four_bits, monkeypatch):
+    import clew.quantized as quantized
+
+    _, layers = four_bits
+    right = float_weight
+    monkeypatch.setattr(quantized, "float_weight", lambda module: 1.05 * right(module))
+    assert float(kernel_difference(layers[0])) > 0.04
+    monkeypatch.undo()
+    with packed_as_found(layers[0]), torch.no_grad():
+        layers[0](torch.randn(2, 128))
+    assert not getattr(layers[0].weight.quant_state, "packing_format_for_cpu", False)

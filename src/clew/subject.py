@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .borrow import borrowed, lender
-from .capture import Capture, Leaf
+from .capture import Attention, Capture, Leaf
 from .precise import Precise
 from .readout import Read, few_rows, read_of
-from .shapes import CaptureError, ClewError, InputError, OptionError
+from .shapes import CaptureError, ClewError, InputError, OptionError, Values
 from .trace import Trace, gradients_of, repeated
 
 # Patch grids by patch embedding and input shape.
@@ -234,6 +234,27 @@ class Subject:
             input_ids=_some(self.given, rows) if self.bound.is_text else None,
             target_rows=_some(self.target_rows, rows),
         )
+
+    def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
+        """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim): what the block's own output projection
+        makes of them, less what it makes of zeros (its bias), times LayerScale. With `bias` the projection alone."""
+        projection, scale = self.bound.projections[layer], self.bound.scales[layer]
+        merged = values.detach().transpose(1, 2).flatten(2)
+        with torch.no_grad(), borrowed(self.model):
+            if bias:
+                return projection(merged)
+            projected = projection(merged) - projection(torch.zeros_like(merged[:1, :1]))
+            return projected if scale is None else scale(projected)
+
+    def attend(self, layer: int, hidden: Tensor) -> Attention:
+        """What the attention of a block computes of another input (batch, token, width): normed by the block, no mask."""
+        module, norm = self.bound.attentions[layer], self.bound.norms[layer]
+        seam = Capture([module], [module], keep=frozenset({0}))
+        with torch.no_grad(), borrowed(self.model):
+            x = hidden if norm is None else norm(hidden)
+            with seam:
+                module(*[x] * (3 if isinstance(module, nn.MultiheadAttention) else 1))
+        return seam.records[0]
 
     @property
     def rows_read(self) -> Any:

@@ -175,13 +175,13 @@ class Architecture:
             inner = find_path(pool, ("attention", "attn")) or pool
             blocks, attentions = [*blocks, pool], [*attentions, inner]
             projections = [*projections, self._place(inner, ("out_proj", "proj"), "output_projection")]
-        scales = [find_path(block, self.layer_scale) for block in blocks]
+        scales = [_applied(block, self.layer_scale) for block in blocks]
         return Bound(
             architecture=self,
             blocks=blocks,
             attentions=attentions,
             projections=projections,
-            scales=[s if isinstance(s, Tensor) else None for s in scales],
+            scales=scales,
             patches=self._place(model, self.patches, "patches"),
             embeddings=self._place(model, self.embeddings, "embeddings") if self.embeddings else None,
             position_embeddings=find_path(model, self.position_embeddings),
@@ -215,7 +215,7 @@ class Bound:
     blocks: list[nn.Module]
     attentions: list[nn.Module]
     projections: list[Any]
-    scales: list[Tensor | None]
+    scales: list[Callable[[Tensor], Tensor] | None]  # LayerScale, as the block applies it
     patches: nn.Module
     embeddings: nn.Module | None
     position_embeddings: nn.Module | Tensor | None
@@ -285,6 +285,19 @@ def find(model: nn.Module) -> Architecture:
         got=f"a module with {children or 'no submodules'}",
         todo="declare it:\n" + template,
     )
+
+
+def _applied(block: nn.Module, path: Path) -> Callable[[Tensor], Tensor] | None:
+    """LayerScale of a block: the module that holds the vector, or a product with a vector of the block itself."""
+    scale = find_path(block, path)
+    if not isinstance(scale, Tensor):
+        return None
+    for dotted in path if isinstance(path, tuple) else (path,):
+        owner, _, _ = dotted.rpartition(".")
+        holder = find_path(block, owner) if owner else None
+        if isinstance(holder, nn.Module) and find_path(block, dotted) is scale:
+            return holder
+    return scale.detach().mul
 
 
 def find_path(root: Any, path: Path) -> Any:

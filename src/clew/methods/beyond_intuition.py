@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..quadrature import Quadrature, quadrature_rule
-from ..quantized import float_weight
 from ..shapes import Attn, OptionError, Rows, Scores, at_least_float32
 from ..subject import Subject
 from ..trace import Result, Trace, mean_heads
@@ -96,7 +95,7 @@ def beyond_intuition_token(
 
     r, rows, ratios = trace.start(separate=feedback), list[Tensor](), list[Tensor]()
     for layer in reversed(layers):
-        ratio = _token_ratio(trace, layer, late=late)
+        ratio = _token_ratio(subject, trace, layer, late=late)
         r = trace.chain(r, layer, lambda A, rho=ratio: mean_heads(A) * rho[:, None].to(A.dtype))
         rows = [r, *rows] if subject.details else [r]
         ratios.insert(0, trace.over_tokens(ratio, layer))
@@ -119,44 +118,29 @@ def _head_importance(g_v: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
     return torch.where(everything > 0, total / everything, 1 / total.shape[-1])
 
 
-def _token_ratio(trace: Trace, layer: int, *, late: bool = False) -> Tensor:
+def _token_ratio(subject: Subject, trace: Trace, layer: int, *, late: bool = False) -> Tensor:
     """`‖γ ⊙ (V W_O)_j‖ / ‖x_j‖`: (batch, token)."""
-    attention, bound = trace[layer], trace.bound
-    merged = _late_values(trace, layer) if late else attention.v.detach().transpose(1, 2).flatten(2)
-    projected = torch.nn.functional.linear(merged, _weight_of(bound.projections[layer]))
-    scale = bound.scales[layer]
-    if scale is not None:
-        projected = projected * scale.detach()
+    attention = trace[layer]
+    values = _late_values(subject, trace, layer) if late else attention.v
+    projected = subject.project(layer, values)
     assert attention.hidden is not None
-    hidden = attention.hidden[:, -merged.shape[1] :]  # a pool may leave prefix tokens out
+    hidden = attention.hidden[:, -projected.shape[1] :]  # a pool may leave prefix tokens out
     return at_least_float32(projected).norm(dim=-1) / at_least_float32(hidden).norm(dim=-1)
 
 
-@torch.no_grad()
-def _late_values(trace: Trace, layer: int) -> Tensor:
-    """Released quirk: values (batch, token, width) of the stream behind the block's attention, `x + O W_O`."""
+def _late_values(subject: Subject, trace: Trace, layer: int) -> Tensor:
+    """Released quirk: values of the stream behind the block's attention, `x + O W_O`, as the attention makes them."""
     bound, attention = trace.bound, trace[layer]
-    module: Any = bound.attentions[layer]
-    norm, values, packed = bound.norms[layer], getattr(module, "v_proj", None), getattr(module, "in_proj_weight", None)
-    if norm is None or (values is None and packed is None):
+    if bound.norms[layer] is None:
         raise OptionError(
             "the released ratio is not defined for these blocks",
-            expected="blocks with a norm before attention, and a layer for its values",
-            got=f"{type(bound.blocks[layer]).__name__} with {type(module).__name__}",
+            expected="blocks with a norm before attention",
+            got=f"{type(bound.blocks[layer]).__name__} with {type(bound.attentions[layer]).__name__}",
             todo='use variant="paper"',
         )
     assert attention.hidden is not None
-    behind = norm(attention.hidden + bound.projections[layer](attention.o.detach().transpose(1, 2).flatten(2)))
-    if values is not None:
-        return values(behind)
-    assert packed is not None
-    return torch.nn.functional.linear(behind, packed.chunk(3)[2], module.in_proj_bias.chunk(3)[2])
-
-
-def _weight_of(projection: Any) -> Tensor:
-    """The weight of an output projection, (out, in); GPT-2's layers keep it the other way round."""
-    weight = float_weight(projection)
-    return weight.mT if type(projection).__name__ == "Conv1D" else weight
+    behind = attention.hidden + subject.project(layer, attention.o, bias=True)
+    return subject.attend(layer, behind).v
 
 
 @dataclass(frozen=True)
