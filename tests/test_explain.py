@@ -416,3 +416,39 @@ def test_a_method_may_be_written_with_its_options(model, x):
     assert torch.equal(written.all_scores, plain.all_scores) and written.method == "beyond_intuition_head"
     with pytest.raises(OptionError, match="no option 'steps'"):
         clew.explain(model, x, method="beyond_intuition_head(steps=3)")
+
+
+class Encoder(torch.nn.Module):
+    """A ViT of torch's own layers, whose blocks get (token, batch, width) unless `batch_first`."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(24, 2, 48, norm_first=True, batch_first=batch_first)
+        self.batch_first, self.cut = batch_first, torch.nn.Conv2d(3, 24, 8, 8)
+        self.encoder = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.position, self.head = torch.nn.Parameter(torch.randn(1, 9, 24)), torch.nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.cut(x).flatten(2).mT + self.position
+        x = self.encoder(x) if self.batch_first else self.encoder(x.transpose(0, 1)).transpose(0, 1)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 9])  # nine tokens
+def test_blocks_that_get_tokens_first_are_explained_as_those_that_get_examples_first(batch):
+    first, other = Encoder(True).double().eval(), Encoder(False).double().eval()
+    other.load_state_dict(first.state_dict())
+    mine = clew.Architecture(
+        name="encoder", classes=(), blocks="encoder.layers", attention="self_attn",
+        output_projection="self_attn.out_proj", patches="cut", readout=lambda model: clew.Readout.mean(),
+    )  # fmt: skip
+    x = torch.randn(batch, 3, 24, 24).double()
+    for method in clew.methods():
+        if "lrp" in method or method in ("transformer_attribution", "random"):
+            continue  # relevance wants examples first, and says so
+        options = {"method": method, "architecture": mine, "target": 1}
+        options |= {"n_steps": 2} if method == "integrated_gradients" else {}
+        one, same = (clew.explain(model, x, **options).scores for model in (first, other))
+        torch.testing.assert_close(same, one, rtol=1e-9, atol=1e-12)
+    with pytest.raises(clew.ClewError, match="does not have its examples first"):
+        clew.explain(other, torch.cat([x, x]) if batch != 9 else x, method="attn_lrp", architecture=mine)

@@ -38,12 +38,15 @@ class Handwritten(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.3)
 
 
+BATCH = 2
+
+
 def qkv():
     return [torch.randn(2, 4, 7, 5).double() for _ in range(3)]
 
 
 def watch(module, *inputs, leaf=None):
-    with Capture([module], [module], keep=frozenset({0}), leaf=leaf) as seam:
+    with Capture([module], [module], BATCH, keep=frozenset({0}), leaf=leaf) as seam:
         output = module(*inputs)
     return output, seam.records[0]
 
@@ -149,7 +152,7 @@ def test_multi_head_attention_is_torchs_own_to_the_last_bit(kind, mask, need_wei
     try:
         with torch.no_grad():
             expected, weights = module(*inputs, **options)
-            with borrowed(module), Capture([module], [module], keep=frozenset({0})) as seam:
+            with borrowed(module), Capture([module], [module], BATCH, keep=frozenset({0})) as seam:
                 found, found_weights = module(*inputs, **options)
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
@@ -163,7 +166,7 @@ def test_multi_head_attention_is_torchs_own_to_the_last_bit(kind, mask, need_wei
 def test_multi_head_attention_with_extra_keys_is_refused():
     module = nn.MultiheadAttention(12, 3, add_zero_attn=True, batch_first=True).eval()
     x = torch.randn(2, 7, 12)
-    with pytest.raises(CaptureError, match="keys of its own"), Capture([module], [module], keep=frozenset({0})):
+    with pytest.raises(CaptureError, match="keys of its own"), Capture([module], [module], BATCH, keep=frozenset({0})):
         module(x, x, x)
     assert not module._forward_hooks
 
@@ -180,7 +183,7 @@ def test_two_attention_calls_in_one_block_are_refused():
 def test_another_model_run_inside_is_not_seen():
     inner, outer = Handwritten("sdpa"), Handwritten("sdpa")
     q, k, v = qkv()
-    with Capture([outer], [outer], keep=frozenset({0})) as seam:
+    with Capture([outer], [outer], BATCH, keep=frozenset({0})) as seam:
         inner(q, k, v)
         assert not seam.records
         outer(q, k, v)
@@ -190,7 +193,7 @@ def test_another_model_run_inside_is_not_seen():
 def test_other_threads_are_not_seen():
     module = Handwritten("sdpa")
     q, k, v = qkv()
-    with Capture([module], [module], keep=frozenset({0})) as seam:
+    with Capture([module], [module], BATCH, keep=frozenset({0})) as seam:
         thread = threading.Thread(target=module, args=(q, k, v))
         thread.start()
         thread.join()
@@ -199,7 +202,7 @@ def test_other_threads_are_not_seen():
 
 def test_hooks_are_gone_after_an_error():
     module = Handwritten("sdpa")
-    with pytest.raises(AttributeError), Capture([module], [module], keep=frozenset({0}), hidden=frozenset({0})):
+    with pytest.raises(AttributeError), Capture([module], [module], BATCH, keep=frozenset({0}), hidden=frozenset({0})):
         module(1, 2, 3)
     assert not module._forward_hooks
     assert not module._forward_pre_hooks

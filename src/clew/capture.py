@@ -91,7 +91,8 @@ class Capture(Seam):
     `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
     parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
     rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
-    leave the others zero.
+    leave the others zero. `batch` is the number of examples; blocks that get (token, batch, width) show it, or where
+    there are as many tokens as examples `token_first` says so.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -100,11 +101,13 @@ class Capture(Seam):
         self,
         blocks: Sequence[nn.Module],
         attentions: Sequence[nn.Module],
+        batch: int,
         *,
         keep: frozenset[int] = frozenset(),
         hidden: frozenset[int] = frozenset(),
         leaf: Leaf | None = None,
         reads: Sequence[int] | None = None,
+        token_first: bool = False,
     ) -> None:
         super().__init__()
         self.records: dict[int, Attention] = {}
@@ -112,7 +115,7 @@ class Capture(Seam):
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
         self._inputs: dict[int, Tensor] = {}
         self._layer: int | None = None
-        self._batch = 0
+        self._batch, self._token_first = batch, token_first
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -126,9 +129,9 @@ class Capture(Seam):
 
     def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-        self._batch = value.shape[0]
         if layer in self._hidden:
-            self._inputs[layer] = value.detach()
+            turned = value.ndim == 3 and (self._token_first or value.shape[0] != self._batch == value.shape[1])
+            self._inputs[layer] = value.detach().transpose(0, 1) if turned else value.detach()
         self.switch_on()
 
     def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -152,6 +152,13 @@ def propagate(
     miss an operation.
     """
     name, chosen = rule_set(rules)
+    if subject.token_first(subject.given.shape[0]):  # which the tape could not see
+        raise CaptureError(
+            "a tensor that relevance passes does not have its examples first",
+            expected="(batch, token, width)",
+            got="(token, batch, width), in the blocks",
+            todo="LRP needs layers whose inputs are (batch, token, width)",
+        )
     # What the head does not read of the last block need not be computed, for targets that are made of the logits.
     reads = subject.rows_read if subject.per_row else None
     tape = Tape(

@@ -7,7 +7,6 @@ or the sequence that enters the first block), which a hook replaces: the model n
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,11 +20,14 @@ from torch import Tensor, nn
 from .architectures import Bound
 from .borrow import borrowed, lender
 from .capture import Attention, Capture, Leaf
+from .passing import replacing, seen_at
 from .precise import Precise
 from .readout import Read, few_rows, read_of
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
 from .trace import Trace, gradients_of, repeated
 
+# Whether blocks get (token, batch, width), by the first of them.
+_token_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 # Patch grids by patch embedding and input shape.
 _grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
 
@@ -104,6 +106,14 @@ class Subject:
         return self.given.shape[0] * self.each
 
     @property
+    def length(self) -> int:
+        """Number of tokens that enter the blocks."""
+        if self.bound.is_text:
+            return self.given.shape[1]
+        rows, columns = self.grid()
+        return self.bound.prefix + rows * columns
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return self.bound.depth
@@ -155,7 +165,7 @@ class Subject:
                 args.append(value)
         with ExitStack() as stack:
             if x is not None and self.bound.is_text:
-                stack.callback(_replacing(at or self.bound.patches, x).remove)
+                stack.callback(replacing(at or self.bound.patches, x).remove)
             if self.precise:
                 stack.enter_context(Precise(self.model))
             try:
@@ -204,7 +214,17 @@ class Subject:
         """
         keep, inputs_of = frozenset(attention), frozenset(hidden)
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
-        seam = Capture(self.bound.blocks, self.bound.attentions, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads)
+        batch = (self.given if x is None else x[:: self.each]).shape[0]
+        seam = Capture(
+            self.bound.blocks,
+            self.bound.attentions,
+            batch,
+            keep=keep,
+            hidden=inputs_of,
+            leaf=leaf,
+            reads=reads,
+            token_first=bool(inputs_of) and self.token_first(batch),
+        )
         with borrowed(self.model):
             with seam, torch.set_grad_enabled(leaf is not None):
                 output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
@@ -220,7 +240,7 @@ class Subject:
                 score = self.score(output, rows, clean=x is None)
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
         reader = partial(self.read, rows=rows)
-        return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows), self.each)
+        return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows), self.each, self.length)
 
     def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
         """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
@@ -236,8 +256,8 @@ class Subject:
         )
 
     def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
-        """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim): what the block's own output projection
-        makes of them, less what it makes of zeros (its bias), times LayerScale. With `bias` the projection alone."""
+        """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim): what the block's own output
+        projection makes of them, less what it makes of zeros (its bias), times LayerScale; with `bias` all it makes."""
         projection, scale = self.bound.projections[layer], self.bound.scales[layer]
         merged = values.detach().transpose(1, 2).flatten(2)
         with torch.no_grad(), borrowed(self.model):
@@ -247,9 +267,9 @@ class Subject:
             return projected if scale is None else scale(projected)
 
     def attend(self, layer: int, hidden: Tensor) -> Attention:
-        """What the attention of a block computes of another input (batch, token, width): normed by the block, no mask."""
+        """What the attention of a block computes, without a mask, of another input (batch, token, width)."""
         module, norm = self.bound.attentions[layer], self.bound.norms[layer]
-        seam = Capture([module], [module], keep=frozenset({0}))
+        seam = Capture([module], [module], len(hidden), keep=frozenset({0}))
         with torch.no_grad(), borrowed(self.model):
             x = hidden if norm is None else norm(hidden)
             with seam:
@@ -346,47 +366,29 @@ class Subject:
             self._values[module] = seen
         return self._values[module]
 
-    def _output_of(self, module: nn.Module, rows: Tensor | None) -> Tensor | None:
-        """What a module puts out in a pass that is left there."""
-        seen: list[Tensor] = []
-        thread = threading.get_ident()
+    def token_first(self, batch: int) -> bool:
+        """Whether blocks get (token, batch, width), where a pass of `batch` examples cannot show it: seen on one."""
+        if batch != self.length:
+            return False
+        block = self.bound.blocks[0]
+        if block not in _token_first:
+            seen = self._output_of(block, torch.zeros(1, dtype=torch.long, device=self.given.device), entering=True)
+            _token_first[block] = seen is not None and seen.ndim == 3 and seen.shape[0] != 1 == seen.shape[1]
+        return _token_first[block]
 
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                seen.append(output.detach())
-                raise _Found  # nothing after it is needed
+    def _output_of(self, module: nn.Module, rows: Tensor | None, *, entering: bool = False) -> Tensor | None:
+        """What a module puts out, or what enters it, in a pass that is left there: of all inputs, or of some `rows`."""
 
-        hook = module.register_forward_hook(stop)
-        try:
-            with torch.no_grad(), borrowed(self.model):
-                if rows is None or self.bound.is_text:
-                    self.forward(None, rows)
-                else:
-                    groups = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
-                    self.forward(self._repeated[groups], groups)
-        except _Found:
-            pass
-        finally:
-            hook.remove()
-        return seen[0] if seen else None
+        def call() -> None:
+            if rows is None or self.bound.is_text:
+                self.forward(None, rows if rows is None else rows * self.each)
+            else:
+                groups = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
+                self.forward(self._repeated[groups], groups)
 
-
-class _Found(Exception):
-    """Ends a forward pass early."""
+        with torch.no_grad(), borrowed(self.model):
+            return seen_at(module, call, entering=entering)
 
 
 def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
     return values if values is None or rows is None else values[rows.to(values.device)]
-
-
-def _replacing(module: nn.Module, x: Tensor) -> Any:
-    """A hook by which a module puts out `x`, in this thread."""
-    thread = threading.get_ident()
-
-    def replace(module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != thread:
-            return output
-        assert output.shape == x.shape
-        return x
-
-    return module.register_forward_hook(replace)

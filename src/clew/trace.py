@@ -28,8 +28,9 @@ Mix = Callable[..., Tensor]
 class Trace:
     """What one forward pass left: `layers` (attention by layer number), the model's `output`, the `score` (batch,).
 
-    `reader` tells which rows of a layer the head reads, `mask` (batch, token) which tokens are no padding. Where `each`
-    input has several targets, `layers` hold every input once, `trace[layer]` and all else once for each target.
+    `reader` tells which rows of a layer the head reads, `mask` (batch, token) which tokens are no padding, `length` how
+    many tokens enter the blocks. Where `each` input has several targets, `layers` hold every input once, `trace[layer]`
+    and all else once for each target.
     """
 
     bound: Bound
@@ -39,6 +40,7 @@ class Trace:
     reader: Callable[[int, Tensor], Read]
     mask: Tensor | None = None
     each: int = 1
+    length: int = 0
     _repeated: dict[int, Attention] = field(default_factory=dict[int, Attention], init=False)
 
     def __getitem__(self, layer: int) -> Attention:
@@ -55,7 +57,9 @@ class Trace:
         return self.layers[layer].v.shape[2] + (self.bound.prefix if self._pool_skips_prefix(layer) else 0)
 
     def _pool_skips_prefix(self, layer: int) -> bool:
-        return self.bound.pooled and layer == self.bound.last and not self.bound.readout.with_prefix
+        """Whether an attention pool was given the patches alone, as its keys show."""
+        pool = self.bound.pooled and layer == self.bound.last
+        return pool and self.layers[layer].v.shape[2] + self.bound.prefix == self.length
 
     def gradients(self, wanted: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Tensor]:
         """`∂score/∂v` or `∂score/∂o` for some (layer, "v" | "o"), in one backward pass for each target of an input."""
