@@ -65,8 +65,8 @@ def test_padding_on_any_side_changes_nothing(case):
         options |= {"n_steps": 2} if method.startswith("beyond_intuition") else {}
         target = [target_of(name, row, start) for row, start in zip(rows, first, strict=True)]
         together = clew.explain(model, inputs, target=target if any(target) else None, **options)
-        # How torch folds the product in `nn.MultiheadAttention` depends on whether the weights are frozen.
-        assert together.checks["forward_difference"] <= (1e-13 if name.startswith("pair_open") else 0)
+        # The model's own call, in its own precision: some cast to float32 in between.
+        assert together.checks["forward_difference"] <= 1e-5
         assert torch.isfinite(together.scores).all()
         for i, row in list(enumerate(rows))[k % 2 :: 2]:  # padded on the right, or on the left
             alone = clew.explain(model, row, target=target_of(name, row, 0), **options)

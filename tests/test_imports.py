@@ -15,7 +15,7 @@ SOURCE = Path(clew.__file__).parent
 LAYERS = {
     "shapes": 0, "discovery": 0, "outputs": 1, "files": 1, "words": 1, "quantized": 1, "borrow": 2, "quadrature": 1,
     "sparse": 1,
-    "passes": 1, "passing": 1,
+    "passes": 1, "passing": 1, "measured": 1, "paths": 2,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
     "generation_html": 3, "pair": 3, "things": 5, "architectures.pairs": 4, "target_kinds": 1,
@@ -27,6 +27,7 @@ LAYERS = {
     "minis.digit_scenes": 7, "minis.film_reviews": 1, "minis.captions": 1, "minis": 7, "minis.training": 1,
     "minis.captioned": 8,
     "minis.train_digits": 8, "minis.train_reviews": 8, "minis.train_pairs": 9,
+    "verify": 9, "verify.*": 8,
     "prepare_text": 7, "inputs": 5, "prepare": 8, "pair_model": 9, "assemble": 10, "windows": 11, "similarity": 11,
     "explain": 12, "generation": 13,
     "metrics.curves": 1, "metrics.segmentation": 1, "metrics.eraser_files": 1, "metrics.eraser": 2,

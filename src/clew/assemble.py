@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attribution import Attribution
-from .borrow import borrowed, lender
 from .image_attribution import ImageAttribution
 from .outputs import logits_of
 from .prepare import Prepared
@@ -24,9 +22,7 @@ from .subject import Subject
 from .text_attribution import TextAttribution
 from .texts import TextBatch
 from .trace import Result, repeated
-
-# The difference instrumentation made to the logits, by model and input shape.
-_differences: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
+from .verify import AsCalled, Made, verified
 
 # Details whose last axis does not run over tokens.
 _OVER_OTHERS = ("head_importance", "path_scores")
@@ -50,13 +46,27 @@ class Settings:
             raise OptionError("unknown zero_cls", expected="True, False or 'min'", got=self.zero_cls)
 
 
-def attribution_of(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> Attribution:
-    """The attribution. Raises `InputError` where scores are not those of the model's tokens."""
+@dataclass(frozen=True)
+class Request:
+    """What `explain` was asked: the model and input as they were given, the target, and the method's options."""
+
+    call: AsCalled
+    target: Any
+    options: Mapping[str, Any]
+
+
+def attribution_of(
+    ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings, request: Request
+) -> Attribution:
+    """The attribution, verified. Raises `InputError` where scores are not those of the model's tokens, `CheckFailed`
+    where something that it is made of disagrees with something independent."""
     make = _of_images if ready.text is None else _of_texts
-    return make(ready, subject, method, result, settings)
+    return make(ready, subject, method, result, settings, request)
 
 
-def _of_images(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> Attribution:
+def _of_images(
+    ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings, request: Request
+) -> Attribution:
     bound, x, grid = ready.bound, subject.x, subject.grid()
     size = x.shape[-2], x.shape[-1]
     patch = _patch_size(bound.patches, size, grid)
@@ -72,7 +82,23 @@ def _of_images(ready: Prepared, subject: Subject, method: str, result: Result, s
             got=tuple(scores.shape),
             todo="correct `prefix` or `patches` in the declaration",
         )
-    checks = _verified(subject, scores, settings)
+    common = _common(ready, subject, method, result, settings)
+    made = Made(
+        method=method,
+        asked=request.options,
+        target=request.target,
+        kind=subject.target.kind,
+        result=result,
+        names=common["target"],
+        score=common["score"],
+        labels=ready.labels,
+        placed=scores[:, bound.prefix :],
+        pictures=ready.pictures,
+        preprocess=ready.preprocess,
+        grid=grid,
+        patch=patch,
+    )
+    checks = _checked(subject, scores, settings, request, made)
     checks["prefix_share"] = _share(scores, scores[:, : bound.prefix])
     if settings.zero_cls and bound.prefix:
         scores = _without_first(scores, settings.zero_cls)
@@ -88,11 +114,13 @@ def _of_images(ready: Prepared, subject: Subject, method: str, result: Result, s
         maps_per_image=subject.each,
         details={k: v.detach() for k, v in result.details.items()} if settings.details else {},
         checks={**checks, **result.checks},
-        **_common(ready, subject, method, result, settings),
+        **common,
     )
 
 
-def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> Attribution:
+def _of_texts(
+    ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings, request: Request
+) -> Attribution:
     text = ready.text
     assert text is not None
     scores = _scores(method, result).detach()
@@ -103,7 +131,20 @@ def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, se
             got=tuple(scores.shape),
         )
     scores = text.restored(scores)
-    checks = _verified(subject, scores, settings)
+    common = _common(ready, subject, method, result, settings)
+    made = Made(
+        method=method,
+        asked=request.options,
+        target=request.target,
+        kind=subject.target.kind,
+        result=result,
+        names=common["target"],
+        score=common["score"],
+        labels=ready.labels,
+        placed=scores,
+        text=text,
+    )
+    checks = _checked(subject, scores, settings, request, made)
     special = text.special.to(scores.device)
     checks["special_share"] = _share(scores, scores * special)
     if any(text.unseen):
@@ -125,7 +166,7 @@ def _of_texts(ready: Prepared, subject: Subject, method: str, result: Result, se
         logits=None if logits is None else logits.detach(),
         details=_restored(result.details, text) if settings.details else {},
         checks={**checks, **result.checks},
-        **_common(ready, subject, method, result, settings),
+        **common,
     )
 
 
@@ -148,14 +189,14 @@ def _scores(method: str, result: Result) -> Tensor:
     return result.scores
 
 
-def _verified(subject: Subject, scores: Tensor, settings: Settings) -> dict[str, Any]:
+def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Request, made: Made) -> dict[str, Any]:
     found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1)}
     if subject.backend is not None:
         found["attention"] = subject.backend
     if packed := sum(map(is_quantized, subject.model.modules())):
         found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
-        found["forward_difference"] = _forward_difference(subject, again=settings.checks == "full")
+        found |= verified(subject, request.call, made, again=settings.checks == "full")
     return found
 
 
@@ -181,25 +222,6 @@ def _common(ready: Prepared, subject: Subject, method: str, result: Result, sett
 @cache
 def _version() -> str:
     return metadata.version("clew")
-
-
-def _forward_difference(subject: Subject, *, again: bool) -> float:
-    """Largest change that instrumenting every block makes to the logits; measured once per model and input shape."""
-    key = (
-        subject.bound.architecture.name,
-        subject.backend,
-        tuple(subject.given.shape),
-        subject.given.dtype,
-        subject.precise,
-        str(subject.given.device),
-    )
-    known = _differences.setdefault(lender(subject.model), {})
-    if again or key not in known:
-        with torch.no_grad(), borrowed(subject.model):
-            plain = _logits(subject.forward())
-            seen = _logits(subject.run(range(subject.last + 1), hidden=range(subject.last + 1)).output)
-        known[key] = 0.0 if plain is None or seen is None else float((plain - seen).abs().max())
-    return known[key]
 
 
 def _logits(output: Any) -> Tensor | None:

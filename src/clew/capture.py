@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -26,6 +26,21 @@ Leaf = tuple[int, Literal["v", "o"]]
 
 
 @dataclass
+class Witness:
+    """What autograd itself said of `∂score/∂o`, seen by a hook: at a few `rows` (row,), (batch, head, row, dim) for
+    each backward pass; and which rows it `reached` at all, (batch, query) each."""
+
+    rows: Tensor
+    at_rows: list[Tensor] = field(default_factory=list[Tensor])
+    reached: list[Tensor] = field(default_factory=list[Tensor])
+
+    def sees(self, g: Tensor) -> None:
+        """A gradient that comes by."""
+        self.at_rows.append(g.detach()[:, :, self.rows.to(g.device)])
+        self.reached.append(g.detach().abs().amax((1, 3)) > 0)
+
+
+@dataclass
 class Attention:
     """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
 
@@ -39,6 +54,7 @@ class Attention:
     causal: bool = False
     probs: Attn | None = None
     hidden: Hidden | None = None
+    witness: Witness | None = None
 
     def repeated(self, each: int) -> Attention:
         """The same attention with every example so often, without a graph."""
@@ -92,7 +108,7 @@ class Capture(Seam):
     parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
     rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
     leave the others zero. `batch` is the number of examples; blocks that get (token, batch, width) show it, or where
-    there are as many tokens as examples `token_first` says so.
+    there are as many tokens as examples `token_first` says so. `witness` keeps what is needed to verify a result.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -108,14 +124,16 @@ class Capture(Seam):
         leaf: Leaf | None = None,
         reads: Sequence[int] | None = None,
         token_first: bool = False,
+        witness: bool = False,
     ) -> None:
         super().__init__()
         self.records: dict[int, Attention] = {}
+        self.pulls: list[tuple[Tensor, Tensor]] = []  # a row of what layers pulled back, written out and as it was made
         self._blocks, self._attentions = blocks, attentions
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
         self._inputs: dict[int, Tensor] = {}
         self._layer: int | None = None
-        self._batch, self._token_first = batch, token_first
+        self._batch, self._token_first, self._witness = batch, token_first, witness
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -150,7 +168,8 @@ class Capture(Seam):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is F.linear and self._leaf is not None:
-            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads)
+            pulls = self.pulls if self._witness and self.records else None
+            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads, pulls=pulls)
         if self._layer is None:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
@@ -234,6 +253,12 @@ class Capture(Seam):
             )
         if layer in self._hidden:
             attention.hidden = self._inputs.pop(layer, None)
+        if self._witness:
+            count = attention.o.shape[2]
+            few = sorted({0, count // 3, 2 * count // 3, count - 1})
+            attention.witness = Witness(torch.tensor(few, device=attention.o.device))
+            if attention.o.requires_grad:
+                attention.o.register_hook(attention.witness.sees)
         self.records[layer] = attention
 
 
@@ -241,14 +266,19 @@ class _SparseLinear(torch.autograd.Function):
     """`F.linear` with frozen weights, computed only for tokens that matter: `rows`, and those a gradient reaches."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, pulls: Any) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.rows = rows
+        ctx.rows, ctx.pulls = rows, pulls
         return linear_of(x, weight, bias, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return pulled(gradients[0], ctx.saved_tensors[0], ctx.rows), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (g,), (weight,) = gradients, ctx.saved_tensors
+        found = pulled(g, weight, ctx.rows)
+        if ctx.pulls is not None and len(ctx.pulls) < _PULLS:
+            row = g[..., 0].abs().flatten().argmax()  # one that the gradient reaches
+            ctx.pulls.append((g.flatten(0, 1)[row] @ weight, found.flatten(0, 1)[row]))
+        return found, None, None, None, None
 
 
 def _linear(
@@ -258,14 +288,16 @@ def _linear(
     *,
     seen: Attention | None,
     reads: Sequence[int] | None,
+    pulls: list[tuple[Tensor, Tensor]] | None,
 ) -> Tensor:
     frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
     if not (frozen and input.ndim == 3 and input.requires_grad):
         return F.linear(input, weight, bias)
     rows = None if seen is None else rows_read(input, seen.o.shape[0], seen.o.shape[2], reads)
-    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows))
+    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows, pulls))
 
 
+_PULLS = 8  # layers of a pass whose gradient is written out in one row
 _PRODUCTS = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Architecture
-from .assemble import Settings, attribution_of
+from .assemble import Request, Settings, attribution_of
 from .attribution import Attribution
 from .loaded import LoadedModel
 from .methods import find as find_method
@@ -23,6 +23,7 @@ from .shapes import OptionError, TargetError
 from .similarity import Pairs
 from .subject import Subject
 from .targets import Target, flat, resolve, rows_of
+from .verify import AsCalled
 from .windows import Windows
 
 
@@ -61,8 +62,9 @@ def explain(
         side: of image–text models, whether to explain the "image", the "text" or "both"; default: the input's side.
         score: explain the logit, the probability or the log-probability of the target.
         architecture: a declaration to use instead of the registered one.
-        checks: "default" verifies once per model and input shape that instrumentation leaves the output as it was;
-            "full" verifies it again; "off" does not.
+        checks: "default" verifies each step against something independent of it: the model called as you call it (once
+            per model and input shape), its own attention output, gradients, the rows that its head reads, padding, the
+            score, where scores are placed; "full" calls the model every time; "off" verifies nothing.
         details: keep the method's intermediate results in `Attribution.details`.
         normalize: "minmax" or "max" over the patches of each example, as the papers' code does; default: raw scores.
         zero_cls: set the score of the first token (CLS, BOS) to 0, or with "min" to the least score.
@@ -74,7 +76,8 @@ def explain(
         **options: options of the method, see `clew.methods()[name].options`.
 
     Raises:
-        ClewError: a subclass that says what was expected, what came, and what to do.
+        CheckFailed: the result would be wrong; says what disagrees with what, and by how much.
+        ClewError: another subclass that says what was expected, what came, and what to do.
     """
     if isinstance(method, str) and "(" in method:  # as tables and the command line write it
         method, own = parse(method)
@@ -102,14 +105,16 @@ def explain(
     # Gradients are needed whatever mode the caller is in.
     with torch.inference_mode(False), torch.enable_grad(), progress_bar(chosen.name, show_progress) as progress:
         ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)
-        subject = subject_of(ready, target, score, details=details, progress=progress)
+        subject = subject_of(ready, target, score, details=details, progress=progress, verify=checks != "off")
         if ready.text is None:
             subject.grid()  # a declaration that does not fit is told before anything runs
         result = chosen(subject, **options)
         if subject.target is None:
             with torch.no_grad():
                 subject.score(subject.forward(), clean=True)
-        return attribution_of(ready, subject, chosen.name, result, settings)
+        tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
+        call = AsCalled(module, inputs, tokenizer, truncate)
+        return attribution_of(ready, subject, chosen.name, result, settings, Request(call, target, options))
 
 
 def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **more: Any) -> Subject:

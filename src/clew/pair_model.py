@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .borrow import borrowed
 from .loaded import LoadedModel
 from .pair import Pair, find_pair, tower
 from .precise import Precise
 from .prepare import encoder_inputs, unwrap
-from .shapes import ClewError, InputError, OptionError, UnknownArchitecture
+from .quantized import is_quantized
+from .shapes import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture
 from .things import Things, things
 
 _CHUNK = 64  # texts or images encoded at a time
@@ -34,7 +35,8 @@ def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = Fal
     for start in range(0, len(some.items), _CHUNK):
         chunk = some.some(range(start, min(start + _CHUNK, len(some.items))))
         inputs = encoder_inputs(replace(model, model=made), chunk, is_text=some.side == "text", truncate=truncate)
-        with borrowed(made), torch.no_grad(), Precise(made) if precise else nullcontext():
+        _same_tokens(chunk, inputs, model.tokenizer)
+        with torch.no_grad(), _lent(made, precise):
             try:
                 found.append(made.encode(**inputs))
             except ClewError:
@@ -45,6 +47,30 @@ def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = Fal
                 expected = f"{some.side}s as the model takes them"
                 raise InputError(f"{name} cannot encode this", expected=expected, got=f"{shapes}: {error}") from error
     return torch.cat(found)
+
+
+def _same_tokens(texts: Any, inputs: Mapping[str, Any], tokenizer: Any) -> None:
+    """Token numbers against the tokenizer's own. Raises `CheckFailed` where they are others."""
+    for i, text in enumerate(texts if isinstance(texts, list) else []):
+        if not isinstance(text, str):
+            continue
+        own = list(tokenizer(text)["input_ids"])
+        found = inputs["input_ids"][i, : len(own)].tolist()
+        if found != own[: len(found)]:
+            raise CheckFailed(
+                "a text reaches the model with other tokens than its own", expected=own, got=found, todo="report this"
+            )
+
+
+@contextmanager
+def _lent(made: nn.Module, precise: bool) -> Generator[None]:
+    """As the model's user calls it; quantised layers compute with floats, and casts are left out, only where asked."""
+    if precise or any(map(is_quantized, made.modules())):
+        with borrowed(made), Precise(made) if precise else nullcontext():
+            yield
+        return
+    with torch.inference_mode(False):
+        yield
 
 
 @dataclass

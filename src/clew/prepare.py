@@ -35,6 +35,7 @@ class Prepared:
     precise: bool
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
+    preprocess: Any = None  # what made the model's input of pictures, if something did
 
     @property
     def parameters(self) -> set[str]:
@@ -91,7 +92,8 @@ def prepare(
     labels = loaded.labels if loaded is not None else _labels(module)
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
         labels = None
-    return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text)
+    made = loaded.preprocess if loaded is not None and not isinstance(inputs, (Tensor, Mapping)) else None
+    return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
 
 
 def _first_floats(*modules: nn.Module) -> Tensor:

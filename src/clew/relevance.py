@@ -32,7 +32,8 @@ class Relevance:
     positional encoding got, `entering` both together before they were told apart. `pixels` (batch, height, width) on
     the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from input to
     output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention `A_l`.
-    `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention.
+    `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are the
+    rules as they were asked for; `at_leaf` (batch, patch) is input times gradient where relevance ends, by autograd.
     """
 
     rules: str
@@ -48,6 +49,8 @@ class Relevance:
     attention: Mapping[int, Tensor]
     inner: Positions
     depth: int
+    asked: str | Mapping[str, Any] = ""
+    at_leaf: Tensor | None = None
 
     def by_layer(self) -> Tensor | None:
         """Relevance of positions inside the blocks, signed, (batch, layer, token); None where there are none."""
@@ -192,7 +195,10 @@ def propagate(
                 parts.append(_back(subject, name, tape, one, output, start, last=target == subject.each - 1))
         finally:
             tape.release()
-    return parts[0] if len(parts) == 1 else _interleaved(parts)
+    found = replace(parts[0] if len(parts) == 1 else _interleaved(parts), asked=rules)
+    if subject.verify:
+        subject.relevance.append(found)
+    return found
 
 
 def _back(subject: Subject, rules: str, tape: Tape, score: Tensor, output: Any, start: str, *, last: bool) -> Relevance:
@@ -214,7 +220,12 @@ def _back(subject: Subject, rules: str, tape: Tape, score: Tensor, output: Any, 
     pixels = None
     if tape.level == "pixel":
         pixels = (tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels).sum(1)
-    return _collected(subject, rules, tape, total, pixels)
+    found = _collected(subject, rules, tape, total, pixels)
+    if tape.level != "token":
+        return found
+    placed = tape.leaf.detach() * g_x
+    placed = placed.sum(-1) if placed.ndim == 3 else placed.sum(1).flatten(1)
+    return replace(found, at_leaf=at_least_float32(placed))
 
 
 def _interleaved(parts: list[Relevance]) -> Relevance:
@@ -240,6 +251,7 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
     return replace(
         first,
         **{name: together([getattr(p, name) for p in parts]) for name in names},
+        at_leaf=None if first.at_leaf is None else together([p.at_leaf for p in parts if p.at_leaf is not None]),
         pixels=None if first.pixels is None else together([p.pixels for p in parts if p.pixels is not None]),
         flow={
             k: Flow(together([p.flow[k].total for p in parts]), together([p.flow[k].size for p in parts]))

@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = [
     "Attn",
     "CaptureError",
+    "CheckFailed",
     "ClewError",
     "Hidden",
     "InputError",
@@ -84,6 +85,10 @@ class UnknownArchitecture(ClewError, TypeError):
 
 class CaptureError(ClewError, RuntimeError):
     """The forward pass did not show what the declaration promises."""
+
+
+class CheckFailed(ClewError, RuntimeError):
+    """What was computed disagrees with something independent of it, so that the result would be wrong."""
 
 
 class LoadError(ClewError, OSError):

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from .architectures import Bound
 from .borrow import borrowed, lender
 from .capture import Attention, Capture, Leaf
+from .measured import Measured
 from .passing import replacing, seen_at
+from .paths import Taken, baseline, chunk_size
 from .precise import Precise
+from .quadrature import Quadrature
 from .readout import Read, few_rows, read_of
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
 from .trace import Trace, gradients_of, repeated
@@ -59,6 +62,10 @@ class Subject:
     target_rows: Tensor | None = None
     constant: dict[str, Any] = field(default_factory=dict[str, Any])
     each: int = 1
+    verify: bool = False  # whether what a check needs is kept
+    traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
+    relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
+    measured: list[Measured] = field(default_factory=list[Measured], init=False)
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
     backend: str | None = field(default=None, init=False)
@@ -212,7 +219,11 @@ class Subject:
         holding the examples `rows` (default: all, in order). `readout_only` spares what the head does not read of the
         last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
         """
-        keep, inputs_of = frozenset(attention), frozenset(hidden)
+        wanted, inputs_of = frozenset(attention), frozenset(hidden)
+        verified = self.verify and x is None
+        keep = wanted | {self.last} if verified else wanted
+        if verified and leaf is None:  # which rows reach the score is seen by a gradient of the last block's tail
+            leaf = (self.last, "o")
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]
         seam = Capture(
@@ -224,6 +235,7 @@ class Subject:
             leaf=leaf,
             reads=reads,
             token_first=bool(inputs_of) and self.token_first(batch),
+            witness=verified,
         )
         with borrowed(self.model):
             with seam, torch.set_grad_enabled(leaf is not None):
@@ -240,7 +252,11 @@ class Subject:
                 score = self.score(output, rows, clean=x is None)
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
         reader = partial(self.read, rows=rows)
-        return Trace(self.bound, seam.records, output, score, reader, _some(self.mask, rows), self.each, self.length)
+        mask = _some(self.mask, rows)
+        trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length, seam.pulls)
+        if verified:
+            self.traces.append(trace)
+        return trace
 
     def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
         """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
@@ -297,19 +313,26 @@ class Subject:
         clean = x is self.x and rows is None
         with borrowed(self.model), torch.enable_grad():
             once = x[:: self.each].detach().requires_grad_()
+            seen: list[Tensor] = []
+            if self.verify:
+                once.register_hook(lambda g: seen.append(g.detach()))
             score = self.score(self.forward(repeated(once, self.each), rows), rows, clean=clean)
-            return gradients_of(score, [once], self.each)[0], score.detach()
+            found = gradients_of(score, [once], self.each)[0]
+        if seen:
+            own = seen[0] if self.each == 1 else torch.stack(seen, 1).flatten(0, 1)
+            self.measure("gradient", own, found, "the gradient of the input, against what autograd handed to it")
+        return found, score.detach()
+
+    def measure(self, name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None) -> None:
+        """Note how far something that was computed is from what it should be, relative to its largest size."""
+        if self.verify:
+            self.measured.append(Measured.of(name, expected, found, words, allowed=allowed))
 
     # Paths
 
     def baseline(self, baselines: float | Tensor, x: Tensor) -> Tensor:
         """A baseline for each example, in the shape of `x`. Raises `OptionError` if it does not fit."""
-        try:
-            return torch.as_tensor(baselines, dtype=x.dtype, device=x.device).expand_as(x)
-        except RuntimeError as error:
-            shape = tuple(baselines.shape) if isinstance(baselines, Tensor) else baselines
-            expected = f"a number or a tensor that expands to {tuple(x.shape)}"
-            raise OptionError("baselines do not fit the input", expected=expected, got=shape) from error
+        return baseline(baselines, x)
 
     def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Tensor]]:
         """Pairs (point, example) of a path, a chunk at a time: `points` × `batch` of them in all.
@@ -317,18 +340,19 @@ class Subject:
         Without `internal_batch_size` a chunk is as large as runs fastest: 4 to 16 inputs on a CPU, whose caches
         are small, a whole batch or 64 inputs elsewhere. A target that scores whole batches only gets whole batches.
         """
-        if internal_batch_size is not None and internal_batch_size < 1:
-            raise OptionError("internal_batch_size is too small", expected="at least 1", got=internal_batch_size)
-        on_cpu = self.given.device.type == "cpu"
-        inputs = self.given.shape[0]
-        size = self.each * (internal_batch_size or (min(max(4, inputs), 16) if on_cpu else max(64, inputs)))
-        if not self.per_row:
-            size = self.batch
+        size = chunk_size(self.given, internal_batch_size) * self.each if self.per_row else self.batch
         pairs = torch.arange(points * self.batch, device=self.given.device)
         for chunk in pairs.split(size) if len(pairs) else ():
             yield chunk // self.batch, chunk % self.batch
             if self.progress is not None:
                 self.progress(int(chunk[-1]) + 1, len(pairs))
+
+    def measure_path(self, quadrature: str, rule: Quadrature, taken: Taken) -> None:
+        """Note whether a path was gone as its rule says: its moments, on the inputs that the model got."""
+        if self.verify:
+            expected, found = taken.moments(quadrature, len(rule.points))
+            words = "the path that was integrated along: sums of its weights times powers of how far its points lie"
+            self.measure("path", expected, found, words, allowed=1e-2 if self.x.dtype.itemsize < 4 else 1e-4)
 
     # Reading a module's output
 

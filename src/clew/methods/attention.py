@@ -35,6 +35,8 @@ def random(subject: Subject, *, seed: int | Sequence[int] = 0) -> Scores:
         for one in each
     ]  # fmt: skip
     scores = torch.cat(drawn)
+    if trace.mask is not None:
+        scores = scores * trace.mask.to(scores)
     return scores.to(subject.x.device, torch.promote_types(subject.x.dtype, torch.float32))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..paths import Taken, scaled_along
 from ..quadrature import Quadrature, quadrature_rule
 from ..shapes import Attn, OptionError, Rows, Scores, at_least_float32
 from ..subject import Subject
@@ -61,7 +62,7 @@ def beyond_intuition_head(
         rows = [r, *rows] if subject.details else [r]
         importances.insert(0, importance)
     details = {"head_importance": torch.stack(importances, 1)} if len({i.shape for i in importances}) == 1 else {}
-    path = _Path(rule, baselines, internal_batch_size, gradients.get((subject.last, "o")))
+    path = _Path(quadrature, rule, baselines, internal_batch_size, gradients.get((subject.last, "o")))
     return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
@@ -100,7 +101,7 @@ def beyond_intuition_token(
         rows = [r, *rows] if subject.details else [r]
         ratios.insert(0, trace.over_tokens(ratio, layer))
     details = {"token_ratio": torch.stack(ratios, 1)}
-    path = _Path(rule, baselines, internal_batch_size, last_gradient)
+    path = _Path(quadrature, rule, baselines, internal_batch_size, last_gradient)
     return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
@@ -147,6 +148,7 @@ def _late_values(subject: Subject, trace: Trace, layer: int) -> Tensor:
 class _Path:
     """How the feedback is integrated; `clean_gradient` is `∂s/∂o` of the last block at the input, if it is a point."""
 
+    name: str
     rule: Quadrature
     baselines: Baselines
     internal_batch_size: int | None
@@ -185,29 +187,30 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[t
     and the score at each point of the path, (batch, point)."""
     last, x, rule = subject.last, subject.path_input, path.rule
     start, read, v = subject.baseline(path.baselines, x), clean.read(), clean[last].v
+    taken = Taken(start, x)
     dtype = read.weights.dtype
-    alphas = rule.points.to(x.dtype).to(x.device)
     count = read.weights.shape[1]
     totals = tuple(v.new_zeros(*v.shape[:2], count, v.shape[2], dtype=dtype) for _ in range(2))
     weights = [w.to(dtype).to(v.device) for w in (rule.weights, rule.coarse)]
-    path_scores = clean.score.detach()[:, None].repeat(1, len(alphas))
+    path_scores = clean.score.detach()[:, None].repeat(1, len(rule.points))
 
-    def add(G: Attn, point: Tensor, example: Tensor) -> None:
+    def add(G: Attn, scaled: Tensor, point: Tensor, example: Tensor) -> None:
+        taken.add(scaled, weights[0][point.to(v.device)], example)
         for total, w in zip(totals, weights, strict=True):
             total.index_add_(0, example.to(v.device), G * w[point.to(v.device)][:, None, None, None])
 
-    points, everyone = len(alphas), torch.arange(subject.batch, device=x.device)
+    points, everyone = len(rule.points), torch.arange(subject.batch, device=x.device)
     if path.clean_gradient is not None:  # the clean pass is the last point
         points -= 1
         G = clean[last].attention_gradient(path.clean_gradient, read.rows)
-        add(G, torch.full_like(everyone, points), everyone)
+        add(G, x, torch.full_like(everyone, points), everyone)
     for point, example in subject.chunks(points, path.internal_batch_size):
-        alpha = alphas[point].view(-1, *[1] * (x.ndim - 1))
-        scaled = start[example] + alpha * (x - start)[example]
+        scaled = scaled_along(start, x, rule, point, example)
         trace = subject.run([last], leaf=(last, "o"), x=scaled, rows=example, readout_only=True)
         g_o = trace.gradients([(last, "o")])[last, "o"]
-        add(trace[last].attention_gradient(g_o, trace.read().rows), point, example)
+        add(trace[last].attention_gradient(g_o, trace.read().rows), scaled, point, example)
         path_scores[example, point] = trace.score.detach()
+    subject.measure_path(path.name, rule, taken)
     return (totals[0], totals[1]), path_scores
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..paths import Taken, scaled_along
 from ..quadrature import quadrature_rule
 from ..shapes import OptionError, at_least_float32
 from ..subject import Subject
@@ -46,16 +47,16 @@ def integrated_gradients(
     x = subject.x
     start = subject.baseline(baselines, x)
     rule = quadrature_rule(quadrature, n_steps)
-    points, weights = (t.to(x.dtype).to(x.device) for t in (rule.points, rule.weights))
-    released = is_released(variant)
-    if released:
-        weights = weights * points
+    own = rule.weights.to(x.dtype).to(x.device)
+    released, taken = is_released(variant), Taken(start, x)
+    weights = own * rule.points.to(own) if released else own
     total = torch.zeros_like(at_least_float32(x))
     for point, example in subject.chunks(n_steps, internal_batch_size):
-        alpha = points[point].view(-1, *[1] * (x.ndim - 1))
-        scaled = start[example] + alpha * (x - start)[example]
+        scaled = scaled_along(start, x, rule, point, example)
         gradient, _ = subject.input_gradient(scaled, example)
-        total.index_add_(0, example, (gradient * weights[point].view_as(alpha)).to(total.dtype))
+        taken.add(scaled, own[point], example)
+        total.index_add_(0, example, (gradient * weights[point].view(-1, *[1] * (x.ndim - 1))).to(total.dtype))
+    subject.measure_path(quadrature, rule, taken)
     if released or not multiply_by_inputs:
         return _result(subject, total)
     values = (x - start) * total

@@ -1,0 +1,474 @@
+"""Faults that are put into clew on purpose: each a function that patches it, by name. `test_faults.py` says what must
+then happen: a result that comes out wrong is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from clew.capture import Attention
+from clew.images import Preprocess
+from clew.targets import Resolved
+from clew.texts import TextBatch
+from clew.trace import Trace
+
+FAULTS = {}
+
+
+def part(name):
+    """A module of clew; some share their name with a function."""
+    return importlib.import_module(f"clew.{name}")
+
+
+def fault(function):
+    FAULTS[function.__name__.replace("_", " ")] = function
+    return function
+
+
+def wrapped(monkeypatch, home, name, change):
+    """Replace a function or method by `change(the original, *args, **kwargs)`."""
+    original = getattr(home, name)
+    monkeypatch.setattr(home, name, lambda *args, **kwargs: change(original, *args, **kwargs))
+
+
+def result_of(home, name, change):
+    """A fault: what a function returns is changed."""
+    return lambda patch: wrapped(patch, home, name, lambda f, *a, **k: change(f(*a, **k)))
+
+
+def names(**faults):
+    FAULTS.update({name.replace("_", " "): function for name, function in faults.items()})
+
+
+# Attention
+
+
+def rescaled(f, self, *args, **kwargs):
+    return torch.softmax(2 * f(self, *args, **kwargs).clamp(min=1e-30).log(), -1)
+
+
+names(
+    attention_at_twice_the_scale=lambda p: wrapped(p, Attention, "probabilities", rescaled),
+    attention_of_another_head=result_of(Attention, "probabilities", lambda A: A.roll(1, 1)),
+    attention_uniform=result_of(Attention, "probabilities", lambda A: torch.full_like(A, 1 / A.shape[-1])),
+    attention_of_the_next_key=result_of(Attention, "probabilities", lambda A: A.roll(1, -1)),
+    attention_of_another_example=result_of(Attention, "probabilities", lambda A: A.roll(1, 0)),
+    attention_squared=result_of(Attention, "probabilities", lambda A: A.square() / A.square().sum(-1, keepdim=True)),
+    attention_gradient_with_the_wrong_sign=result_of(Attention, "attention_gradient", torch.neg),
+    attention_gradient_of_another_head=result_of(Attention, "attention_gradient", lambda G: G.roll(1, 1)),
+    attention_gradient_of_the_next_key=result_of(Attention, "attention_gradient", lambda G: G.roll(1, -1)),
+    attention_gradient_without_its_sign=result_of(Attention, "attention_gradient", torch.abs),
+    gradients_with_the_wrong_sign=result_of(Trace, "gradients", lambda d: {k: -g for k, g in d.items()}),
+    gradients_of_another_head=result_of(Trace, "gradients", lambda d: {k: g.roll(1, 1) for k, g in d.items()}),
+    gradients_halved=result_of(Trace, "gradients", lambda d: {k: g / 2 for k, g in d.items()}),
+)
+
+
+@fault
+def the_seam_calls_the_kernel_at_another_scale(patch):
+    def change(f, self, query, key, value, *args, scale=None, **kwargs):
+        return f(self, query * 1.5, key, value, *args, scale=scale, **kwargs)
+
+    wrapped(patch, part("capture").Capture, "_sdpa", change)
+
+
+@fault
+def gradients_of_inputs_with_the_wrong_sign(patch):
+    for home in (part("subject"), part("trace")):
+        wrapped(patch, home, "gradients_of", lambda f, *a, **k: [-g for g in f(*a, **k)])
+
+
+@fault
+def sparse_layers_pull_back_with_the_wrong_sign(patch):
+    wrapped(patch, part("capture"), "pulled", lambda f, *a, **k: -f(*a, **k))
+
+
+@fault
+def transposed_attention_in_the_chain(patch):
+    def change(f, self, r, layer, mix, **kwargs):
+        def turned(*maps):
+            C = mix(*maps)
+            return C.mT if C.shape[-1] == C.shape[-2] else C.flip(-1)
+
+        return f(self, r, layer, turned, **kwargs)
+
+    wrapped(patch, Trace, "chain", change)
+
+
+@fault
+def the_chain_without_residuals(patch):
+    wrapped(patch, Trace, "chain", lambda f, self, r, layer, mix, **k: f(self, r, layer, mix, **k) - r)
+
+
+@fault
+def the_chain_of_another_layer(patch):
+    def change(f, self, r, layer, mix, **kwargs):
+        others = [k for k in self.layers if k != layer]
+        return f(self, r, others[0] if others else layer, mix, **kwargs)
+
+    wrapped(patch, Trace, "chain", change)
+
+
+# Masks, padding, positions
+
+
+@fault
+def a_mask_that_is_dropped_before_the_model(patch):
+    def change(f, self, *args, **kwargs):
+        kept = self.inputs
+        if "attention_mask" in kept:
+            self.inputs = {**kept, "attention_mask": torch.ones_like(kept["attention_mask"])}
+        try:
+            return f(self, *args, **kwargs)
+        finally:
+            self.inputs = kept
+
+    wrapped(patch, part("subject").Subject, "forward", change)
+
+
+@fault
+def masks_left_out_of_attention_made_again(patch):
+    def change(f, self, *args, **kwargs):
+        return f(dataclasses.replace(self, mask=None, causal=False), *args, **kwargs)
+
+    wrapped(patch, Attention, "probabilities", change)
+
+
+@fault
+def one_real_token_masked_for_the_model(patch):
+    def change(f, self, *args, **kwargs):
+        kept = self.inputs
+        if "attention_mask" in kept:
+            mask = kept["attention_mask"].clone()
+            mask[:, 2] = 0
+            self.inputs = {**kept, "attention_mask": mask}
+        try:
+            return f(self, *args, **kwargs)
+        finally:
+            self.inputs = kept
+
+    wrapped(patch, part("subject").Subject, "forward", change)
+
+
+@fault
+def scores_of_tokens_moved_by_one(patch):
+    wrapped(patch, TextBatch, "restored", lambda f, self, values, axis=1: f(self, values.roll(1, axis), axis))
+
+
+@fault
+def an_unknown_token_before_each_text(patch):
+    def change(f, texts, *args, **kwargs):
+        first = [(f"zzq {t[0]}", t[1]) if isinstance(t, tuple) else f"zzq {t}" for t in texts]
+        return f(first, *args, **kwargs)
+
+    wrapped(patch, part("prepare_text"), "tokenized", change)
+
+
+@fault
+def token_numbers_in_another_order(patch):
+    def change(f, self, values, fill=0):
+        found = f(self, values, fill)
+        if found.shape[:2] == self.order.shape and not found.is_floating_point() and found.ndim == 2:
+            found = torch.cat([found[:, :1], found[:, 1:3].flip(1), found[:, 3:]], 1)
+        return found
+
+    wrapped(patch, TextBatch, "arranged", change)
+
+
+@fault
+def positions_that_begin_at_one(patch):
+    def change(f, self, *args, **kwargs):
+        kept = self.constant
+        if self.bound.is_text and self.bound.architecture.name in ("hf_bert", "hf_llama"):
+            length = self.given.shape[1]
+            self.constant = {**kept, "position_ids": torch.arange(1, 2 * length, 2)[None]}
+        try:
+            return f(self, *args, **kwargs)
+        finally:
+            self.constant = kept
+
+    wrapped(patch, part("subject").Subject, "forward", change)
+
+
+# Readout
+
+
+def other_rows(read):
+    return dataclasses.replace(read, rows=read.rows + 1)
+
+
+names(
+    the_row_beside_the_one_that_the_head_reads=result_of(part("subject"), "read_of", other_rows),
+    readout_weights_negative=result_of(
+        part("subject"), "read_of", lambda r: dataclasses.replace(r, weights=-r.weights)
+    ),
+    readout_weights_doubled=result_of(
+        part("subject"), "read_of", lambda r: dataclasses.replace(r, weights=2 * r.weights)
+    ),
+    rows_that_are_few_miss_the_row=result_of(part("subject"), "few_rows", lambda rows: rows and [r + 1 for r in rows]),
+    the_start_is_another_row=result_of(Trace, "start", lambda r: r.roll(1, -1)),
+)
+
+
+# Rules
+
+
+@fault
+def linear_layers_hand_on_half(patch):
+    wrapped(patch, part("operations.layers"), "pulled", lambda f, *a, **k: f(*a, **k) / 2)
+
+
+@fault
+def linear_layers_by_absolute_weights(patch):
+    wrapped(patch, part("operations.layers"), "pulled", lambda f, S, W, *a: f(S, W.abs(), *a))
+
+
+@fault
+def activations_hand_on_plain_gradients(patch):
+    from clew.operations.layers import activation
+    from clew.tape import HANDLERS
+
+    for function in [f for f, handler in HANDLERS.items() if handler is activation]:
+        patch.setitem(HANDLERS, function, lambda tape, func, args, kwargs: func(*args, **kwargs))
+
+
+@fault
+def norms_without_their_means(patch):
+    from clew.operations.layers import norm
+
+    def change(f, tape, func, args, kwargs, x, compute, pull, bias, eps):
+        def short(g):
+            return pull(g) * 1.3
+
+        return norm(tape, func, args, kwargs, x, compute, short, bias, eps)
+
+    wrapped(patch, part("operations.layers"), "norm", change)
+
+
+@fault
+def relevance_of_queries_and_keys_with_the_wrong_sign(patch):
+    from clew.tape import HANDLERS
+
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    right = HANDLERS[sdpa]
+
+    def turned(tape, func, args, kwargs):
+        (q, k, *rest) = args
+        return right(tape, func, (tape.through(q, lambda g, _: -g), tape.through(k, lambda g, _: -g), *rest), kwargs)
+
+    patch.setitem(HANDLERS, sdpa, turned)
+
+
+@fault
+def values_get_relevance_of_the_next_token(patch):
+    from clew.tape import HANDLERS
+
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    right = HANDLERS[sdpa]
+
+    def turned(tape, func, args, kwargs):
+        q, k, v, *rest = args
+        return right(tape, func, (q, k, tape.through(v, lambda g, _: g.roll(1, 2)), *rest), kwargs)
+
+    patch.setitem(HANDLERS, sdpa, turned)
+
+
+@fault
+def patches_get_three_times_the_relevance(patch):
+    def change(found):
+        return dataclasses.replace(found, semantic=3 * found.semantic, entering=3 * found.entering)
+
+    wrapped(patch, part("relevance"), "_collected", lambda f, *a, **k: change(f(*a, **k)))
+
+
+@fault
+def another_rule_set_than_the_one_asked_for(patch):
+    from clew.rule_sets import RULE_SETS
+
+    def change(f, rules):
+        name, _ = f(rules)
+        return name, RULE_SETS["cp_lrp" if name != "cp_lrp" else "attn_lrp"]
+
+    wrapped(patch, part("relevance"), "rule_set", change)
+
+
+@fault
+def another_rule_set_asked_of_the_tape(patch):
+    wrapped(
+        patch, part("methods.lrp"), "propagate",
+        lambda f, subject, rules, **k: f(subject, "cp_lrp" if rules != "cp_lrp" else "attn_lrp", **k),
+    )  # fmt: skip
+
+
+names(
+    relevance_of_tokens_in_another_order=result_of(part("methods.lrp"), "reduced", lambda s: s.roll(1, -1)),
+    relevance_collected_in_another_order=result_of(
+        part("relevance"),
+        "_collected",
+        lambda r: dataclasses.replace(r, semantic=r.semantic.roll(1, 1), entering=r.entering.roll(1, 1)),
+    ),
+    relevance_of_positions_moved_by_one=result_of(
+        part("methods.lrp"), "with_positions", lambda found: (found[0].roll(1, 1), found[1])
+    ),
+)
+
+
+# Paths
+
+
+@fault
+def weights_of_the_path_doubled(patch):
+    for home in (part("methods.beyond_intuition"), part("methods.gradient")):
+        result_of(home, "quadrature_rule", lambda q: dataclasses.replace(q, weights=2 * q.weights))(patch)
+
+
+@fault
+def points_of_the_path_squared(patch):
+    for home in (part("methods.beyond_intuition"), part("methods.gradient")):
+        result_of(home, "quadrature_rule", lambda q: dataclasses.replace(q, points=q.points**2))(patch)
+
+
+@fault
+def paths_that_do_not_move(patch):
+    for home in (part("methods.beyond_intuition"), part("methods.gradient")):
+        wrapped(patch, home, "scaled_along", lambda f, start, x, rule, point, example: x[example])
+
+
+# Targets
+
+
+@fault
+def the_least_likely_class_for_the_predicted_one(patch):
+    def change(f, target, output, batch, labels, kind="logit", **kwargs):
+        if target is None:
+            logits = part("outputs").logits_of(output)
+            target = (logits if logits.ndim == 2 else logits[:, -1]).argmin(-1).tolist()
+        return f(target, output, batch, labels, kind, **kwargs)
+
+    wrapped(patch, part("explain"), "resolve", change)
+
+
+@fault
+def the_next_class_under_this_class_s_name(patch):
+    def change(found):
+        plus = None if found.plus is None else (found.plus + 1) % 3
+        return dataclasses.replace(found, plus=plus)
+
+    wrapped(patch, part("explain"), "resolve", lambda f, *a, **k: change(f(*a, **k)))
+
+
+@fault
+def this_class_under_the_next_class_s_name(patch):
+    def change(found, labels):
+        known = list(labels or [f"class {i}" for i in range(10)])
+        following = [known[(known.index(n) + 1) % len(known)] if n in known else n + "!" for n in found.names]
+        return dataclasses.replace(found, names=following)
+
+    wrapped(
+        patch, part("explain"), "resolve",
+        lambda f, target, output, batch, labels, *a, **k: change(f(target, output, batch, labels, *a, **k), labels),
+    )  # fmt: skip
+
+
+names(the_score_with_the_wrong_sign=result_of(Resolved, "__call__", torch.neg))
+
+
+# Pictures
+
+
+@fault
+def mean_and_deviation_left_out(patch):
+    def change(f, self, image):
+        return f(dataclasses.replace(self, mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std)), image)
+
+    wrapped(patch, Preprocess, "__call__", change)
+
+
+@fault
+def colours_in_the_wrong_order(patch):
+    wrapped(patch, Preprocess, "__call__", lambda f, self, image: ((r := f(self, image))[0].flip(0), r[1]))
+
+
+@fault
+def pictures_upside_down(patch):
+    wrapped(patch, Preprocess, "__call__", lambda f, self, image: ((r := f(self, image))[0].flip(1), r[1]))
+
+
+names(patches_summed_in_another_order=result_of(part("assemble"), "_patch_sums", lambda s: s.roll(1, -1)))
+
+
+# The loan
+
+
+def while_lent(enter):
+    """A fault that lasts while the model is lent."""
+
+    def put(patch):
+        for home in (part("subject"), part("relevance"), part("pair_model")):
+            original = home.borrowed
+
+            @contextmanager
+            def lent(model, original=original):
+                with original(model), enter(model):
+                    yield
+
+            patch.setattr(home, "borrowed", lent)
+
+    return put
+
+
+@contextmanager
+def larger(model):
+    """Larger once, however often it is lent inside itself."""
+    if getattr(larger, "inside", False):
+        yield
+        return
+    larger.inside = True
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    kept = [p.data for p in weights]
+    for p in weights:
+        p.data = p.data * 1.05
+    try:
+        yield
+    finally:
+        larger.inside = False
+        for p, data in zip(weights, kept, strict=True):
+            p.data = data
+
+
+@contextmanager
+def without_a_block(model):
+    blocks = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1)
+
+    def dropped(module, args, kwargs, output):
+        x = args[0] if args else kwargs["hidden_states"]
+        return (x, *output[1:]) if isinstance(output, tuple) else x
+
+    hook = blocks[1].register_forward_hook(dropped, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+names(
+    weights_larger_while_the_model_is_lent=while_lent(larger),
+    a_block_dropped_while_the_model_is_lent=while_lent(without_a_block),
+)
+
+
+# Projections
+
+
+@fault
+def values_projected_with_their_bias(patch):
+    wrapped(patch, part("subject").Subject, "project", lambda f, self, layer, v, **k: f(self, layer, v, bias=True))
+
+
+@fault
+def values_projected_by_another_layer(patch):
+    wrapped(patch, part("subject").Subject, "project", lambda f, self, layer, v, **k: f(self, layer - 1, v, **k))

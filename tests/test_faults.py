@@ -1,0 +1,92 @@
+"""clew broken on purpose, in many ways: a result that comes out wrong is refused, none is handed out.
+
+"Wrong" is a score, a target or its value that differs from those of the unbroken clew by more than 1e-3 of the largest.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from faults import FAULTS
+
+import clew
+from clew.verify import called
+
+METHODS = {
+    "images": ["raw_attention", "generic_attribution", "beyond_intuition_token", "integrated_gradients", "attn_lrp",
+               "lrp(rules='z_plus')"],
+    "texts": ["attention_rollout", "gradient_attention_rollout", "beyond_intuition_head", "input_x_gradient", "pa_lrp",
+              "transformer_attribution"],
+    "decoder": ["attention_rollout", "attention_gradcam", "beyond_intuition_token", "saliency", "pa_lrp", "cp_lrp"],
+    "pairs": ["raw_attention", "generic_attribution", "beyond_intuition_head", "input_x_gradient", "attn_lrp"],
+}  # fmt: skip
+FEW = {"integrated_gradients": {"n_steps": 6}}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """Models with their inputs and targets; several targets, so that no fault is one for one of them only."""
+    scenes, reviews = clew.captioned_scenes(), clew.reviews(8)
+    texts = sorted((r.text for r in reviews), key=len)
+    return {
+        "images": (clew.load("mini:digits"), clew.scenes().images[:2], [None, 3]),
+        "texts": (clew.load("mini:reviews-bert"), [texts[0], texts[-1]], [None, 1]),
+        "decoder": (clew.load("mini:reviews-llama"), [texts[0], texts[-1]], [None, 1]),
+        "pairs": (clew.load("mini:digits-clip"), scenes.images[:2], [clew.Similarity(c) for c in scenes.captions[:2]]),
+    }
+
+
+def explained(setting, method):
+    model, inputs, target = setting
+    target = target if isinstance(target[0], clew.Similarity) else [t if t is not None else None for t in target]
+    if target[0] is None:  # a list holds classes only
+        first = clew.explain(model, inputs[0], method=method, **FEW.get(method, {}))
+        second = clew.explain(model, inputs, method=method, target=target[1], **FEW.get(method, {}))
+        return [first, second]
+    return [clew.explain(model, inputs, method=method, target=target)]
+
+
+@pytest.fixture(scope="module")
+def right(settings):
+    return {
+        (name, method): explained(settings[name], method) for name, methods in METHODS.items() for method in methods
+    }
+
+
+def is_wrong(one, other):
+    if one.target != other.target or one.all_scores.shape != other.all_scores.shape:
+        return True
+    size = float(other.all_scores.abs().max())
+    return (
+        float((one.all_scores - other.all_scores).abs().max()) > 1e-3 * size
+        or float((one.score - other.score).abs().max()) > 1e-3 * float(other.score.abs().max())
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_wrong_result_is_refused(name, settings, right, monkeypatch, untyped):
+    FAULTS[name](monkeypatch)
+    silent, refused, unchanged = [], [], []
+    for key, expected in right.items():
+        try:
+            found = explained(settings[key[0]], key[1])
+        except clew.ClewError as error:
+            refused.append((*key, str(error).splitlines()[0]))
+            continue
+        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:  # it does not even run
+            refused.append((*key, repr(error)))
+            continue
+        wrong = any(is_wrong(a, b) for a, b in zip(found, expected, strict=True))
+        (silent if wrong else unchanged).append(key)
+    assert not silent, silent
+    assert refused, "this fault changes nothing here"
+
+
+def test_nothing_is_refused_without_a_fault(settings, right):
+    called._known.clear()
+    for name, methods in METHODS.items():
+        for method in methods:
+            for found in explained(settings[name], method):
+                assert found.checks["forward_difference"] < 1e-4
+                assert "forward" in found.checks["verified"].split(", ")
+    assert torch.is_grad_enabled()
