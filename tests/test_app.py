@@ -77,7 +77,7 @@ def test_answers_are_those_of_explain_and_errors_come_in_their_place(models):
     assert isinstance(found[1], ClewError) and [f.method for f in (found[0], found[2])] == ["attn_lrp", "raw_attention"]
     direct = clew.explain(models["mini:digits"], IMAGE, method="attn_lrp", target=clew.Contrast("seven", "two"))
     assert torch.equal(found[0].all_scores, direct.all_scores)
-    best = predictions(direct)
+    best = predictions(direct, models["mini:digits"])
     assert best[0][0] == "seven" and 0.9 < best[0][1] <= 1 and best[0][1] >= best[1][1]
 
 

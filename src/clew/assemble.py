@@ -113,7 +113,7 @@ def _of_images(
         pictures=[picture for picture in ready.pictures for _ in range(subject.each)],
         maps_per_image=subject.each,
         details={k: v.detach() for k, v in result.details.items()} if settings.details else {},
-        checks={**checks, **result.checks},
+        checks=_joined(checks, result.checks),
         **common,
     )
 
@@ -165,7 +165,7 @@ def _of_texts(
         offsets=text.offsets,
         logits=None if logits is None else logits.detach(),
         details=_restored(result.details, text) if settings.details else {},
-        checks={**checks, **result.checks},
+        checks=_joined(checks, result.checks),
         **common,
     )
 
@@ -190,7 +190,7 @@ def _scores(method: str, result: Result) -> Tensor:
 
 
 def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Request, made: Made) -> dict[str, Any]:
-    found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1)}
+    found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1), **subject.target.checks}
     if subject.backend is not None:
         found["attention"] = subject.backend
     if packed := sum(map(is_quantized, subject.model.modules())):
@@ -198,6 +198,12 @@ def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Requ
     if settings.checks != "off":
         found |= verified(subject, request.call, made, again=settings.checks == "full")
     return found
+
+
+def _joined(checks: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks of every method and those of this one; both may give advice."""
+    both = [c["advice"] for c in (checks, own) if "advice" in c]
+    return {**checks, **own, **({"advice": "; ".join(both)} if both else {})}
 
 
 def _common(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def _common(ready: Prepared, subject: Subject, method: str, result: Result, sett
         "options": {**result.options, "score": subject.target.kind, **{k: v for k, v in asked.items() if v}},
         "target": subject.target.names,
         "score": value.detach(),
-        "labels": ready.labels,
+        "labels": None if subject.target.embedding else ready.labels,
         "provenance": {
             "model": ready.name,
             "architecture": ready.bound.architecture.name,

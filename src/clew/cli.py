@@ -83,7 +83,7 @@ def explain(
         typer.Option(
             "--target",
             "-t",
-            help="A class index or label, or a next token; 'A / B' for A rather than B. Default: predicted.",
+            help="A class label or index, or a next token; 'A / B' for A rather than B. Default: predicted.",
         ),
     ] = None,
     text: Annotated[

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .architectures import Architecture
 from .assemble import Request, Settings, attribution_of
 from .attribution import Attribution
+from .heads import head_of
 from .loaded import LoadedModel
 from .methods import find as find_method
 from .methods import parse
@@ -60,7 +61,9 @@ def explain(
             of images: a result for each, one after the other. Image–text models: `Similarity(…)`, words that mean it,
             or `Contrast` of two texts or images.
         side: of image–text models, whether to explain the "image", the "text" or "both"; default: the input's side.
-        score: explain the logit, the probability or the log-probability of the target.
+        score: explain the logit, the probability or the log-probability of the target. A probability is a softmax over
+            the classes; labels that do not exclude each other (`config.problem_type`) and an only output have a sigmoid
+            each; `checks["probability"]` says which. A regression has none.
         architecture: a declaration to use instead of the registered one.
         checks: "default" verifies each step against something independent of it: the model called as you call it (once
             per model and input shape), its own attention output, gradients, the rows that its head reads, padding, the
@@ -135,8 +138,10 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
             constant["logits_to_keep"] = kept.to(ready.device)
             slots = torch.where(rows >= 0, torch.searchsorted(kept, rows.clamp(min=0)), -1)
 
+    head = head_of(ready.model, task)
+
     def fix(output: Any) -> Any:
-        found = resolve(target, output, ready.batch, ready.labels, score, text=text, rows=rows, slots=slots)
+        found = resolve(target, output, ready.batch, ready.labels, score, head=head, text=text, rows=rows, slots=slots)
         if found.answer:
             subject.target_rows = found.plus
         return found

@@ -21,6 +21,14 @@ def kind_of(loaded: LoadedModel) -> str:
     return "pair" if isinstance(loaded, LoadedPair) else find_architecture(loaded.model).modality
 
 
+def labels_of(loaded: LoadedModel) -> Sequence[str] | None:
+    """Names of the classes that a target may be: none where outputs are words or places in a text."""
+    if isinstance(loaded, LoadedPair):
+        return None
+    task = find_architecture(loaded.model).task(loaded.model)
+    return None if task in ("causal-lm", "question-answering") else loaded.labels
+
+
 def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -> list[Item]:
     """Files, folders and words as inputs. Raises `OptionError` where there are none, or words that are not taken."""
     kind = kind_of(loaded)
@@ -54,7 +62,7 @@ def explained(
     `tell` is told where only one side could be explained. Raises `OptionError` for an image–text model without a text.
     """
     more = dict(more or {})
-    wanted: Target = Span(span) if span is not None else target_of(target)
+    wanted: Target = Span(span) if span is not None else target_of(target, labels_of(loaded))
     pair, free = isinstance(loaded, LoadedPair), "side" not in more
     if pair:
         if bool(text) == (target is not None) or span is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .heads import by_number
 from .load_hf import load_hf
 from .load_open_clip import load_open_clip
 from .load_timm import LinearHead, load_timm
@@ -38,7 +39,7 @@ def load(
     checkpoint: str | Path | None = None,
     linear: str | Path | None = None,
     interleaved: bool = True,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | Mapping[Any, str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     task: str | None = None,
@@ -57,7 +58,7 @@ def load(
             The number of classes and mean pooling (`fc_norm`, as in MAE) are taken from it.
         linear: weights of a DINO linear head (CLS and mean of the patches) on top of a timm backbone.
         interleaved: how that head reads the two features, see `DinoLinear`.
-        labels: names of the classes, where the model does not bring them.
+        labels: names of the classes, in a list or by their numbers, where the model does not bring them.
         task: what a Hugging Face model is to do, where its configuration does not say so: "classification",
             "causal-lm", "token-classification", "question-answering", "image-classification" or "image-text".
         quantize: "4bit" or "8bit" by bitsandbytes (Hugging Face models; the extra `quantize`).
@@ -113,7 +114,8 @@ def load(
                 found.preprocess.mean,
                 found.preprocess.std,
             )
-    found.labels = labels if labels is not None else found.labels
+    if labels is not None:
+        found.labels = by_number(labels) if isinstance(labels, Mapping) else labels
     found.name = text
     if find_pair(found.model) is not None:
         return LoadedPair(**vars(found))

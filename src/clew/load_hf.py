@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .checkpoints import Weights, fit_names, read_weights, refused
+from .heads import names_of
 from .hub import announce, not_fetched
 from .images import Preprocess
 from .loaded import LoadedModel
@@ -81,8 +82,7 @@ def load_hf(
     finally:
         if quiet and bar_was_shown:
             hf_logging.enable_progress_bar()
-    names: Any = getattr(model.config, "id2label", None) or {}
-    labels = [str(names[i]) for i in sorted(names)]
+    labels = names_of(model.config)
     if task == "image-text":
         if find_pair(model) is None:
             expected = ", ".join(sorted(pairs()))

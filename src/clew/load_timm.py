@@ -42,14 +42,15 @@ def load_timm(
         args = {k: v for k, v in (config.get("model_args", {}) | args).items() if v is not None}
     if linear is not None:
         args["num_classes"] = 0
+    asked = args.get("num_classes") == 0  # for an embedding, see `heads`
     if weights is not None:
         args = _implied_by(weights) | args
-    if linear is None and args.get("num_classes") == 0:
+    if args.get("num_classes") == 0 and not asked:
         raise LoadError(
-            f"{checkpoint or name} has no classification head, so there is no class to explain",
+            f"{checkpoint} has no classification head, so there is no class to explain",
             expected="head.weight beside the blocks, or linear= with the weights of a linear head",
-            got=", ".join(list(weights or {})[-4:]) or "num_classes=0",
-            todo="add the head to the checkpoint under the names of the model",
+            got=", ".join(list(weights or {})[-4:]),
+            todo="add the head to the checkpoint under the names of the model; or num_classes=0, for the embedding",
         )
     if weights is None:
         _announce_timm(timm, name)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architectures import Architecture, architectures
+from .heads import Kind
 from .shapes import ClewError, UnknownArchitecture
 
 Side = Literal["image", "text"]
@@ -47,6 +48,10 @@ class Pair:
     bias: Callable[[Any], Tensor | float] = _zero
     context: Callable[[Any], int | None] = lambda model: None
     reads_padding: Callable[[Any], bool] = lambda model: False
+
+    def head_kind(self, model: Any) -> Kind:
+        """What similarities are: trained with a bias (SigLIP), each has a sigmoid of its own, else a softmax."""
+        return "labels" if isinstance(self.bias(model), Tensor) else "classes"
 
 
 _registered: dict[str, Pair] = {}
@@ -101,6 +106,11 @@ class Tower(nn.Module):
         """The configuration of the tower, where the model has one."""
         name = "vision_config" if self.side == "image" else "text_config"
         return getattr(getattr(self.owner, "config", None), name, None)
+
+    @property
+    def head_kind(self) -> Kind:
+        """What the outputs are, see `heads`."""
+        return self.pair.head_kind(self.owner)
 
     def compared(self, features: Tensor) -> Tensor:
         """Logits (batch, class) of features (batch, width): `scale · cos + bias`."""

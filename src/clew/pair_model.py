@@ -107,8 +107,9 @@ class LoadedPair(LoadedModel):
         """A classifier of images whose classes are texts, encoded here and only once; usable wherever a classifier is.
 
         `template` has a place `{}` for the class, or is a function of it; of several templates the mean of the features
-        counts (Radford et al. 2021, section 3.1.4). Probabilities are the softmax over the classes. Raises
-        `OptionError` for a template without a place, and for classes that are no list of different words.
+        counts (Radford et al. 2021, section 3.1.4). Probabilities are the softmax over the classes, of models that
+        compare with a bias (SigLIP) the sigmoid of each. Raises `OptionError` for a template without a place, and for
+        classes that are no list of different words.
         """
         templates: list[Template] = [template] if isinstance(template, str) or callable(template) else list(template)
         wrong = [t for t in templates if isinstance(t, str) and "{}" not in t]

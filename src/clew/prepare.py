@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .architectures import Architecture, Bound
 from .architectures import find as find_architecture
+from .heads import by_number, names_of
 from .images import picture_of
 from .loaded import LoadedModel
 from .plots import Picture
@@ -89,7 +90,7 @@ def prepare(
     like = _first_floats(bound.patches, module)
     moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
-    labels = loaded.labels if loaded is not None else _labels(module)
+    labels = by_number(loaded.labels) if loaded is not None else names_of(getattr(module, "config", None))
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
         labels = None
     made = loaded.preprocess if loaded is not None and not isinstance(inputs, (Tensor, Mapping)) else None
@@ -197,11 +198,6 @@ def _check_image(x: Tensor, channels: int | None) -> None:
             todo="convert the image to RGB and preprocess it, or pass a PIL image to a model from clew.load",
         )
     _reject_nan(x)
-
-
-def _labels(model: nn.Module) -> Sequence[str] | None:
-    names: Any = getattr(getattr(model, "config", None), "id2label", None)
-    return [str(names[i]) for i in sorted(names)] if isinstance(names, Mapping) and names else None
 
 
 def _reject_nan(x: Tensor) -> None:

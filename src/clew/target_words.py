@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
+from .class_targets import meant
+from .shapes import TargetError
 from .targets import Contrast, Similarity, Target
 
+_RATHER = " / "
 
-def target_of(text: str | None) -> Target:
-    """A class index or label; "A / B" is `Contrast(A, B)`; nothing is the predicted class."""
+
+def target_of(text: str | None, labels: Sequence[str] | None = None) -> Target:
+    """A class by label or index; "A / B" is `Contrast(A, B)`; nothing is the predicted class.
+
+    What is spelled like one of the `labels` is that label, be it a number or with " / " in it; other numbers are
+    indices. Raises `TargetError` for negative ones.
+    """
     if text is None or not text.strip():
         return None
-    a, slash, b = text.partition(" / ")
-    return Contrast(_class(a), _class(b)) if slash else _class(text)
+    whole = text.strip()
+    if _RATHER not in whole or meant(whole, labels):
+        return _class(whole, labels)
+    places = [found.start() for found in re.finditer(f"(?={_RATHER})", whole)]
+    pairs = [(whole[:at].strip(), whole[at + len(_RATHER) :].strip()) for at in places]
+    fitting = [pair for pair in pairs if all(meant(one, labels) or re.fullmatch("[0-9]+", one) for one in pair)]
+    a, b = (fitting or pairs)[0]
+    return Contrast(_class(a, labels), _class(b, labels))
 
 
 def texts_of(text: str) -> Contrast | Similarity:
     """A text that an image is compared with; "A / B" is one rather than the other."""
-    a, _, b = (part.strip() for part in text.partition(" / "))
+    a, _, b = (part.strip() for part in text.partition(_RATHER))
     return Contrast(a, b) if b else Similarity(a)
 
 
-def _class(text: str) -> int | str:
-    stripped = text.strip()
-    return int(stripped) if stripped.lstrip("-").isdigit() else stripped
+def _class(text: str, labels: Sequence[str] | None) -> int | str:
+    if meant(text, labels) or not re.fullmatch(r"-?[0-9]+", text):
+        return text
+    if text.startswith("-"):
+        raise TargetError("a class is counted from 0", expected="0 or more, or a label", got=text)
+    return int(text)

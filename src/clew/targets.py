@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .class_targets import ADVICE, index_of, indices, name_of, refuse, refuse_labels, refuse_probability
+from .heads import Head, Scale, log_odds, log_probability_of, probability_of
 from .outputs import answer_logits_of, logits_of
-from .shapes import TargetError, at_least_float32, close_matches
+from .shapes import TargetError, at_least_float32
 from .target_kinds import Classes, Contrast, Each, One, Similarity, Span, Target, Token
 from .texts import TextBatch
 
@@ -26,7 +28,8 @@ class Resolved:
 
     `slots` (batch, row) are places on the token axis of the output, -1 for none; without it there is no such axis.
     `answer`: classes are the first and the last token of an answer. Where `each` example of the output has several
-    targets, the batch counts them all.
+    targets, the batch counts them all. `scale` makes probabilities of logits. Of an `embedding` without `plus` the norm
+    is explained.
     """
 
     kind: str
@@ -38,6 +41,14 @@ class Resolved:
     answer: bool = False
     function: Callable[[Any], Tensor] | None = None
     each: int = 1
+    scale: Scale | None = "softmax"
+    embedding: bool = False
+
+    @property
+    def checks(self) -> dict[str, str]:
+        """What a reader of the score has to know: how probabilities were made, and that there are no classes."""
+        found: dict[str, str] = {} if self.kind == "logit" else {"probability": str(self.scale)}
+        return found | ({"advice": ADVICE} if self.embedding and self.plus is None else {})
 
     @property
     def per_row(self) -> bool:
@@ -49,10 +60,14 @@ class Resolved:
         if self.function is not None:
             return _one_per_example(self.function(output), self.batch)
         logits = _answers(output) if self.answer else _at(self._logits(output), _some(self.slots, rows))
+        if self.plus is None:
+            return torch.linalg.vector_norm(at_least_float32(logits[:, 0]), dim=-1)
         slots = None if self.answer else _some(self.slots, rows)
         counted = None if slots is None else slots >= 0
-        score = _pick(logits, _some(self.plus, rows), counted, self.kind)
-        return score if self.minus is None else score - _pick(logits, _some(self.minus, rows), counted, self.kind)
+        score = _pick(logits, _some(self.plus, rows), counted, self.kind, self.scale)
+        if self.minus is None:
+            return score
+        return score - _pick(logits, _some(self.minus, rows), counted, self.kind, self.scale)
 
     def logits(self, output: Any) -> Tensor | None:
         """The logits that the target is one of: (batch, class), or (batch, row, class) of several rows."""
@@ -92,7 +107,7 @@ def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
         elif task == "question-answering" and one is None:
             return None  # the answer is read from the output
         else:
-            _refuse(one, task)
+            refuse(one, task)
     longest = max(map(len, found))
     return torch.tensor([rows + [-1] * (longest - len(rows)) for rows in found])
 
@@ -104,12 +119,14 @@ def resolve(
     labels: Sequence[str] | None,
     kind: str = "logit",
     *,
+    head: Head | None = None,
     text: TextBatch | None = None,
     rows: Tensor | None = None,
     slots: Tensor | None = None,
 ) -> Resolved:
     """Fix a target on the clean output of a batch, so that it stays the same however the input is changed.
 
+    `head` says what the output is (default: classes that exclude each other).
     Texts whose tokens have outputs of their own: `rows` are those of `rows_of`, `slots` where they are in the output.
     Raises `TargetError` for a class that does not exist (with the labels most like it).
     """
@@ -130,8 +147,20 @@ def resolve(
             got=tuple(logits.shape),
             todo="pass a callable as target: output -> Tensor[batch]",
         )
+    outputs = logits.shape[-1]
+    what, scale = (head or Head()).of(outputs), (head or Head()).scale(outputs)
+    if kind != "logit" and scale is None:
+        refuse_probability(what, kind)
     if slots is not None and text is not None:
-        return _of_tokens(target, _at(logits, slots), batch, labels, kind, text, slots, rows)
+        found = _of_tokens(target, _at(logits, slots), batch, labels, kind, text, slots, rows)
+        return replace(found, scale=scale)
+    embedding = what == "embedding" and (labels is None or len(labels) != outputs)
+    if embedding:
+        if target is None:
+            return Resolved(kind, ["norm of the embedding"] * batch, batch, scale=None, embedding=True)
+        refuse_labels(target)
+        labels = None
+    noun = "feature" if embedding else "class"
     target, count = flat(target, batch)
     if count > 1:
         logits = logits.repeat_interleave(count, 0)
@@ -141,11 +170,13 @@ def resolve(
     elif isinstance(target, Sequence) and any(isinstance(one, Contrast) for one in target):
         raise TargetError("contrasts cannot be mixed with other targets in one batch", expected="contrasts only")
     if isinstance(target, Contrast):
-        plus, minus = _indices(target.a, logits, labels), _indices(target.b, logits, labels)
-        names = [f"{_name(i, labels)} rather than {_name(j, labels)}" for i, j in _pairs(plus, minus)]
-        return Resolved(kind, names, batch * count, plus[:, None], minus[:, None], each=count)
-    plus = logits.argmax(-1) if target is None else _indices(target, logits, labels)
-    return Resolved(kind, [_name(i, labels) for i in plus.tolist()], batch * count, plus[:, None], each=count)
+        plus, minus = indices(target.a, logits, labels, noun), indices(target.b, logits, labels, noun)
+        names = [f"{name_of(i, labels, noun)} rather than {name_of(j, labels, noun)}" for i, j in _pairs(plus, minus)]
+    else:
+        plus, minus = logits.argmax(-1) if target is None else indices(target, logits, labels, noun), None
+        names = [name_of(i, labels, noun) for i in plus.tolist()]
+    found = Resolved(kind, names, batch * count, plus[:, None], None if minus is None else minus[:, None], each=count)
+    return replace(found, scale=scale, embedding=embedding)
 
 
 def flat(target: Target, batch: int) -> tuple[Target, int]:
@@ -161,68 +192,6 @@ def flat(target: Target, batch: int) -> tuple[Target, int]:
         got = f"{len(rows)} for {batch} examples, of {sorted({len(row) for row in rows})} targets"
         raise TargetError("every image needs equally many targets", expected="one Each(a, b, …) per image", got=got)
     return [one for row in rows for one in row], len(rows[0])
-
-
-# Classes of a whole input
-
-
-def _indices(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tensor:
-    batch, classes = logits.shape
-    if isinstance(target, (Span, Token)):
-        _refuse(target, "classification")
-    if isinstance(target, Similarity):
-        todo = "pass the image–text model itself; of a zero-shot classifier explain a class"
-        raise TargetError("only image–text models find things alike", expected="a class", got=target, todo=todo)
-    if isinstance(target, Tensor):
-        if target.is_floating_point() or target.dtype == torch.bool:
-            raise TargetError("a target tensor holds class indices", expected="integers", got=target.dtype)
-        target = target.tolist()
-    if isinstance(target, (np.ndarray, np.integer)):
-        target = target.tolist()
-    if isinstance(target, (int, str)):
-        target = [target] * batch
-    if not isinstance(target, Sequence):
-        raise TargetError(
-            "this is no target",
-            expected="None, an index, a label, one of these per example, Contrast(a, b), or a callable",
-            got=type(target).__name__,
-        )
-    if len(target) != batch:
-        raise TargetError("one target per example is needed", expected=f"{batch}", got=f"{len(target)}")
-    numbers = [_index(t, labels) for t in target]
-    wrong = [n for n in numbers if not 0 <= n < classes]
-    if wrong:
-        raise TargetError("no such class", expected=f"0 to {classes - 1}", got=wrong[0])
-    return torch.tensor(numbers, device=logits.device)
-
-
-def _index(target: Any, labels: Sequence[str] | None) -> int:
-    if isinstance(target, np.integer):
-        return int(target)
-    if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise TargetError("a class is an index or a label", expected="int or str", got=repr(target))
-    if isinstance(target, int):
-        return target
-    if not labels:
-        raise TargetError(
-            f"the label {target!r} cannot be looked up",
-            expected="a model that knows its labels",
-            got="no labels",
-            todo="pass the class index, or a model from clew.load that has labels",
-        )
-    lowered = [label.lower() for label in labels]
-    for match in (lambda label: label == target.lower(), lambda label: target.lower() in label.split(", ")):
-        found = [i for i, label in enumerate(lowered) if match(label)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise TargetError(
-                f"the label {target!r} is not the only one",
-                expected="one class",
-                got=f"classes {found}",
-                todo="pass the class index",
-            )
-    raise TargetError(f"no label {target!r}", got=target, todo=close_matches(target, labels))
 
 
 # Outputs of tokens
@@ -244,13 +213,13 @@ def _of_tokens(
     names: list[str] = []
 
     def number(one: int | str) -> int:
-        found = _index(one, labels) if labels is not None or not isinstance(one, str) else text.token_id(one)
+        found = index_of(one, labels) if labels is not None or not isinstance(one, str) else text.token_id(one)
         if not 0 <= found < classes:
             raise TargetError("no such class", expected=f"0 to {classes - 1}", got=found)
         return found
 
     def name(found: int) -> str:
-        return _name(found, labels) if labels is not None else text.name(found)
+        return name_of(found, labels) if labels is not None else text.name(found)
 
     best = logits.argmax(-1).cpu()
     for i, one in enumerate(each(target, batch)):
@@ -321,16 +290,6 @@ def _positions(start: int | str, stop: int | None, nth: int | None, batch: TextB
     return [batch.position(example, column) for column in columns]
 
 
-def _refuse(one: Any, task: str) -> None:
-    takes = {
-        "classification": "a class or label, Contrast(a, b), or a callable",
-        "causal-lm": "None, a token, Contrast(a, b), Span(…), Token(…), or a callable",
-        "token-classification": "Token(where, label): the head has an output for each token",
-        "question-answering": "None (the predicted answer), Span(…), or a callable",
-    }
-    raise TargetError(f"this target does not fit a model for {task}", expected=takes[task], got=repr(one))
-
-
 # Scores
 
 
@@ -347,14 +306,16 @@ def _answers(output: Any) -> Tensor:
     return torch.stack([start, end], 1)
 
 
-def _pick(logits: Tensor, index: Tensor | None, counted: Tensor | None, kind: str) -> Tensor:
+def _pick(logits: Tensor, index: Tensor, counted: Tensor | None, kind: str, scale: Scale | None) -> Tensor:
     """The score of classes `index` (batch, row) in `logits` (batch, row, class), over the rows that count."""
-    assert index is not None
-    logits = at_least_float32(logits)
-    values = logits if kind == "logit" else logits.log_softmax(-1)
-    chosen = values.gather(2, index.to(logits.device)[:, :, None]).squeeze(2)
-    if kind == "probability" and index.shape[1] == 1:  # the derivative of exp(log …) rounds
-        return logits.softmax(-1).gather(2, index.to(logits.device)[:, :, None]).flatten()
+    logits, index = at_least_float32(logits), index.to(logits.device)
+    if kind == "logit":
+        chosen = logits.gather(2, index[:, :, None]).squeeze(2)
+    else:
+        odds = log_odds(logits, index, scale or "softmax")
+        if kind == "probability" and index.shape[1] == 1:  # the derivative of exp(log …) rounds
+            return probability_of(odds).flatten()
+        chosen = log_probability_of(odds)
     if counted is not None:
         chosen = chosen * counted.to(chosen)
     score = chosen.sum(1)
@@ -371,10 +332,6 @@ def _one_per_example(score: Any, batch: int) -> Tensor:
 
 def _some(values: Tensor | None, rows: Tensor | None) -> Any:
     return values if values is None or rows is None else values[rows.to(values.device)]
-
-
-def _name(index: int, labels: Sequence[str] | None) -> str:
-    return labels[index] if labels and index < len(labels) else f"class {index}"
 
 
 def _pairs(a: Tensor, b: Tensor) -> list[tuple[int, int]]:

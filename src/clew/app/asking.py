@@ -13,11 +13,14 @@ from PIL import Image
 
 from ..attribution import Attribution
 from ..explain import explain
-from ..explaining import has_words, kind_of
+from ..explaining import has_words, kind_of, labels_of
+from ..heads import Head, head_of, probabilities
 from ..images import open_image
 from ..load import MINIS, load
 from ..loaded import LoadedModel
 from ..methods import find
+from ..pair_model import LoadedPair
+from ..prepare import unwrap
 from ..shapes import ClewError, InputError, OptionError
 from ..target_words import target_of, texts_of
 from ..targets import Contrast, Similarity
@@ -134,9 +137,11 @@ def _answer(
 ) -> Attribution:
     if kind == "text":
         more = {"truncate": True} if truncate else {}
-        return explain(loaded, asked.text, method=name, target=target_of(asked.target), **more, **options)
+        return explain(
+            loaded, asked.text, method=name, target=target_of(asked.target, labels_of(loaded)), **more, **options
+        )
     if kind == "image":
-        return explain(loaded, asked.image, method=name, target=target_of(asked.target), **options)
+        return explain(loaded, asked.image, method=name, target=target_of(asked.target, labels_of(loaded)), **options)
     target, sides = _sides(asked, loaded)
     for side in sides:
         try:
@@ -152,12 +157,17 @@ def _sides(asked: Asked, loaded: LoadedModel) -> tuple[Similarity | Contrast, li
     return target, ["both", "image"] if has_words(loaded, target) else ["image"]
 
 
-def predictions(result: Attribution, count: int = 5) -> list[tuple[str, float]]:
-    """The likeliest classes of a result's first example with their probabilities; empty where there are no classes."""
+def predictions(result: Attribution, loaded: LoadedModel, count: int = 5) -> list[tuple[str, float]]:
+    """The likeliest classes of a result's first example with their probabilities; empty where there are none."""
     logits, labels = result.logits, result.labels
     if logits is None or not labels or logits.ndim != 2 or logits.shape[1] != len(labels) or len(labels) < 2:
         return []
-    found = logits[0].float().softmax(-1)
+    module = unwrap(loaded.model)
+    head = Head(loaded.pair.head_kind(module)) if isinstance(loaded, LoadedPair) else head_of(module)
+    scale = head.scale(len(labels))
+    if scale is None:
+        return []
+    found = probabilities(logits[0].float(), scale)
     best = found.topk(min(count, len(labels)))
     return [(str(labels[k]), float(p)) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
@@ -167,10 +177,10 @@ def snippet(asked: Asked, loaded: LoadedModel, truncate: bool = False) -> str:
     kind = kind_of(loaded)
     lines = ["import clew", "", f"model = clew.load({asked.model!r})"]
     if kind == "text":
-        inputs, target = repr(asked.text), target_of(asked.target)
+        inputs, target = repr(asked.text), target_of(asked.target, labels_of(loaded))
     else:
         lines.append('image = clew.open_image("picture.png")  # your picture')
-        inputs, target = "image", target_of(asked.target)
+        inputs, target = "image", target_of(asked.target, labels_of(loaded))
     more = ", truncate=True" if truncate and kind == "text" else ""
     if kind == "pair":
         texts = [text.strip() for text in asked.texts if text.strip()]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..attribution import Attribution
 from ..compare import compare
+from ..loaded import LoadedModel
 from ..methods import methods
 from ..minis import captioned_scenes, reviews, scenes
 from ..shapes import ClewError
@@ -127,7 +128,7 @@ def explain_tab(gr: Any, models: Models) -> None:
             failed = ""
             steps = answers(asked, loaded, cut)
             for k, (method, options) in enumerate(asked_for):
-                yield status(f"{method} …", k, len(asked_for)), _shown(found, made, failed), "", *off
+                yield status(f"{method} …", k, len(asked_for)), _shown(loaded, found, made, failed), "", *off
                 answer = next(steps)
                 title = _titled(method, options)
                 if isinstance(answer, ClewError):
@@ -137,8 +138,8 @@ def explain_tab(gr: Any, models: Models) -> None:
                 made += cards([answer], [title])
             said = f"{len(found)} of {len(asked_for)} methods" if failed else "done"
             written = snippet(asked, loaded, cut)
-            yield status(said), _shown(found, made, failed), written, *off
-            yield status(said), _shown(found, made, failed), written, *_files(gr, found)
+            yield status(said), _shown(loaded, found, made, failed), written, *off
+            yield status(said), _shown(loaded, found, made, failed), written, *_files(gr, found)
         except ClewError as error:
             yield status("not explained"), message(str(error)), "", *off
         except Exception as error:
@@ -168,9 +169,9 @@ def explain_tab(gr: Any, models: Models) -> None:
     stop.click(None, cancels=events, **AT_ONCE).then(lambda: status("stopped"), None, told, **AT_ONCE)
 
 
-def _shown(found: Sequence[Attribution], made: Sequence[Card], failed: str) -> str:
+def _shown(loaded: LoadedModel, found: Sequence[Attribution], made: Sequence[Card], failed: str) -> str:
     bars = ""
-    if found and (best := predictions(found[0])):
+    if found and (best := predictions(found[0], loaded)):
         rows = "".join(
             f"<span>{escape(name)}</span><b style='width:{p:.1%}'></b><span>{p:.1%}</span>" for name, p in best
         )
