@@ -60,6 +60,19 @@ def build(name: str, attention: str = "sdpa") -> nn.Module:
     return model.double().eval()
 
 
+class Mae(VisionTransformer):
+    """A ViT that pools by a bool: the mean of the patches, normalised after it, or the first token."""
+
+    def __init__(self, *, pools: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.global_pool = pools
+        if pools:
+            self.norm, self.fc_norm = nn.Identity(), nn.LayerNorm(self.embed_dim)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(self.fc_norm(x[:, 1:].mean(1)) if self.global_pool else x[:, 0])
+
+
 def _timm(cls: type[nn.Module] = VisionTransformer, **options: Any) -> Callable[..., nn.Module]:
     sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
     if cls is VisionTransformer:
@@ -133,6 +146,9 @@ TINY: dict[str, Tiny] = {
         _timm(Eva, use_rot_pos_emb=True, swiglu_mlp=True, init_values=0.5, global_pool="avg", num_reg_tokens=2),
         prefix=3,
     ),
+    "timm_eva_attention_pool": Tiny(_timm(Eva, use_rot_pos_emb=True, global_pool="map", num_reg_tokens=1), prefix=2),
+    "mae_average": Tiny(_timm(Mae, pools=True)),
+    "mae_token": Tiny(_timm(Mae, pools=False)),
     "dino_linear": Tiny(_dino),
     "hf_vit": Tiny(_hf(ViTForImageClassification, ViTConfig)),
     "hf_vit_not_square": Tiny(_hf(ViTForImageClassification, ViTConfig, image_size=(24, 40)), size=(24, 40)),

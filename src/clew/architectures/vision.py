@@ -10,16 +10,21 @@ from . import Architecture, Readout, register
 
 
 def _timm_readout(model: Any) -> Readout:
-    pool = model.global_pool
+    pool, prefix = model.global_pool, getattr(model, "pool_include_prefix", None)
+    if getattr(model, "attn_pool", None) is not None:  # `Eva` does not ask, and pools all tokens
+        return Readout.pool(with_prefix=prefix is not False)
+    if isinstance(pool, bool):  # MAE's and BEiT's own code: the mean of the patches, or CLS
+        return Readout.mean() if pool else Readout.cls()
     if pool == "token":
         return Readout.cls()
-    if pool in ("avg", "map"):
-        return Readout.mean(with_prefix=getattr(model, "pool_include_prefix", False))
+    if pool == "avg":
+        return Readout.mean(with_prefix=bool(prefix))
     raise UnknownArchitecture(
         f"global_pool={pool!r} has no fixed rows that its head reads",
-        expected="global_pool 'token', 'avg' or 'map'",
+        expected="global_pool 'token', 'avg' or 'map', or a bool: the mean of the patches or the first token",
         got=repr(pool),
-        todo="pass architecture=dataclasses.replace(clew.architectures()['timm_vit'], readout=lambda model: …)",
+        todo="pass architecture=dataclasses.replace(clew.architectures()['timm_vit'], readout=lambda model: …), "
+        "or of 'timm_eva'",
     )
 
 
