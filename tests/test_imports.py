@@ -30,7 +30,7 @@ LAYERS = {
     "verify": 9, "verify.*": 8,
     "prepare_text": 7, "inputs": 5, "prepare": 8, "pair_model": 9, "assemble": 10, "windows": 11, "similarity": 11,
     "explain": 12, "generation": 13,
-    "metrics.curves": 1, "metrics.segmentation": 1, "metrics.eraser_files": 1, "metrics.eraser": 2,
+    "metrics.curves": 2, "metrics.segmentation": 1, "metrics.eraser_files": 1, "metrics.eraser": 2,
     "metrics.perturbation": 7, "metrics.flipping": 7, "metrics": 8,
     "datasets.content": 1, "datasets.places": 1, "datasets.selection": 1, "datasets.tables": 2, "datasets.labels": 3,
     "datasets.imagenet_labels": 3, "datasets": 4, "datasets.pictures": 5, "datasets.stored": 6, "datasets.sheets": 7,

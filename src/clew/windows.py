@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .assemble import Settings, normalized
 from .attribution import Attribution
+from .heads import head_of
 from .loaded import LoadedModel
 from .prepare import unwrap
 from .prepare_text import padded_rows
@@ -85,7 +86,8 @@ class Windows:
                 raise InputError(
                     "windows are for classifiers", expected="one output for a text", got="outputs of tokens"
                 )
-            target = int(logits.float().mean(0).argmax())
+            if head_of(unwrap(model.model)).of(logits.shape[1]) != "embedding":  # of which the norm is explained
+                target = int(logits.float().mean(0).argmax())
         found = cast(TextAttribution, self.explain(model, given, target=target, **self.options))
         return _joined(found, text, self.settings, f"{len(rows)} of {self.size} tokens, one every {step}")
 

@@ -26,6 +26,7 @@ import numpy as np
 from ..attribution import Attribution
 from ..datasets import Dataset, Example
 from ..discovery import read_all
+from ..heads import head_of
 from ..loaded import LoadedModel
 from ..report_rows import Curve, Metric
 from ..shapes import ClewError, InputError, OptionError, close_matches
@@ -178,6 +179,14 @@ def one_of(what: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise OptionError(f"unknown {what}", got=value, todo=close_matches(value, known))
     return value
+
+
+def needs_probabilities(loaded: LoadedModel, task: str = "classification") -> None:
+    """Raise `OptionError` for a model whose outputs have no probabilities."""
+    kind = head_of(loaded.model, task).kind
+    if kind in ("values", "embedding"):
+        got = "a regression" if kind == "values" else "an embedding"
+        raise OptionError("this protocol asks for probabilities of classes", expected="a classifier", got=got)
 
 
 def label_of(example: Example, what: str = "this protocol") -> int:

@@ -20,7 +20,20 @@ from ..metrics.curves import TENTHS
 from ..metrics.flipping import flipped_tokens
 from ..prepare_text import position_limit
 from ..shapes import InputError, OptionError
-from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
+from . import (
+    Again,
+    Batch,
+    Benchmark,
+    Curve,
+    Metric,
+    Results,
+    Values,
+    benchmark,
+    first,
+    label_of,
+    needs_probabilities,
+    one_of,
+)
 from .texts import next_token_logits, shortened, text_of, tokenizer_of, unpadded
 
 _STEPS = tuple(np.linspace(0, 1, 11).tolist())  # as released: 0.30000000000000004, of which ceil makes one token more
@@ -176,6 +189,7 @@ class Flipping(Benchmark):
             or not 0 <= fitted._x[0] <= fitted._x[-1] <= 1
         ):
             raise OptionError("steps of flipping", expected="rising fractions from 0 to 1", got=fitted._x)
+        needs_probabilities(loaded, task)
         tokenizer_of(loaded)
         longest = position_limit(loaded.model, find_architecture(loaded.model).bind(loaded.model))
         if longest is not None and longest < fitted._padding(0):

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from .. import metrics as measures
 from ..datasets import Dataset, Example
+from ..heads import Scale
 from ..loaded import LoadedModel
 from ..metrics.curves import TENTHS
-from ..metrics.perturbation import erasable, forward_of, normalisation, perturbed_logits, removed
+from ..metrics.perturbation import erasable, forward_of, normalisation, perturbed_logits, removed, scale_of
 from ..shapes import OptionError
-from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, one_of
+from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, needs_probabilities, one_of
 from .segmentation import image_of, preprocess_of
 
 _HELD = 256 << 20  # bytes of orders of pixels that are kept until the model has seen their copies
@@ -130,6 +131,7 @@ class Perturbation(Benchmark):
                 f"variant {self.variant!r} has no area over these steps",
                 expected=measures.RANGES[_SPAN[self.variant]], got=steps,
             )  # fmt: skip
+        needs_probabilities(loaded)
         normalisation(replace(loaded, preprocess=preprocess_of(loaded)), None, None)
         return replace(self, eraser=erasers)
 
@@ -163,6 +165,7 @@ class Perturbation(Benchmark):
         forward, x = forward_of(loaded), batch.inputs
         with torch.no_grad():
             clean = forward(x)
+        scale = scale_of(loaded, clean.shape[-1])
         found: dict[str, list[Values]] = {method: [{} for _ in batch.examples] for method in results}
         waiting: list[tuple[str, str, str, Tensor]] = []  # method, class, direction, order of units
         for method, result in results.items():
@@ -170,10 +173,10 @@ class Perturbation(Benchmark):
                 for direction in self.direction:
                     waiting.append((method, name, direction, self._erased(result[name], direction)))
                     if sum(order.numel() for *_, order in waiting) > _HELD:
-                        self._run(forward, batch, clean, waiting, found)
+                        self._run(forward, batch, clean, waiting, found, scale)
                         waiting = []
         if waiting:
-            self._run(forward, batch, clean, waiting, found)
+            self._run(forward, batch, clean, waiting, found, scale)
         return found
 
     def _erased(self, result: Any, direction: str) -> Tensor:
@@ -190,6 +193,7 @@ class Perturbation(Benchmark):
         clean: Tensor,
         waiting: Sequence[tuple[str, str, str, Tensor]],
         found: dict[str, list[Values]],
+        scale: Scale | None,
     ) -> None:
         """Copies of all cases that wait, together, for each eraser."""
         n = len(batch.examples)
@@ -200,7 +204,7 @@ class Perturbation(Benchmark):
                 forward, batch.inputs, batch.held["fill"][eraser], erased, owner, self.internal_batch_size
             )
             for k, (method, name, direction, _) in enumerate(waiting):
-                curves = measures.Curves(self._x, logits[:, k * n : (k + 1) * n].float(), clean.float())
+                curves = measures.Curves(self._x, logits[:, k * n : (k + 1) * n].float(), clean.float(), scale)
                 for column, values in self._values(curves, name, batch.examples).items():
                     for i, row in enumerate(found[method]):
                         row[f"{name}/{eraser}/{direction}/{column}"] = values[:, i].tolist()

@@ -14,11 +14,25 @@ from torch import Tensor
 from .. import metrics as measures
 from ..attribution import Attribution
 from ..datasets import Dataset, Example
+from ..heads import head_of, probabilities
 from ..loaded import LoadedModel
 from ..metrics.eraser import AOPC_THRESHOLDS, mask_of, span_iou, spans_of
 from ..shapes import InputError, OptionError
 from ..words import Word
-from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
+from . import (
+    Again,
+    Batch,
+    Benchmark,
+    Curve,
+    Metric,
+    Results,
+    Values,
+    benchmark,
+    first,
+    label_of,
+    needs_probabilities,
+    one_of,
+)
 from .texts import logits_without, shortened, text_of, unpadded, words_of
 
 _COUNTS = tuple(range(5, 85, 5))
@@ -94,6 +108,8 @@ class Rationale(Benchmark):
             raise OptionError("counts of words", expected="1 or more", got=(*self.counts, self.hard))
         if not all(0 <= t <= 1 for t in self.thresholds):
             raise OptionError("thresholds are fractions of the words", expected="0 to 1", got=self.thresholds)
+        if self.thresholds:
+            needs_probabilities(loaded)
         return self
 
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
@@ -160,7 +176,9 @@ class Rationale(Benchmark):
                     marked[list(words[w].tokens)] = True
                 gone += [marked, ~marked & ~special]
         logits = logits_without(loaded, ids, torch.stack(gone), self.internal_batch_size)
-        p = logits.softmax(-1).double()
+        scale = head_of(loaded.model).scale(logits.shape[-1])
+        assert scale is not None  # see `fitted`
+        p = probabilities(logits, scale).double()
         c = label_of(example) if self.explain == "given" else int(logits[0].argmax())
         drops = (p[0, c] - p[1:, c]).view(len(cases), len(self.thresholds), 2).tolist()
         for (method, _), drop in zip(cases, drops, strict=True):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..architectures import find as find_architecture
 from ..attribution import Attribution
 from ..datasets import Dataset, Example
+from ..heads import head_of
 from ..loaded import LoadedModel
 from ..metrics.eraser import mask_of, soft_scores
 from ..model_places import places
@@ -91,7 +92,8 @@ class Sanity(Benchmark):
         if self.stages:
             some = next(iter(results.values()))[""]
             same = batch
-            if self.explain == "predicted" and some.logits is not None and some.logits.ndim == 2:
+            classes = head_of(loaded.model).kind != "embedding"  # of which the norm is explained
+            if self.explain == "predicted" and classes and some.logits is not None and some.logits.ndim == 2:
                 same = replace(batch, targets={"": some.logits.argmax(-1).tolist()})
             similarity: dict[str, list[list[float]]] = {m: [[] for _ in batch.examples] for m in results}
             for redrawn in cascade(loaded, self.stages, self.draw):

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..heads import Scale, probabilities
 from ..shapes import OptionError, close_matches
 
 TENTHS = tuple(i / 10 for i in range(11))
@@ -29,15 +31,22 @@ class Curves:
     """What a model answers at each step of a removal or insertion.
 
     `fractions` (step,) of the units, `logits` (step, case, class), and `clean` (case, class) of the intact input. A
-    case is one input with one order of its units.
+    case is one input with one order of its units. `scale` is what makes probabilities of the logits: "softmax", or
+    "sigmoid" where labels do not exclude each other; None where there are none.
     """
 
     fractions: Sequence[float]
     logits: Float[Tensor, "step case class"]
     clean: Float[Tensor, "case class"]
+    scale: Scale | None = "softmax"
 
     def hits(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
-        """1 where the class is predicted, 0 elsewhere; without `classes`, where the prediction is still the same."""
+        """1 where the class is predicted, 0 elsewhere; without `classes`, where the prediction is still the same.
+
+        An only output with a sigmoid predicts yes (above 0) or no.
+        """
+        if classes is None and self.logits.shape[-1] == 1 and self.scale == "sigmoid":
+            return ((self.logits > 0) == (self.clean > 0))[..., 0].to(self.logits.dtype)
         return (self.logits.argmax(-1) == self._classes(classes)).to(self.logits.dtype)
 
     def logit(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
@@ -47,16 +56,21 @@ class Curves:
     def probability(
         self, classes: Int[Tensor, " case"] | None = None, *, among: Sequence[int] | None = None
     ) -> Float[Tensor, "step case"]:
-        """The class's probability, 0 to 1, in a softmax over all classes or `among` some that include it."""
+        """The class's probability, 0 to 1, among all classes or in a softmax over `among` some that include it.
+
+        Raises `OptionError` where outputs have none, as in this and the others that are made of probabilities.
+        """
         wanted = self._classes(classes)
         if among is None:
-            return _of(self.logits.softmax(-1), wanted)
+            return _of(probabilities(self.logits, self._scale()), wanted)
         some = torch.as_tensor(among, device=self.logits.device)
         return (_of(self.logits, wanted) - self.logits[..., some].logsumexp(-1)).exp()
 
     def log_odds(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
         """`log(p / (1 - p))` of the class."""
         wanted = self._classes(classes)
+        if self._scale() == "sigmoid":
+            return _of(self.logits, wanted)
         others = self.logits.scatter(-1, wanted.expand(self.logits.shape[:-1])[..., None], -torch.inf)
         return _of(self.logits, wanted) - others.logsumexp(-1)
 
@@ -69,7 +83,8 @@ class Curves:
 
     def log_ratio_to_second(self, classes: Int[Tensor, " case"]) -> Float[Tensor, "step case"]:
         """`log(p_class / p_second)`, `p_second` the second largest of all probabilities (Beyond Intuition's code)."""
-        return _of(self.logits, self._classes(classes)) - self.logits.topk(2).values[..., 1]
+        values = self.logits if self._scale() == "softmax" else F.logsigmoid(self.logits)
+        return _of(values, self._classes(classes)) - values.topk(2).values[..., 1]
 
     def change_of_largest_logit(self) -> Float[Tensor, "step case"]:
         """The largest logit, of whatever class, less that of the intact input (Beyond Intuition's code)."""
@@ -77,7 +92,16 @@ class Curves:
 
     def change_of_largest_probability(self) -> Float[Tensor, "step case"]:
         """The largest probability, of whatever class, less that of the intact input (Beyond Intuition's code)."""
-        return self.logits.softmax(-1).amax(-1) - self.clean.softmax(-1).amax(-1)
+        of = self._scale()
+        return probabilities(self.logits, of).amax(-1) - probabilities(self.clean, of).amax(-1)
+
+    def _scale(self) -> Scale:
+        if self.scale is None:
+            expected = "a classifier; logits, squared errors and areas of them need no probability"
+            raise OptionError(
+                "these outputs have no probability", expected=expected, got="a regression or an embedding"
+            )
+        return self.scale
 
     def _classes(self, classes: Tensor | None) -> Tensor:
         return self.clean.argmax(-1) if classes is None else torch.as_tensor(classes, device=self.clean.device)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..heads import head_of
 from ..loaded import LoadedModel
 from ..outputs import logits_of
 from ..shapes import InputError, OptionError
@@ -79,7 +80,8 @@ def flipping(
     with torch.no_grad():
         logits = torch.cat([forward(part) for part in rows.split(internal_batch_size)])
         clean = forward(torch.zeros_like(rows[:1]))
-    return Curves(tuple(fractions), logits.view(len(fractions), len(scores), -1), clean.expand(len(scores), -1))
+    logits, scale = logits.view(len(fractions), len(scores), -1), head_of(module).scale(clean.shape[-1])
+    return Curves(tuple(fractions), logits, clean.expand(len(scores), -1), scale)
 
 
 def flipped_tokens(

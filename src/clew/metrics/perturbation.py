@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..heads import Scale, head_of
 from ..loaded import LoadedModel
 from ..outputs import logits_of
 from ..shapes import InputError, OptionError, close_matches, optional_import
@@ -63,7 +64,7 @@ def perturbation(
     logits = perturbed_logits(forward, x, fill, erased, own, internal_batch_size)
     with torch.no_grad():
         clean = torch.cat([forward(part) for part in x.split(internal_batch_size)])
-    return Curves(tuple(fractions), logits, clean)
+    return Curves(tuple(fractions), logits, clean, scale_of(model, clean.shape[-1]))
 
 
 def removed(
@@ -161,6 +162,12 @@ def normalisation(
         todo = "pass mean=(…) and std=(…), or a model from clew.load"
         raise OptionError("how are this model's inputs normalised?", expected="mean and std per channel", todo=todo)
     return mean, std
+
+
+def scale_of(model: Any, outputs: int) -> Scale | None:
+    """What makes probabilities of a model's logits, see `Curves`; a softmax for functions that are no models."""
+    module = model.model if isinstance(model, LoadedModel) else model
+    return head_of(module).scale(outputs) if isinstance(module, nn.Module) else "softmax"
 
 
 def forward_of(model: Any) -> Callable[[Tensor], Tensor]:
