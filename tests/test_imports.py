@@ -14,7 +14,7 @@ SOURCE = Path(clew.__file__).parent
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
     "shapes": 0, "discovery": 0, "outputs": 1, "files": 1, "words": 1, "quantized": 1, "borrow": 2, "quadrature": 1,
-    "sparse": 1, "heads": 1, "class_targets": 2,
+    "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 1,
     "passes": 1, "passing": 1, "measured": 1, "paths": 2,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .heads import by_number
-from .load_hf import load_hf
+from .load_hf import adapter_only, load_hf
 from .load_open_clip import load_open_clip
 from .load_timm import LinearHead, load_timm
 from .loaded import DinoLinear, LoadedModel
@@ -145,6 +145,8 @@ def _load_folder(
     task: str | None,
     dtype: torch.dtype,
 ) -> LoadedModel:
+    if (adapter := adapter_only(folder)) is not None:
+        raise adapter
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def load_hf(
     import transformers
     from transformers.utils import logging as hf_logging
 
+    if (adapter := adapter_only(Path(path))) is not None:
+        raise adapter
     if not Path(path).is_dir():
         announce(path, "model.safetensors", "pytorch_model.bin")
     bar_was_shown = hf_logging.is_progress_bar_enabled()
@@ -126,11 +129,37 @@ def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> 
         return "image-classification"
     if weights is not None:
         return "image-classification" if hasattr(config, "image_size") else "classification"
-    raise LoadError(
-        f"{name} has no head, so there is nothing to explain",
-        expected="a model with one of the heads for " + ", ".join(TASKS),
-        got=built or "a configuration that names no class",
-        todo="choose a fine-tuned model, or load its weights with checkpoint=",
+    heads = ", ".join(f"…{ending}" for ending, _ in TASKS.values() if ending)
+    if not built:
+        raise LoadError(
+            f"the configuration of {name} names no class, so it does not tell what its head is for",
+            expected="task= with one of " + ", ".join(TASKS),
+            got="no `architectures`",
+        )
+    if re.search(r"For[A-Z]\w*$|LMHead|WithLMHead", built):
+        what = f"{name} is a {built}, which clew does not explain yet"
+        todo = "choose a model with one of these heads"
+    else:
+        what = f"{name} is a {built}, without a head: its outputs are features, and there is no class to explain"
+        todo = "choose a model fine-tuned for one of these, or load its weights with checkpoint="
+    raise LoadError(what, expected="a model with one of the heads " + heads, got=built, todo=todo)
+
+
+def adapter_only(folder: Path) -> LoadError | None:
+    """The error for a folder that holds an adapter without its model."""
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "config.json").is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError:
+        base = None
+    return LoadError(
+        f"{folder} holds an adapter of PEFT alone, not the model that it belongs to",
+        expected="a folder with config.json and all weights",
+        got=f"adapter_config.json{f' for {base}' if base else ''}",
+        todo="merged = peft.PeftModel.from_pretrained(base_model, folder).merge_and_unload(); save it with its "
+        "tokenizer by save_pretrained and load that folder, or pass clew.LoadedModel(merged, tokenizer=…)",
     )
 
 

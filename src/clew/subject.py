@@ -26,6 +26,7 @@ from .paths import Taken, baseline, chunk_size
 from .precise import Precise
 from .quadrature import Quadrature
 from .readout import Read, few_rows, read_of
+from .refusals import refused
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
 from .trace import Trace, gradients_of, repeated
 
@@ -191,17 +192,7 @@ class Subject:
         return rows if rows is None or self.each == 1 else rows[:: self.each] // self.each
 
     def _refused(self, error: Exception) -> InputError:
-        images = (
-            "resize the images; Hugging Face ViTs take other sizes with a mapping {'pixel_values': …, "
-            "'interpolate_pos_encoding': True}"
-        )
-        texts = "check token numbers and lengths against model.config; several texts need config.pad_token_id"
-        return InputError(
-            f"{type(lender(self.model)).__name__} does not take this input",
-            expected="inputs that model(**inputs) takes",
-            got=f"{tuple(self.given.shape)}: {error}",
-            todo=texts if self.bound.is_text else images,
-        )
+        return refused(lender(self.model), error, tuple(self.given.shape), is_text=self.bound.is_text)
 
     def run(
         self,

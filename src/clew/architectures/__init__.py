@@ -15,24 +15,10 @@ from torch import Tensor, nn
 
 from ..discovery import read_all
 from ..shapes import ClewError, UnknownArchitecture
+from ..unknown import unknown
 
 Path = str | tuple[str, ...]
 Task = Literal["classification", "causal-lm", "token-classification", "question-answering"]
-
-TEMPLATE = """
-from clew import Architecture, Readout, explain
-
-mine = Architecture(
-    name="{name}",
-    classes=("{full_name}",),
-    blocks="encoder.layers",            # the list of blocks, from the model
-    attention="attention",              # the module that computes attention, from a block
-    output_projection="attention.proj", # the linear layer after it, from a block
-    patches="patch_embed.proj",         # a module whose output ends in (grid height, grid width)
-    prefix=lambda model: 1,             # tokens before the patches: CLS, registers
-    readout=lambda model: Readout.cls(),  # the rows that the head reads; or Readout.mean(), …
-)
-explain(model, images, architecture=mine)    # or clew.register(mine), once"""
 
 
 @dataclass(frozen=True)
@@ -266,7 +252,7 @@ def architectures() -> dict[str, Architecture]:
 def find(model: nn.Module) -> Architecture:
     """The declaration for a model: its own, `model.architecture`, or that of the nearest class among its ancestors.
 
-    Raises `UnknownArchitecture`, with a template to fill in, where there is none.
+    Raises `UnknownArchitecture` where there is none: with what is known inside the model, or a template to fill in.
     """
     own = getattr(model, "architecture", None)
     if isinstance(own, Architecture):
@@ -276,15 +262,7 @@ def find(model: nn.Module) -> Architecture:
         found = by_class.get(f"{cls.__module__}.{cls.__qualname__}")
         if found is not None:
             return found
-    kind = type(model)
-    template = TEMPLATE.format(name=kind.__name__.lower(), full_name=f"{kind.__module__}.{kind.__qualname__}")
-    children = ", ".join(f"{name}: {type(child).__name__}" for name, child in model.named_children())
-    raise UnknownArchitecture(
-        f"no declaration fits {kind.__module__}.{kind.__qualname__}",
-        expected="one of " + ", ".join(sorted(_registered)),
-        got=f"a module with {children or 'no submodules'}",
-        todo="declare it:\n" + template,
-    )
+    raise unknown(model, by_class)
 
 
 def _applied(block: nn.Module, path: Path) -> Callable[[Tensor], Tensor] | None:
