@@ -237,6 +237,10 @@ def test_a_head_makes_classes_of_an_embedding():
         assert found.target == [f"class {i}" for i in model(x).argmax(-1).tolist()] and "advice" not in found.checks
     backbone.head = nn.Linear(24, 5).double().eval()  # its num_classes is still 0
     assert clew.explain(backbone, x, method="saliency").target[0].startswith("class ")
+    for around in (Inside(backbone, nn.Identity()), Inside(nn.Sequential(nn.Identity(), backbone), nn.Identity())):
+        path = "backbone" if around.backbone is backbone else "backbone.1"
+        found = clew.architectures()["timm_vit"].within(path)
+        assert clew.explain(around.eval(), x, method="saliency", architecture=found).target[0].startswith("class ")
     zero_shot = Inside(
         headless("plain"), lambda x: x @ torch.ones(24, 5, dtype=torch.float64)
     )  # a head without weights

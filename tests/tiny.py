@@ -149,6 +149,7 @@ TINY: dict[str, Tiny] = {
     "timm_eva_attention_pool": Tiny(_timm(Eva, use_rot_pos_emb=True, global_pool="map", num_reg_tokens=1), prefix=2),
     "mae_average": Tiny(_timm(Mae, pools=True)),
     "mae_token": Tiny(_timm(Mae, pools=False)),
+    "timm_embedding": Tiny(_timm(num_classes=0)),
     "dino_linear": Tiny(_dino),
     "hf_vit": Tiny(_hf(ViTForImageClassification, ViTConfig)),
     "hf_vit_not_square": Tiny(_hf(ViTForImageClassification, ViTConfig, image_size=(24, 40)), size=(24, 40)),

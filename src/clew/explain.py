@@ -56,10 +56,10 @@ def explain(
             `(batch, token)`; a mapping of arguments, as a tokenizer gives it; or, for a loaded model, PIL images,
             strings, or pairs of strings (question, context), single or in a list.
         method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
-        target: None (the predicted class, next token or answer), an index, a label, `Contrast(a, b)`, of texts also
-            `Span(…)` and `Token(…)`, one of these per example, or a callable `output -> Tensor[batch]`. `Each(a, b)`
-            of images: a result for each, one after the other. Image–text models: `Similarity(…)`, words that mean it,
-            or `Contrast` of two texts or images.
+        target: None (the predicted class, next token or answer; of an embedding its norm), an index, a label,
+            `Contrast(a, b)`, of texts also `Span(…)` and `Token(…)`, one of these per example, or a callable
+            `output -> Tensor[batch]`. `Each(a, b)` of images: a result for each, one after the other. Image–text
+            models: `Similarity(…)`, words that mean it, or `Contrast` of two texts or images.
         side: of image–text models, whether to explain the "image", the "text" or "both"; default: the input's side.
         score: explain the logit, the probability or the log-probability of the target. A probability is a softmax over
             the classes; labels that do not exclude each other (`config.problem_type`) and an only output have a sigmoid

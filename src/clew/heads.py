@@ -58,16 +58,22 @@ def head_of(model: nn.Module, task: str = "classification") -> Head:
 def gives_embedding(model: nn.Module) -> bool:
     """Whether a model, or the one inside a wrapper without weights of its own, has no head: its output is a feature
     vector, or one in the space that images share with texts."""
-    found: Any = getattr(model, "get_classifier", None)
-    heads: Any = found() if callable(found) else [getattr(model, name, None) for name in _HEADS]
-    heads = [h for h in (heads if isinstance(heads, (tuple, list)) else [heads]) if isinstance(h, nn.Module)]
-    if heads:
-        return all(map(_passes, heads)) or _projects(model)
-    if getattr(model, "num_classes", None) == 0:
-        return True
-    inner = [child for child in model.children() if any(True for _ in child.parameters())]
-    alone = len(inner) == 1 and not any(True for _ in model.parameters(recurse=False))
-    return alone and gives_embedding(inner[0])
+    return bool(_told(model))
+
+
+def _told(model: nn.Module) -> bool | None:
+    """Whether a model gives an embedding; None where nothing tells."""
+    own: Any = getattr(model, "get_classifier", None)
+    found: Any = own() if callable(own) else [getattr(model, name, None) for name in _HEADS]
+    heads = [h for h in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(h, nn.Module)]
+    if not all(map(_passes, heads)):
+        return _projects(model)
+    parts = [child for child in model.children() if any(True for _ in child.parameters())]
+    if len(parts) == 1 and not any(True for _ in model.parameters(recurse=False)):
+        inside = _told(parts[0])
+        if inside is not None:
+            return inside
+    return True if heads or getattr(model, "num_classes", None) == 0 else None
 
 
 def _passes(module: nn.Module) -> bool:
