@@ -315,6 +315,12 @@ def test_gaps_in_the_numbering_stay_gaps():
     assert clew.explain(model, IDS, target=1, method="saliency").target == ["class 1"] * 2
 
 
+def test_a_number_in_words_is_told_to_be_none():
+    loaded = clew.LoadedModel(bert(), labels=["a", "b", "c", "d"])
+    with pytest.raises(TargetError, match=r"no label '3'(.|\n)*pass 3, not a string"):
+        clew.explain(loaded, IDS, target="3", method="saliency")
+
+
 def test_a_label_as_it_is_written_comes_first():
     loaded = clew.LoadedModel(bert(), labels=["US", "us", "it, them", "them"])
     for label, i in (("US", 0), ("us", 1), ("it", 2), ("them", 3)):

@@ -74,7 +74,10 @@ def index_of(target: Any, labels: Sequence[str] | None) -> int:
             got=f"classes {found}",
             todo="pass the class index",
         )
-    raise TargetError(f"no label {target!r}", got=target, todo=close_matches(target, labels))
+    todo = close_matches(target, labels)
+    if target.strip().isdecimal():
+        todo += f"; for the class by its index pass {int(target)}, not a string"
+    raise TargetError(f"no label {target!r}", got=target, todo=todo)
 
 
 def meant(text: str, labels: Sequence[str] | None) -> list[int]:

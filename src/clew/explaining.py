@@ -7,6 +7,7 @@ from typing import Any
 
 from .architectures import find as find_architecture
 from .attribution import Attribution
+from .heads import by_number
 from .inputs import Item, read_images, read_texts
 from .loaded import LoadedModel
 from .many import explain_many
@@ -26,7 +27,7 @@ def labels_of(loaded: LoadedModel) -> Sequence[str] | None:
     if isinstance(loaded, LoadedPair):
         return None
     task = find_architecture(loaded.model).task(loaded.model)
-    return None if task in ("causal-lm", "question-answering") else loaded.labels
+    return None if task in ("causal-lm", "question-answering") else by_number(loaded.labels)
 
 
 def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -> list[Item]:
