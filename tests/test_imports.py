@@ -20,7 +20,7 @@ LAYERS = {
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
     "generation_html": 3, "pair": 3, "things": 5, "architectures.pairs": 4, "target_kinds": 1,
     "attribution": 4, "image_attribution": 5, "text_attribution": 5, "pair_attribution": 6, "compare": 6,
-    "images": 4, "checkpoints": 4, "readout": 4, "capture": 5, "trace": 6, "subject": 7,
+    "opening": 3, "images": 4, "arrays": 4, "checkpoints": 4, "readout": 4, "capture": 5, "trace": 6, "subject": 7,
     "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,
     "methods": 8, "methods.*": 10, "targets": 6,
     "hub": 1, "loaded": 6, "load_timm": 7, "load_open_clip": 7, "load_hf": 7, "load": 10,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -101,11 +100,7 @@ def load(
     except (RuntimeError, AssertionError) as error:
         raise LoadError(f"the model cannot be held on {device}", got=error, todo="choose another device") from error
     if found.preprocess is not None:
-        found.preprocess = replace(
-            found.preprocess,
-            mean=tuple(mean) if mean is not None else found.preprocess.mean,
-            std=tuple(std) if std is not None else found.preprocess.std,
-        )
+        found.preprocess = found.preprocess.normalized_by(mean, std)
         if checkpoint is not None and (mean is None or std is None):
             logger.warning(
                 "%s: pixels are normalised as for %s (mean %s, std %s); pass mean= and std= if the checkpoint differs",
@@ -132,7 +127,8 @@ def _load_mini(name: str, model_args: dict[str, Any]) -> LoadedModel:
     if name not in MINIS:
         raise LoadError(f"no bundled model {name!r}", got=name, todo=close_matches(name, MINIS))
     with resources.as_file(resources.files("clew").joinpath("minis", name)) as folder:
-        found = load_hf(str(folder), name, None, model_args, quiet=True)
+        # What they say is measured, so it must not hang on what is installed beside.
+        found = load_hf(str(folder), name, None, model_args, quiet=True, backend="pil")
         found.facts = json.loads((folder / "measured.json").read_text())
     return found
 

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from .checkpoints import Weights, fit_names, read_weights, refused
 from .heads import names_of
 from .hub import announce, not_fetched
-from .images import Preprocess
+from .images import Backend, Preprocess
 from .loaded import LoadedModel
 from .pair import find_pair, pairs
 from .shapes import LoadError
@@ -42,8 +44,12 @@ def load_hf(
     task: str | None = None,
     dtype: torch.dtype = torch.float32,
     quiet: bool = False,
+    backend: Backend | None = None,
 ) -> LoadedModel:
-    """A model by its name on the Hub or from a folder, for the task that its configuration names, or another."""
+    """A model by its name on the Hub or from a folder, for the task that its configuration names, or another.
+
+    `backend` of its image processor: default as `AutoImageProcessor` chooses it.
+    """
     import transformers
     from transformers.utils import logging as hf_logging
 
@@ -90,11 +96,11 @@ def load_hf(
         if find_pair(model) is None:
             expected = ", ".join(sorted(pairs()))
             raise LoadError(f"{name} is no image–text model that is known", expected=expected, got=type(model).__name__)
-        preprocess = Preprocess.from_hf(preprocessor_config(path), image_size(model.config.vision_config))
+        preprocess = hf_preprocess(path, model.config.vision_config, backend)
         return LoadedModel(model, preprocess, None, name, tokenizer=_tokenizer(path))
     if task != "image-classification":
         return LoadedModel(model, None, labels, name, tokenizer=_tokenizer(path))
-    return LoadedModel(model, Preprocess.from_hf(preprocessor_config(path), image_size(model.config)), labels, name)
+    return LoadedModel(model, hf_preprocess(path, model.config, backend), labels, name)
 
 
 def image_size(config: Any) -> tuple[int, int]:
@@ -207,9 +213,12 @@ def _tokenizer(path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", path, reason)
+        logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", path, _reason(error))
         return None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -219,17 +228,91 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def preprocessor_config(path: str) -> dict[str, Any]:
-    """What `preprocessor_config.json` of a model says; empty, with a warning, where there is none."""
-    file = Path(path) / "preprocessor_config.json"
-    if not Path(path).is_dir():
-        from huggingface_hub import hf_hub_download
+def hf_preprocess(path: str, config: Any, backend: Backend | None = None) -> Preprocess | None:
+    """How pictures are prepared for a model, as the image processor does that `AutoImageProcessor` makes.
 
+    None, with a warning, where pictures cannot be prepared so; a warning, too, where it is only nearly so.
+    """
+    settings, size = preprocessor_config(path), image_size(config)
+    channels = int(getattr(config, "num_channels", None) or 3)
+    if not settings:
+        return Preprocess.from_hf({}, size, channels=channels)
+    processor, fast = None, False
+    try:
+        processor = _processor(path, backend)
+        name = type(processor).__name__
+        fast = getattr(processor, "backend", "torchvision" if name.endswith("Fast") else "pil") == "torchvision"
+        settings = {**dict(processor.to_dict()), "image_processor_type": name.removesuffix("Fast").removesuffix("Pil")}
+    except Exception as error:
+        name = "ViTImageProcessor"
+        logger.warning("%s has no image processor that can be made (%s): taken as %s", path, _reason(error), name)
+    try:
+        made = Preprocess.from_hf(settings, size, backend="torchvision" if fast else "pil", channels=channels)
+    except LoadError as error:
+        logger.warning("%s: PIL images cannot be prepared for it, so pass tensors. %s", path, error)
+        return None
+    if processor is not None and not _alike(made, processor):
+        logger.warning(
+            "%s: %s prepares pictures in a way of its own, which is followed only nearly; for the very same numbers "
+            "pass the tensors that it makes",
+            path,
+            name,
+        )
+    return made
+
+
+def _processor(path: str, backend: Backend | None) -> Any:
+    from transformers import AutoImageProcessor
+    from transformers.utils import logging as hf_logging
+
+    own = {"trust_remote_code": False}
+    if backend is not None:
+        import transformers
+
+        old = int(transformers.__version__.partition(".")[0]) < 5
+        own |= {"use_fast": backend == "torchvision"} if old else {"backend": backend}
+    shown = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # notes on which backend was chosen
+    try:
+        return AutoImageProcessor.from_pretrained(path, **own)
+    finally:
+        hf_logging.set_verbosity(shown)
+
+
+def _alike(made: Preprocess, processor: Any) -> bool:
+    """Whether two pictures, one large and one small, come out as the processor makes them."""
+    drawn = np.random.default_rng(0)
+    sides = max(made.size)
+    for height, width in ((sides // 2 + 3, sides // 2 + 10), (2 * sides + 7, sides + sides // 2)):
+        colours = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        picture = Image.fromarray(colours).convert("L" if made.channels == 1 else "RGB")
         try:
-            file = Path(hf_hub_download(path, "preprocessor_config.json"))
-        except Exception:
-            file = Path(path)
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
+            theirs = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"][0])
+        except Exception:  # it does not take this one, and nor will the model get it
+            continue
+        ours = made(picture)[0] if made.channels in (1, 3) else theirs
+        if ours.shape != theirs.shape or not torch.equal(ours, theirs.float()):
+            return False
+    return True
+
+
+def preprocessor_config(path: str) -> dict[str, Any]:
+    """What `preprocessor_config.json` of a model says, or the image processor in its `processor_config.json`; empty,
+    with a warning, where there is none."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = Path(path) / name
+        if not Path(path).is_dir():
+            from huggingface_hub import hf_hub_download
+
+            try:
+                file = Path(hf_hub_download(path, name))
+            except Exception:
+                continue
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if name != "processor_config.json":
+                return found
+            if found.get("image_processor"):
+                return found["image_processor"]
     logger.warning("%s has no preprocessor_config.json: resizing to the model's size, mean and deviation 0.5", path)
     return {}

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .checkpoints import load_weights, read_weights
 from .hub import not_fetched
 from .images import Preprocess
@@ -51,21 +49,8 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
         raise not_fetched(f"open_clip:{name}", error) from error
     if weights is not None:
         load_weights(model, weights, str(checkpoint))
-    preprocess = _preprocess(open_clip.get_model_preprocess_cfg(model))
+    preprocess = Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model))
     return LoadedModel(model, preprocess, tokenizer=_tokenizer(open_clip, known))
-
-
-def _preprocess(config: dict[str, Any]) -> Preprocess:
-    size: Any = config.get("size", 224)
-    height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
-    name = str(config.get("interpolation") or "bicubic").upper()
-    resample = Image.Resampling[name if name in Image.Resampling.__members__ else "BICUBIC"]
-    how = config.get("resize_mode") or "shortest"
-    if how not in ("squash", "shortest"):
-        raise LoadError("pictures cannot be resized as this model wants", expected="shortest or squash", got=how)
-    mode = "squash" if how == "squash" else "cover"
-    mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
-    return Preprocess((height, width), (height, width), mode, mean, std, resample)
 
 
 def _tokenizer(open_clip: Any, name: str) -> OpenClipTokenizer | None:

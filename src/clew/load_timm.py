@@ -75,9 +75,13 @@ def timm_preprocess(model: Any, pretrained: Any) -> Preprocess:
     """How pictures are prepared for a timm model, by its configuration and the size that its patches are cut from."""
     data = optional_import("timm.data", extra="timm", purpose="load timm models")
     settings = data.resolve_data_config(pretrained_cfg=pretrained, model=model)
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size is not None:
-        settings["input_size"] = (3, *size)
+    channels, *size = settings["input_size"]
+    patches: Any = getattr(model, "patch_embed", None)
+    size = getattr(patches, "img_size", None) or size
+    # What a checkpoint was trained with stays in its configuration when `in_chans` is changed.
+    first: Any = getattr(patches, "backbone", None) or getattr(patches, "proj", None)
+    found = next((m.in_channels for m in first.modules() if isinstance(m, nn.Conv2d)), None) if first else None
+    settings["input_size"] = (found or channels, *size)
     return Preprocess.from_timm(settings)
 
 

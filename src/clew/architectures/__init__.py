@@ -178,8 +178,19 @@ class Architecture:
             norms=[find_path(block, self.attention_norm) for block in blocks],
             grid=None if self.grid is None else partial(self.grid, model),
             pooled=pool is not None,
-            channels=next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), None),
+            channels=None if self.modality == "text" else self._channels(model),
         )
+
+    def _channels(self, model: nn.Module) -> int | None:
+        """How many channels the patch embedding takes, where it is a convolution of the input itself."""
+        patches = self._place(model, self.patches, "patches")
+        found = [m for m in patches.modules() if isinstance(m, nn.Conv2d)]
+        paths = self.patches if isinstance(self.patches, tuple) else (self.patches,)
+        place = next(path for path in paths if find_path(model, path) is not None)
+        beside = find_path(model, place.rpartition(".")[0]) if "." in place else model
+        # What lies beside it may come before it: the backbone of a hybrid gives it features, no pixels.
+        alone = len(found) == sum(isinstance(m, nn.Conv2d) for m in beside.modules())
+        return found[0].in_channels if found and alone else None
 
     def _place(self, root: nn.Module, path: Path, what: str) -> Any:
         found = find_path(root, path)

@@ -154,7 +154,7 @@ class Perturbation(Benchmark):
     def _prepared(self, loaded: LoadedModel, examples: Sequence[Example]) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures as the model takes them, and what each eraser puts in place of their pixels."""
         preprocess = preprocess_of(loaded, squash=self.resize == "squash")
-        raw = replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)
+        raw = replace(preprocess, mean=(0.0,), std=(1.0,))
         parameter = next(loaded.model.parameters())
         pixels = torch.stack([raw(image_of(example))[0] for example in examples]).to(parameter.device)
         both = {eraser: erasable(pixels, eraser, preprocess.mean, preprocess.std) for eraser in self.eraser}

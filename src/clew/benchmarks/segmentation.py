@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,6 +156,7 @@ def mask_in_frame(preprocess: Preprocess, example: Example) -> np.ndarray:
             expected="data with masks",
             got=f"{example.id!r}",
         )
-    nearest = replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3, rescale=1.0, resample=Image.Resampling.NEAREST)
+    plain: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "rescale": 1.0, "fill": (0,), "rescale_first": False}
+    nearest = replace(preprocess, **plain, channels=1, resample=Image.Resampling.NEAREST)
     values, _ = nearest(Image.fromarray((example.mask + 1).astype(np.uint8)))
     return values[0].numpy().astype(np.int8) - 1

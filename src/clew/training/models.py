@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..hub import not_fetched
 from ..images import Preprocess
 from ..load import MINIS
-from ..load_hf import image_size, preprocessor_config
+from ..load_hf import hf_preprocess, preprocessor_config
 from ..load_timm import timm_preprocess
 from ..model_places import places
 from ..prepare_text import longest_text
@@ -224,7 +224,9 @@ def _transformers(
         _pads(tokenizer, model, name)
     made = Trainable(model, "text" if is_text else "image", name, path, classes, tokenizer)
     if not is_text:
-        made.preprocess = Preprocess.from_hf(preprocessor_config(path), image_size(model.config))
+        made.preprocess = hf_preprocess(path, model.config)
+        if made.preprocess is None:
+            raise LoadError(f"pictures cannot be prepared for {name}", expected="an image processor that is known")
     return made, lambda: auto.from_config(model.config)
 
 
