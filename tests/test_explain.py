@@ -307,6 +307,22 @@ def test_raw_scores_by_default_and_the_papers_forms_on_request(model, x):
     assert (clew.explain(model, x, method="attention_rollout", zero_cls=True).all_scores[:, 0] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("method", "options"), [("saliency", {}), ("integrated_gradients", {"n_steps": 3}), ("lrp", {"level": "pixel"})]
+)
+def test_pixels_are_normalised_as_scores_are(model, x, method, options):
+    """Each image's map by hand: over its own largest size, or from its least to its largest value."""
+    raw = clew.explain(model, x, method=method, **options)
+    for i in range(len(x)):
+        pixels = raw.pixels[i]
+        of_max = clew.explain(model, x, method=method, normalize="max", **options)
+        torch.testing.assert_close(of_max.pixels[i], pixels / pixels.abs().max())
+        assert of_max.heatmap()[i].abs().max() == of_max.scores[i].abs().max() == 1
+        stretched = clew.explain(model, x, method=method, normalize="minmax", **options)
+        torch.testing.assert_close(stretched.pixels[i], (pixels - pixels.min()) / (pixels.max() - pixels.min()))
+        assert stretched.panels()[i].heat.min() == 0 and stretched.panels()[i].heat.max() == 1
+
+
 def test_checks_say_what_was_verified(model, x):
     checks = clew.explain(model, x).checks
     assert checks["forward_difference"] == 0

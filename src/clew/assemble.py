@@ -109,7 +109,7 @@ def _of_images(
         patch_size=patch,
         input_size=size,
         logits=_repeated_logits(subject),
-        pixels=None if result.pixels is None else result.pixels.detach(),
+        pixels=None if result.pixels is None else _normalized_pixels(result.pixels.detach(), settings.normalize),
         pictures=[picture for picture in ready.pictures for _ in range(subject.each)],
         maps_per_image=subject.each,
         details={k: v.detach() for k, v in result.details.items()} if settings.details else {},
@@ -266,6 +266,12 @@ def _without_first(scores: Tensor, how: bool | str) -> Tensor:
     scores = scores.clone()
     scores[:, 0] = scores.amin(1) if how == "min" else 0
     return scores
+
+
+def _normalized_pixels(pixels: Tensor, how: str | None) -> Tensor:
+    """Each map over its own pixels: what is drawn then has the range that `normalize` promises."""
+    flat = pixels.flatten(1)
+    return normalized(flat, flat, how).view_as(pixels)
 
 
 def normalized(scores: Tensor, over: Tensor, how: str | None) -> Tensor:

@@ -69,7 +69,8 @@ def explain(
             per model and input shape), its own attention output, gradients, the rows that its head reads, padding, the
             score, where scores are placed; "full" calls the model every time; "off" verifies nothing.
         details: keep the method's intermediate results in `Attribution.details`.
-        normalize: "minmax" or "max" over the patches of each example, as the papers' code does; default: raw scores.
+        normalize: "minmax" or "max" over the patches of each example, as the papers' code does, and of methods that
+            give pixels over the pixels, too, so that scores and heatmap have that range each; default: raw scores.
         zero_cls: set the score of the first token (CLS, BOS) to 0, or with "min" to the least score.
         truncate: cut strings to the model's positions; `checks` says how much was cut.
         window, stride: explain windows of `window` tokens, one every `stride` (default: half a window), as one text;

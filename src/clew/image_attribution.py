@@ -24,8 +24,9 @@ class ImageAttribution(Attribution):
     """Scores of one method for a batch of images.
 
     `all_scores` (batch, token): prefix tokens (CLS, registers) come first. `patch_grid` is (down, across). `pixels`
-    (batch, height, width) where the method gives pixels; then scores are its sums over each patch. Where an image was
-    explained for several targets, `maps_per_image` results in a row are of one image.
+    (batch, height, width) where the method gives pixels; then scores are its sums over each patch, and with `normalize`
+    both have been normalised, each over its own. Where an image was explained for several targets, `maps_per_image`
+    results in a row are of one image.
     """
 
     prefix: int
@@ -47,7 +48,10 @@ class ImageAttribution(Attribution):
         return self.all_scores[:, self.prefix :]
 
     def heatmap(self) -> Pixels:
-        """(batch, height, width) in the frame of the model's input: pixels as they are, tokens bilinear."""
+        """(batch, height, width) in the frame of the model's input: pixels as they are, tokens bilinear.
+
+        In the units of `scores`: with `normalize="max"` no value is larger than 1.
+        """
         return self.pixels if self.pixels is not None else self._bilinear(self.scores)
 
     def _bilinear(self, patches: Scores) -> Pixels:
