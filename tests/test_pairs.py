@@ -422,7 +422,7 @@ def test_tensors_are_compared_once_and_a_processors_output_is_read(loaded, pictu
     torch.testing.assert_close(listed.scores, words.scores)
     for value, message in (
         ([x[0], x[0, :, :8]], "one size"),
-        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "neither images nor texts"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.long), "neither images nor texts"),
         (x[:0], "neither images nor texts"),
         ({"pixel_values": x, "spatial_shapes": x}, "laid out"),
         ({}, "compares texts or images"),

@@ -52,9 +52,11 @@ def explain(
 
     Args:
         model: any supported `nn.Module` in evaluation mode, or what `clew.load` returned.
-        inputs: images as the model takes them, `(batch, channel, height, width)` or without batch; token numbers
+        inputs: images as the model takes them, floats `(batch, channel, height, width)` or without batch, for a model
+            of one channel also `(batch, height, width)`, as tensor, array or a list of these; token numbers
             `(batch, token)`; a mapping of arguments, as a tokenizer gives it; or, for a loaded model, PIL images,
-            strings, or pairs of strings (question, context), single or in a list.
+            arrays of 8 bits `(height, width, 3)` in RGB order, strings, or pairs of strings (question, context),
+            single or in a list.
         method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
         target: None (the predicted class, next token or answer; of an embedding its norm), an index, a label,
             `Contrast(a, b)`, of texts also `Span(…)` and `Token(…)`, one of these per example, or a callable

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from .architectures import Architecture, Bound
 from .architectures import find as find_architecture
+from .arrays import batch_of, checked, described, holds_pictures, items_of, pil_images, refuse_labels
 from .heads import by_number, names_of
 from .images import picture_of
 from .loaded import LoadedModel
@@ -157,47 +159,47 @@ def _as_tensors(
     inputs: Any, loaded: LoadedModel | None, name: str, channels: int | None
 ) -> tuple[dict[str, Any], Sequence[Picture]]:
     if isinstance(inputs, Mapping):
-        given = {str(k): v for k, v in inputs.items() if v is not None}
-        main = given.get(name, next((v for v in given.values() if isinstance(v, Tensor)), None))
-        if not isinstance(main, Tensor):
-            found = {k: type(v).__name__ for k, v in given.items()}
-            raise InputError("a mapping of inputs holds the images as a tensor", expected=name or "a tensor", got=found)
-        _check_image(main, channels)
+        given = _of_mapping(inputs, name, channels)
+        main = next(iter(given.values()))
         return given, [picture_of(image) for image in main]
-    if isinstance(inputs, Tensor):
-        batch = inputs[None] if inputs.ndim == 3 else inputs
-        _check_image(batch, channels)
+    if not holds_pictures(inputs):
+        batch = batch_of(inputs, channels)
+        _reject_nan(batch)
         return {name: batch}, [picture_of(image) for image in batch]
-    items = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    if not items or not all(isinstance(i, Image.Image) for i in items):
-        kinds = sorted({type(i).__name__ for i in items}) or ["nothing"]
-        raise InputError(
-            "these inputs cannot be explained",
-            expected="a tensor, a mapping of tensors, or PIL images",
-            got=", ".join(kinds),
-            todo="open picture files with clew.open_image(path)",
-        )
     if loaded is None or loaded.preprocess is None:
+        refuse_labels(items_of(inputs))
+        arrays = not isinstance(items_of(inputs)[0], Image.Image)
+        kind = "raw pictures" if arrays else "PIL images"
         raise InputError(
-            "PIL images need the model's own preprocessing",
-            expected="a model from clew.load, or a tensor (batch, channel, height, width)",
-            got=type(items[0]).__name__,
-            todo="load the model with clew.load, or preprocess the images yourself",
+            f"{kind} need the model's own preprocessing",
+            expected="a model from clew.load, or floats (batch, channel, height, width), normalised for the model",
+            got=described(inputs),
+            todo=f"load the model with clew.load{', and pass them in RGB order (cv2 has BGR)' if arrays else ''}, or "
+            "preprocess the images yourself",
         )
-    batch, pictures = loaded.preprocess.batch(items)
-    _check_image(batch, channels)
+    images = pil_images(inputs, channels)
+    made = loaded.preprocess if channels is None else loaded.preprocess.with_channels(channels)
+    batch, pictures = made.batch(images)
+    _reject_nan(batch)
     return {name: batch}, pictures
 
 
-def _check_image(x: Tensor, channels: int | None) -> None:
-    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (channels and x.shape[1] != channels):
-        raise InputError(
-            "the input is not a batch of images for this model",
-            expected=f"floats of shape (batch, {channels or 'channel'}, height, width), normalised for the model",
-            got=f"{x.dtype} of shape {tuple(x.shape)}",
-            todo="convert the image to RGB and preprocess it, or pass a PIL image to a model from clew.load",
-        )
-    _reject_nan(x)
+def _of_mapping(inputs: Mapping[Any, Any], name: str, channels: int | None) -> dict[str, Any]:
+    """Arguments of the model, the images first, arrays as tensors."""
+    given = {str(k): v for k, v in inputs.items() if v is not None}
+    first = next((k for k, v in given.items() if isinstance(v, (Tensor, np.ndarray))), None)
+    key = name if name in given else first
+    main = given.pop(key) if key is not None else None
+    if isinstance(main, (list, tuple)) and main and all(isinstance(i, (Tensor, np.ndarray)) for i in main):
+        batch = batch_of(main, channels)  # as a processor gives them without return_tensors
+    elif isinstance(main, (Tensor, np.ndarray)):
+        batch = checked(torch.as_tensor(main), channels, main)
+    else:
+        found = {k: type(v).__name__ for k, v in inputs.items()}
+        raise InputError("a mapping of inputs holds the images as a tensor", expected=name or "a tensor", got=found)
+    _reject_nan(batch)
+    others = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+    return {str(key): batch, **others}
 
 
 def _reject_nan(x: Tensor) -> None:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from .arrays import described, holds_pictures, one_size, pil_images, refuse_labels
 from .images import PICTURES
 from .pair import Side
 from .shapes import InputError
@@ -65,8 +65,10 @@ def things(value: Any) -> Things:
         return value
     if isinstance(value, Mapping):
         return _of_mapping(cast("Mapping[str, Any]", value))
+    if holds_pictures(value):
+        return Things("image", list(pil_images(value, None)))
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
+        value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor):
         return _of_tensor(value)
     items: list[Any] = list(cast("Sequence[Any]", value)) if isinstance(value, (list, tuple)) else [value]
@@ -78,19 +80,17 @@ def things(value: Any) -> Things:
             expected, todo = "a text, or a PIL image", "open it: clew.open_image(path)"
             raise InputError("this is the name of a picture", expected=expected, got=files[0], todo=todo)
         return Things("text", items)
-    if items and all(isinstance(item, Image.Image) for item in items):
-        return Things("image", items)
+    refuse_labels(items)
     if items and all(isinstance(item, (Tensor, np.ndarray, list, Mapping)) for item in items):
         several = [things(item) for item in items]
         if len({(one.side, type(one.items[0])) for one in several}) == 1:
             joined = [item for one in several for item in one.items]
-            _one_size(joined)
+            one_size(joined)
             return replace(several[0], items=joined, special=[row for one in several for row in one.special])
-    kinds = sorted({type(item).__name__ for item in items}) or ["nothing"]
     raise InputError(
         "an image–text model compares texts or images",
         expected="strings, token numbers, PIL images or tensors (batch, channel, height, width), one kind at a time",
-        got=", ".join(kinds),
+        got=described(value),
     )
 
 
@@ -127,22 +127,12 @@ def _of_mapping(given: Mapping[str, Any]) -> Things:
 
 def _of_tensor(value: Tensor) -> Things:
     floats = value.is_floating_point()
-    if value.ndim not in ((3, 4) if floats else (1, 2)) or not value.numel():
+    picture = value.ndim == 4 or (value.ndim == 3 and value.shape[0] in (1, 3))
+    if not (picture if floats else value.ndim in (1, 2)) or not value.numel():
         raise InputError(
             "this tensor holds neither images nor texts",
             expected="floats (batch, channel, height, width) as the model takes them, or token numbers (batch, token)",
-            got=f"{value.dtype} of shape {tuple(value.shape)}",
+            got=described(value),
         )
     several = value if value.ndim == (4 if floats else 2) else value[None]
     return Things("image" if floats else "text", list(several))
-
-
-def _one_size(items: Sequence[Tensor]) -> None:
-    sizes = {tuple(item.shape) for item in items if item.is_floating_point()}
-    if len(sizes) > 1:
-        raise InputError(
-            "images in one call have one size",
-            expected="equal shapes",
-            got=", ".join(map(str, sorted(sizes))),
-            todo="resize them, or pass PIL images to a model from clew.load",
-        )
