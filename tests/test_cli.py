@@ -176,3 +176,54 @@ def test_explain_compares_a_picture_with_texts(pair_scene, tmp_path):
 def test_a_picture_and_an_image_text_model_need_something_to_compare(pair_scene, tmp_path):
     with pytest.raises(OptionError, match="what to compare"):
         run("explain", pair_scene, "-m", "mini:digits-clip", "-o", tmp_path / "a.html")
+
+
+def broken(folder: Path, name: str = "cut.jpg") -> Path:
+    clew.scenes().images[3].resize((300, 300)).save(folder / "whole.jpg.part", format="JPEG")
+    (folder / name).write_bytes((folder / "whole.jpg.part").read_bytes()[:900])
+    return folder / name
+
+
+@pytest.mark.parametrize("command", ["explain", "figure"])
+def test_what_is_broken_in_a_folder_is_named_and_the_rest_goes_on(command, pictures, tmp_path):
+    folder, out = tmp_path, tmp_path / "results" / "a.png"
+    out.parent.mkdir()
+    (folder / "._scene0.png").write_bytes(b"\0\5\x16\7")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "folder.jpg").mkdir()
+    asked = (command, folder, "-m", "mini:digits", "--method", "raw_attention", "-o", out)
+    done = run(*asked)
+    assert done.exit_code == 0 and out.is_file() and "left out" not in done.output, done.output
+    out.unlink()
+    name = str(broken(folder))
+    done = run(*asked)
+    assert done.exit_code == 1 and out.is_file()
+    assert "left out" in done.stderr and name in done.stderr and "is broken" in done.stderr
+    assert "._scene0" not in done.output and "left out" not in done.stdout
+
+
+def test_a_broken_file_that_is_named_does_not_stop_the_others(pictures, tmp_path):
+    out = tmp_path / "a.safetensors"
+    asked = ("-m", "mini:digits", "--method", "raw_attention", "-o", out)
+    done = run("explain", pictures[0], broken(tmp_path), tmp_path / "missing.png", pictures[1], *asked)
+    assert done.exit_code == 1 and done.stderr.count("left out") == 2 and "missing.png" in done.stderr
+    both = clew.explain(clew.load("mini:digits"), clew.scenes().images[:2], method="raw_attention")
+    assert len(clew.Attribution.load(out)) == 2
+    assert (clew.Attribution.load(out).scores == both.scores).all()
+    out.unlink()
+    with pytest.raises(ClewError, match="is broken"):
+        run("explain", broken(tmp_path), *asked)
+    with pytest.raises(ClewError, match=r"none of the inputs can be read(.|\n)*cut.jpg(.|\n)*other.jpg"):
+        run("explain", broken(tmp_path), broken(tmp_path, "other.jpg"), *asked)
+    assert not out.exists()
+
+
+def test_texts_of_a_folder_alike(tmp_path):
+    (tmp_path / "a.txt").write_text("a brilliant film")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00caf\xe9")
+    (tmp_path / "c.txt").write_text(" \n")
+    (tmp_path / "._a.txt").write_bytes(b"\xff")
+    out = tmp_path / "out.safetensors"
+    done = run("explain", tmp_path, "-m", "mini:reviews-bert", "--method", "raw_attention", "-o", out)
+    assert done.exit_code == 1 and len(clew.Attribution.load(out)) == 1
+    assert "b.txt is no text" in done.stderr and "c.txt is empty" in done.stderr and "._a" not in done.stderr

@@ -19,7 +19,7 @@ from .cli_bench import bench, report_command
 from .cli_figure import figure_command
 from .cli_finetune import command as finetune_command
 from .cli_ui import ui
-from .cli_words import numbers
+from .cli_words import numbers, tell_left_out
 from .compare import compare
 from .datasets.labels import class_names
 from .demo import show
@@ -114,7 +114,7 @@ def explain(
     quantize: Quantize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
 ) -> None:
-    """Explain what a model saw in pictures, or read in texts.
+    """Explain what a model saw in pictures, or read in texts. What cannot be read is left out, with exit status 1.
 
     clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
 
@@ -138,7 +138,9 @@ def explain(
     suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")
     if out.suffix not in suffixes:
         raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
-    items = items_for(loaded, inputs or [], text or [])
+    found = items_for(loaded, inputs or [], text or [])
+    tell_left_out(found.errors)
+    items = found.items
     more: dict[str, Any] = {"truncate": True} if truncate else {}
     more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
     results = explained(
@@ -159,6 +161,8 @@ def explain(
             console.print(f"[yellow]{escape(result.method)}: {escape(result.checks['advice'])}[/yellow]")
     written = results[0].save(out) if out.suffix == ".safetensors" else compare(results, out)
     console.print(f"written: {escape(str(written))}")
+    if found.errors:
+        raise typer.Exit(1)
 
 
 @app.command()

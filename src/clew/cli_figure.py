@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .cli_words import tell_left_out
 from .explaining import explained, items_for, kind_of
 from .figure import figure
 from .load import load
@@ -57,15 +58,18 @@ def figure_command(
     for name, _ in chosen:
         find(name)
     loaded = load(model, checkpoint=checkpoint, device=device)
-    items = items_for(loaded, inputs or [], text or [])
+    found = items_for(loaded, inputs or [], text or [])
+    tell_left_out(found.errors)
     captions = text or [] if kind_of(loaded) == "pair" else []
     more = {"truncate": True} if truncate else {}
     results = explained(
-        loaded, items, chosen, target=target, text=captions, batch_size=batch_size, more=more, both_sides=False
+        loaded, found.items, chosen, target=target, text=captions, batch_size=batch_size, more=more, both_sides=False
     )
     headings = heading or [_heading(words) for words in method or [name for name, _ in chosen]]
     written = figure(results, out, inputs=row or None, methods=headings, scale=scale, caption=caption)
     console.print(f"written: {escape(str(written))}")
+    if found.errors:
+        raise typer.Exit(1)
 
 
 def _heading(words: str) -> str:

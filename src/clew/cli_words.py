@@ -7,7 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+
 from .shapes import OptionError
+
+
+def tell_left_out(errors: Sequence[Exception]) -> None:
+    """Name on stderr what could not be read, while the rest goes on."""
+    for error in errors:
+        Console(stderr=True, soft_wrap=True).print(f"[yellow]left out:[/yellow] {escape(str(error))}")
 
 
 def helps(doc: str) -> dict[str, str]:

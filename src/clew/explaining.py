@@ -8,7 +8,7 @@ from typing import Any
 from .architectures import find as find_architecture
 from .attribution import Attribution
 from .heads import by_number
-from .inputs import Item, read_images, read_texts
+from .inputs import Item, Read, read_images, read_texts
 from .loaded import LoadedModel
 from .many import explain_many
 from .pair_model import LoadedPair
@@ -30,18 +30,21 @@ def labels_of(loaded: LoadedModel) -> Sequence[str] | None:
     return None if task in ("causal-lm", "question-answering") else by_number(loaded.labels)
 
 
-def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -> list[Item]:
-    """Files, folders and words as inputs. Raises `OptionError` where there are none, or words that are not taken."""
+def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -> Read:
+    """Files, folders and words as inputs, with errors of those that cannot be read.
+
+    Raises `InputError` where none can, and `OptionError` where there are none, or words that are not taken.
+    """
     kind = kind_of(loaded)
     if kind == "text":
-        items = [*read_texts(inputs), *read_texts(text, as_text=True)]
+        found = read_texts(inputs) + read_texts(text, as_text=True)
     else:
         if text and kind == "image":
             raise OptionError("a model of images takes no --text", expected="picture files", got=text[0])
-        items = read_images(inputs)
-    if not items:
+        found = read_images(inputs)
+    if not found.some().items:
         raise OptionError("nothing to explain", expected="files or words" if kind == "text" else "pictures", got="none")
-    return items
+    return found
 
 
 def explained(

@@ -18,7 +18,7 @@ Ignore = int | Literal["auto"] | None
 
 def picture(data: bytes, where: str) -> Image.Image:
     """A picture in RGB, upright. Raises `InputError`, with where it came from, for a broken or far too large one."""
-    return as_rgb(_loaded(data, where))
+    return as_rgb(_loaded(data, where), where)
 
 
 def object_mask(data: bytes, where: str, ignore: Ignore = "auto") -> NDArray[np.int8]:
