@@ -315,6 +315,28 @@ def test_the_picture_may_be_prepared_as_the_model_was_trained(model, scenes):
     assert found == pytest.approx([float(whole.max()), float(black[whole.argmax()])], rel=1e-4, abs=1e-5)
 
 
+def test_models_of_one_channel_are_measured_too(scenes):
+    import timm
+
+    torch.manual_seed(0)
+    sizes = {"img_size": 64, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
+    module = timm.create_model("vit_tiny_patch16_224", in_chans=1, **sizes).eval()
+    grey = clew.LoadedModel(module, Preprocess((64, 64), (64, 64), "squash", (0.4,), (0.3,), channels=1))
+    steps = {"fractions": (0.0, 1.0)}
+    rows, _ = evaluated("perturbation", grey, scenes[:1], ["saliency"], eraser=("black", "channel_mean"), **steps)
+    with torch.no_grad():
+        picture = (squashed(scenes[0].image.convert("L"))[:1] - 0.4) / 0.3
+        predicted = int(module(picture[None]).argmax())
+        black, mean = module(torch.stack([torch.full((1, 64, 64), -0.4 / 0.3), torch.zeros(1, 64, 64)]))[:, predicted]
+    found = rows[scenes[0].id, "saliency"]
+    assert found["predicted/black/positive/logit"][1] == pytest.approx(float(black), rel=1e-4, abs=1e-5)
+    assert found["predicted/channel_mean/positive/logit"][1] == pytest.approx(float(mean), rel=1e-4, abs=1e-5)
+    rows, _ = evaluated("segmentation", grey, scenes[:1], ["saliency"])
+    heat = clew.explain(module, picture[None], method="saliency").heatmap()[0].double()
+    expected = literal_segmentation(heat, scenes[0].mask.astype(int), ("mean",), False)
+    assert {k: rows[scenes[0].id, "saliency"][k] for k in expected} == pytest.approx(expected, abs=1e-6)
+
+
 def test_only_misclassified_examples_are_kept_on_request(model, scenes):
     examples = [scenes[0], replace(scenes[1], label=(scenes[1].label + 1) % 10)]
     rows, _ = evaluated("perturbation", model, examples, ["saliency"], misclassified=True, fractions=(0.0, 1.0))

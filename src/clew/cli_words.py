@@ -15,8 +15,9 @@ from .shapes import OptionError
 
 def tell_left_out(errors: Sequence[Exception]) -> None:
     """Name on stderr what could not be read, while the rest goes on."""
+    console = Console(stderr=True, soft_wrap=True)
     for error in errors:
-        Console(stderr=True, soft_wrap=True).print(f"[yellow]left out:[/yellow] {escape(str(error))}")
+        console.print(f"[yellow]left out:[/yellow] {escape(str(error))}")
 
 
 def helps(doc: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ logger = logging.getLogger("clew")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, *, tell: Callable[[str], None] = logger.warning) -> Image.Image:
     """Open a picture file as RGB, turned the way its EXIF data says.
 
+    `tell` is told of a picture that comes out nearly black, 10 or 12 bits in 16; default: a warning in the log.
     Raises `InputError` for a missing, empty, broken or unreasonably large file.
     """
     path = Path(path)
@@ -32,7 +34,7 @@ def open_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                return as_rgb(image, str(path))
+                return as_rgb(image, str(path), tell)
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -45,12 +47,15 @@ def open_image(path: str | Path) -> Image.Image:
         raise InputError(f"{path} is broken", got=error, todo="fetch or export the file again") from error
 
 
-def as_rgb(image: Image.Image, where: str = "this picture") -> Image.Image:
+def as_rgb(
+    image: Image.Image, where: str = "this picture", tell: Callable[[str], None] = logger.warning
+) -> Image.Image:
     """RGB, upright; what is transparent becomes white. `where` it came from is for messages."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I;16"):  # 16 bits a pixel: `convert` would cut everything above 255
         values = np.asarray(turned).astype(np.uint16)
-        _tell_of_darkness(int(values.max(initial=0)), where)
+        if said := _dark(int(values.max(initial=0))):
+            tell(f"{where} {said}")
         return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if turned.mode in ("I", "F"):
         raise InputError(
@@ -66,16 +71,13 @@ def as_rgb(image: Image.Image, where: str = "this picture") -> Image.Image:
     return turned.convert("RGB")
 
 
-def _tell_of_darkness(largest: int, where: str) -> None:
+def _dark(largest: int) -> str:
     """Cameras and scanners of 10, 12 or 14 bits write their numbers into 16 as they are: far from white."""
     bits = largest.bit_length()
-    if 0 < bits <= 14:
-        logger.warning(
-            "%s has 16 bits a pixel, but no value above %d (%d bits are used): it comes out %s. If its white is %d, "
-            "scale it first: Image.fromarray((np.asarray(image) / %d * 255).astype(np.uint8))",
-            where,
-            largest,
-            bits,
-            "nearly black" if bits <= 12 else "dark",
-            *[2 ** max(bits, 8) - 1] * 2,
-        )
+    if not 0 < bits <= 14:
+        return ""
+    return (
+        f"has 16 bits a pixel, but no value above {largest} ({bits} bits are used): it comes out "
+        f"{'nearly black' if bits <= 12 else 'dark'}. If its white is {(white := 2 ** max(bits, 8) - 1)}, scale it "
+        f"first: Image.fromarray((np.asarray(image) / {white} * 255).astype(np.uint8))"
+    )

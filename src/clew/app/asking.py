@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,11 @@ class Models:
         return kind_of(self[name])
 
 
-def opened(path: str | Path | None) -> Image.Image | None:
-    """A picture that was uploaded. Raises `InputError` for a broken one, and for one that is too large."""
+def opened(path: str | Path | None, tell: Callable[[str], None] = lambda words: None) -> Image.Image | None:
+    """A picture that was uploaded; `tell` is told if it is nearly black.
+
+    Raises `InputError` for a broken one, and for one that is too large.
+    """
     if path is None:
         return None
     try:
@@ -90,10 +93,14 @@ def opened(path: str | Path | None) -> Image.Image | None:
             got="far more" if width > MOST_PIXELS else f"{width} × {height}",
             todo="shrink it first",
         )
+
+    def bare(words: str) -> str:  # without the server's paths
+        return words.replace(str(path), "this file").replace(Path(path).name, "this file")
+
     try:
-        return open_image(path)
-    except InputError as error:  # without the server's paths
-        raise InputError(str(error).replace(str(path), "this file").replace(Path(path).name, "this file")) from None
+        return open_image(path, tell=lambda words: tell(bare(words)))
+    except InputError as error:
+        raise InputError(bare(str(error))) from None
 
 
 def checked(asked: Asked, kind: str) -> Asked:

@@ -60,14 +60,16 @@ class Inputs:
 def _preview(path: str | None) -> str:
     if path is None:
         return ""
+    notes: list[str] = []
     try:
-        image = opened(path)
+        image = opened(path, notes.append)
     except ClewError as error:
         return message(str(error))
     assert image is not None
     small = shrunk(Picture(np.asarray(image), (0.0, 0.0, 1.0, 1.0)), 320).pixels
     data = base64.b64encode(jpeg(small)).decode()
-    return f'<div class="clew-preview"><img alt="the picture" src="data:image/jpeg;base64,{data}"></div>'
+    said = "".join(message(note, "note") for note in notes)
+    return f'<div class="clew-preview"><img alt="the picture" src="data:image/jpeg;base64,{data}">{said}</div>'
 
 
 def status(text: str, done: int = 0, whole: int = 0) -> str:
