@@ -116,6 +116,9 @@ def test_labels_of_a_data_loader_are_named(model, x):
     for given in ((x, ["a", "b", "c"]), (x, torch.randn(3, 5)), ((x * 9).to(torch.uint8), torch.tensor([1, 2, 3]))):
         with pytest.raises(InputError, match="DataLoader"):
             clew.explain(model, given)
+    for given in ((x[0], 2), (Image.new("RGB", (32, 32)), 2), (x[0], torch.tensor(2))):
+        with pytest.raises(InputError, match=r"a picture with its label(.|\n)*target=batch\[1\]"):
+            clew.explain(model, given)
     with pytest.raises(InputError, match="DataLoader"):
         clew.load("mini:digits-clip").encode((torch.randn(2, 3, 80, 80), torch.tensor([1, 2])))
 

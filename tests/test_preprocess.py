@@ -147,6 +147,12 @@ def test_the_processor_in_a_file_of_all_processors_is_found(tmp_path):
         ("ConvNextImageProcessor", {"size": {"shortest_edge": 32}}, "in a way of its own"),
         ("EfficientNetImageProcessor", {"size": {"height": 32, "width": 32}}, "in a way of its own"),
         ("ViTImageProcessor", {"size": {"longest_edge": 32}}, "cannot be prepared"),
+        pytest.param(
+            "ViTImageProcessor",
+            {"resample": 4},
+            "cannot resize by box",
+            marks=pytest.mark.skipif(not NEW, reason="PIL"),
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_told(name, settings, told, tmp_path, caplog):

@@ -104,15 +104,24 @@ def one_size(items: Sequence[Tensor]) -> None:
 
 def refuse_labels(items: Sequence[Any]) -> None:
     """Raise `InputError` for [x, y], a batch as a `DataLoader` gives it."""
-    shapes = [tuple(cast(Any, i).shape) if isinstance(i, (Tensor, np.ndarray)) else None for i in items]
-    if len(items) < 2 or shapes[0] is None or len(shapes[0]) < 3:
+    if len(items) < 2:
         return
-    second: Any = items[1]
-    labels = isinstance(second, (list, tuple, Mapping)) if shapes[1] is None else len(shapes[1]) < 2
-    if labels or (shapes[1] is not None and len(shapes[1]) == 2 and len(shapes[0]) == 4):
-        classes = shapes[1] is not None and len(shapes[1]) == 1 and not _tensor(second).is_floating_point()
+    (first, second), several = items[:2], 0
+    if not isinstance(first, Image.Image):
+        several = cast(Any, first).ndim if isinstance(first, (Tensor, np.ndarray)) else 0
+        if several < 3:
+            return
+    classes = isinstance(second, (int, np.integer))
+    labels = classes or isinstance(second, (list, Mapping)) or (isinstance(second, tuple) and several > 3)
+    if isinstance(second, (Tensor, np.ndarray)) and several:
+        axes: int = cast(Any, second).ndim
+        labels = axes < 2 or (axes == 2 and several == 4)
+        classes = axes < 2 and not _tensor(second).is_floating_point()
+    if labels:
+        one = several < 4
         raise InputError(
-            "this is a batch with its labels, as a DataLoader gives it",
+            f"this is {'a picture with its label' if one else 'a batch with its labels'}, as a "
+            f"{'data set' if one else 'DataLoader'} gives it",
             expected="the images alone",
             got=described(items),
             todo="pass its first part: explain(model, batch[0]" + (", target=batch[1])" if classes else ")"),

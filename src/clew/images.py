@@ -279,6 +279,11 @@ class Preprocess:
         crop = bool(settings.get("do_center_crop", False))
         if crop:
             final = _height_width(settings.get("crop_size") or final)
+        resample = Image.Resampling(2 if settings.get("resample") is None else int(settings["resample"]))
+        if backend == "torchvision" and resample in (Image.Resampling.BOX, Image.Resampling.HAMMING):
+            name = resample.name.lower()
+            logger.warning("torchvision cannot resize by %s: pictures are prepared as with backend='pil'", name)
+            backend = "pil"
         pad = settings.get("pad_size") if settings.get("do_pad") and not kind.startswith("Beit") else None
         normal = settings.get("do_normalize", plain)
         rescaled = bool(settings.get("do_rescale", plain))
@@ -288,7 +293,7 @@ class Preprocess:
             cast(Any, mode),
             _floats(settings.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
             _floats(settings.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
-            Image.Resampling(2 if settings.get("resample") is None else int(settings["resample"])),
+            resample,
             float(settings.get("rescale_factor", 1 / 255)) if rescaled else 1.0,
             crop=crop,
             longest=longest,

@@ -280,10 +280,12 @@ def _processor(path: str, backend: Backend | None) -> Any:
 
 
 def _alike(made: Preprocess, processor: Any) -> bool:
-    """Whether two pictures, one large and one small, come out as the processor makes them."""
+    """Whether pictures come out as the processor makes them: a small one, a large one, and some of nearly the model's
+    size, whose crops leave even and odd rests."""
     drawn = np.random.default_rng(0)
     sides = max(made.size)
-    for height, width in ((sides // 2 + 3, sides // 2 + 10), (2 * sides + 7, sides + sides // 2)):
+    near = [(sides, sides + more) for more in range(4)]
+    for height, width in ((sides // 2 + 3, sides // 2 + 10), (2 * sides + 7, sides + sides // 2), *near):
         colours = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
         picture = Image.fromarray(colours).convert("L" if made.channels == 1 else "RGB")
         try:

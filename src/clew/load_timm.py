@@ -79,8 +79,9 @@ def timm_preprocess(model: Any, pretrained: Any) -> Preprocess:
     patches: Any = getattr(model, "patch_embed", None)
     size = getattr(patches, "img_size", None) or size
     # What a checkpoint was trained with stays in its configuration when `in_chans` is changed.
-    first: Any = getattr(patches, "backbone", None) or getattr(patches, "proj", None)
-    found = next((m.in_channels for m in first.modules() if isinstance(m, nn.Conv2d)), None) if first else None
+    first = getattr(patches, "backbone", getattr(patches, "proj", None))
+    inside = first.modules() if isinstance(first, nn.Module) else ()
+    found = next((m.in_channels for m in inside if isinstance(m, nn.Conv2d)), None)
     settings["input_size"] = (found or channels, *size)
     return Preprocess.from_timm(settings)
 
