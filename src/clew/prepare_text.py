@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .architectures import Bound
 from .shapes import InputError
 from .texts import TextBatch, arrange, read_mask
+from .token_strings import token_string
 
 Tokenizer = Any
 BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
@@ -218,7 +219,7 @@ def _batch(
         input_ids=ids,
         mask=mask,
         special=special,
-        tokens=_token_strings(ids, mask, special, texts, offsets, decode),
+        tokens=_token_strings(ids, mask, special, texts, offsets, tokenizer),
         texts=texts,
         offsets=offsets,
         encode=encode,
@@ -234,7 +235,7 @@ def _token_strings(
     special: Tensor,
     texts: Sequence[str],
     offsets: Tensor | None,
-    decode: Callable[[Sequence[int]], str] | None,
+    tokenizer: Any | None,
 ) -> list[list[str]]:
     """What each token looks like: its piece of the text where that is known, else what the tokenizer makes of it."""
 
@@ -245,7 +246,8 @@ def _token_strings(
             a, b = offsets[i, j].tolist()
             if a < b:
                 return texts[i][a:b]
-        return decode([int(ids[i, j])]) if decode is not None else str(int(ids[i, j]))
+        number = int(ids[i, j])
+        return token_string(tokenizer, number) if tokenizer is not None else str(number)
 
     return [[string(i, j) for j in range(ids.shape[1])] for i in range(ids.shape[0])]
 

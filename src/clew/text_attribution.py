@@ -99,9 +99,10 @@ class TextAttribution(Attribution):
                 found += [Piece(token, score, added, (column,)), *([Piece(" ")] if spans is None else [])]
                 continue
             start, stop = spans[column]
-            if stop <= at and found:  # several tokens of one character
-                last = found.pop()
-                found.append(Piece(last.text, (last.score or 0) + score, False, (*last.columns, column)))
+            k = next((k for k in reversed(range(len(found))) if found[k].columns and not found[k].special), None)
+            if stop <= at and k is not None:  # several tokens of one character
+                last = found[k]
+                found[k] = Piece(last.text, (last.score or 0) + score, False, (*last.columns, column))
                 continue
             if start > at:
                 found.append(Piece(text[at:start]))
@@ -111,7 +112,7 @@ class TextAttribution(Attribution):
                 found.append(Piece(piece[: -len(word)]))
             found.append(Piece(word, score, False, (column,)))
             at = stop
-        return [*found, Piece(text[at:])] if at < len(text) else found
+        return [*found, Piece(text[at:])] if spans is not None and at < len(text) else found
 
     # Looking
 
