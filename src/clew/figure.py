@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from .attribution import Attribution
+from .figure_texts import texts_figure
 from .files import write
 from .image_attribution import ImageAttribution
+from .lettering import lettered, wrapped
 from .plots import in_frame, shrunk
 from .shapes import ClewError, OptionError
 from .text_attribution import TextAttribution
-from .text_html import Piece, scale_of, shade
 
 _DPI = 300
 _EDGE = 1.35  # inches of a picture's side
-_LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
 
 
 @dataclass(frozen=True)
@@ -117,28 +115,6 @@ def _new(width: float, height: float) -> Any:
     return drawn
 
 
-def _plain(text: str) -> str:
-    """A text without what matplotlib reads as mathematics."""
-    return text.replace("$", r"\$")
-
-
-def _wrapped(text: str, width: int) -> str:
-    """A text in lines of at most so many letters, where that can be; names are broken at their underscores."""
-    import textwrap
-
-    lines = textwrap.wrap(text, width, break_long_words=False)
-    return "\n".join(part for line in lines for part in _at_underscores(line, width)) or text
-
-
-def _at_underscores(line: str, width: int) -> list[str]:
-    found = [""]
-    for part in re.findall(r"[^_]*_|[^_]+", line):
-        if found[-1] and len(found[-1]) + len(part) > width:
-            found.append("")
-        found[-1] += part
-    return found
-
-
 # Pictures
 
 
@@ -170,13 +146,13 @@ def _images(
             opacity = np.where(np.isfinite(frame), 0.2 + 0.7 * strength, 0.0)
             axes[i, k + 1].imshow(frame, cmap=colours.name, vmin=colours.low, vmax=colours.high, alpha=opacity)
     for i, row in enumerate(rows):
-        axes[i, 0].set_ylabel(_plain(_wrapped(row, 22)), fontsize=7)
+        axes[i, 0].set_ylabel(wrapped(row, 22, 6), fontsize=7)
         for axis in axes[i]:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
     for axis, name in zip(axes[0], ["input", *names], strict=True):
-        axis.set_title(_plain(_wrapped(name, 24)), fontsize=7)
+        axis.set_title(wrapped(name, 24, 4), fontsize=7)
     groups = [(axes[:, 1:].ravel().tolist(), scales[0])] if scale == "each" else [
         (axes[:, k + 1].tolist(), colours) for k, colours in enumerate(scales)
     ]  # fmt: skip
@@ -189,8 +165,8 @@ def _images(
         if scale == "each":
             bar.set_label("share of the map's largest score", fontsize=6)
     if caption:
-        drawn.supxlabel(_plain(_wrapped(caption, round(26 * columns))), fontsize=6.5, x=0.02, ha="left")
-    return drawn
+        drawn.supxlabel(wrapped(caption, round(26 * columns)), fontsize=6.5, x=0.02, ha="left")
+    return lettered(drawn)
 
 
 # Texts
@@ -199,64 +175,4 @@ def _images(
 def _texts(
     results: Sequence[TextAttribution], rows: Sequence[str], names: Sequence[str], scale: str, caption: str
 ) -> Any:
-    pieces = [[result.pieces(i) for i in range(len(rows))] for result in results]
-    sizes = [[scale_of(some) for some in of] for of in pieces]
-    if scale == "method":
-        sizes = [[max(of)] * len(of) for of in sizes]
-    width = max(2.2, 6.5 / len(results))
-    heights = [0.13 * min(_LINES, max(_lines(of[i], width) for of in pieces)) + 0.15 for i in range(len(rows))]
-    drawn = _new(width * len(results) + 0.4, sum(heights) + (0.8 if caption else 0.4))
-    axes: Any = drawn.subplots(len(rows), len(results), squeeze=False, gridspec_kw={"height_ratios": heights})
-    drawn.get_layout_engine().set(w_pad=0.05, h_pad=0.05)
-    for i, row in enumerate(rows):
-        for k in range(len(results)):
-            axis = axes[i, k]
-            axis.set_xlim(0, width * 72)
-            axis.set_ylim(heights[i] * 72, 0)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            _put(drawn, axis, pieces[k][i], sizes[k][i], width * 72, heights[i] * 72)
-        axes[i, 0].set_ylabel(_plain(_wrapped(row, 16)), fontsize=6.5)
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(_plain(name), fontsize=7)
-    if caption:
-        letters = round(21 * width * len(results))
-        drawn.supxlabel(_plain(_wrapped(caption, letters)), fontsize=6.5, x=0.02, ha="left")
-    return drawn
-
-
-def _lines(pieces: Sequence[Piece], width: float) -> int:
-    """About how many lines a text takes."""
-    return int(sum(len(p.text) for p in pieces) * _SIZE / (width * 72 * 1.8)) + 1
-
-
-def _put(drawn: Any, axis: Any, pieces: Sequence[Piece], largest: float, width: float, height: float) -> None:
-    """Words on coloured boxes, line after line; what does not fit is cut and marked."""
-    renderer = drawn.canvas.get_renderer()
-    x, y = 2.0, 9.0
-    for piece in pieces:
-        for word in _parts(piece.text):
-            style = "italic" if piece.special else "normal"
-            shown = _plain(word.replace("\n", " "))
-            text = axis.text(x, y, shown, fontsize=_SIZE, style=style, va="baseline", ha="left")
-            wide = text.get_window_extent(renderer).width * 72 / drawn.dpi
-            if word.isspace():
-                text.remove()
-                wide = 0.3 * _SIZE * len(word)
-            elif x + wide > width:
-                x, y = 2.0, y + 1.55 * _SIZE
-                text.set_position((x, y))
-            if y > height - 1:
-                text.set_text("…")
-                text.set_position((width - 8, y - 1.55 * _SIZE))
-                return
-            if piece.score is not None and isfinite(piece.score) and not word.isspace():
-                r, g, b = shade(piece.score, largest)
-                text.set_bbox({"facecolor": (r / 255, g / 255, b / 255), "edgecolor": "none", "pad": 0.8})
-            x += wide + (2.0 if piece.special else 0.6 if piece.score is not None else 0)
-
-
-def _parts(text: str) -> list[str]:
-    """Words and the spaces between them."""
-    return re.findall(r"\s+|\S+", text)
+    return texts_figure(results, rows, names, scale, caption, _DPI)

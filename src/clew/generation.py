@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .attribution import Attribution
 from .explain import explain
-from .generation_html import generation_page, generation_png
+from .generation_html import generation_fragment, generation_page, generation_png
 from .loaded import LoadedModel
 from .prepare import unwrap
 from .progress import progress_bar
@@ -59,6 +59,9 @@ class GenerationAttribution(Attribution):
         scores = self.scores[example].tolist()
         scored = [Piece(t, s, False, (i,)) for i, (t, s) in enumerate(zip(self.tokens, scores, strict=True))]
         return terminal(scored[: self.prompt + example])
+
+    def _repr_html_(self) -> str:
+        return generation_fragment(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy())
 
     def _repr_png_(self) -> bytes:
         return self.to_png()

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .lettering import cut, lettered, ticks, wrapped
+
 Array = NDArray[Any]
 
 
@@ -43,23 +45,19 @@ class Bars:
 
 def bars_png(bars: Bars) -> bytes:
     """The chart alone, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2, 0.6 + 0.16 * len(bars.names)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new(3.2, 0.6 + 0.16 * len(bars.names))
     _draw_bars(figure.subplots(), bars)
-    return _figure_png(figure)
+    return _figure_png(lettered(figure))
 
 
 def _draw_bars(axis: Any, bars: Bars) -> None:
     colours = ["#b2182b" if value >= 0 else "#2166ac" for value in bars.values]
     axis.barh(range(len(bars.names)), bars.values, color=colours)
-    axis.set_yticks(range(len(bars.names)), bars.names, fontsize=6)
+    ticks(axis.yaxis, [cut(name, 26) for name in bars.names], fontsize=6)
     axis.tick_params(axis="x", labelsize=6)
     axis.axvline(0, color="#555", linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(bars.title, fontsize=8)
+    axis.set_title(wrapped(bars.title, 34, 3), fontsize=8)
 
 
 def _figure_png(figure: Any) -> bytes:
@@ -68,31 +66,86 @@ def _figure_png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def layers_png(heat: Array, names: Sequence[str], rows: Sequence[str] = (), label: str = "block") -> bytes:
-    """Numbers by block, or by what `rows` names (down, from the first), and token (across) as a picture."""
+_COLUMNS, _ROWS, _PART, _NAME = 60, 210, 30, 20  # that are drawn at most; rows of a part; letters of a name
+
+
+def layers_png(
+    heat: Array, names: Sequence[str], rows: Sequence[str] = (), label: str = "block", note: str = ""
+) -> bytes:
+    """Numbers by block, or by what `rows` names (down, from the first), and token (across) as a picture.
+
+    Of many tokens only those with the largest scores are shown, in their order, each with its name; many named rows are
+    drawn in parts, each with the tokens that count in it. What is no number is grey.
+    """
+    return _figure_png(layers_figure(heat, names, rows, label, note))
+
+
+def layers_figure(heat: Array, names: Sequence[str], rows: Sequence[str], label: str, note: str = "") -> Any:
+    """The figure of `layers_png`."""
+    count, tokens = heat.shape
+    chosen = _largest(heat, 1, _ROWS) if rows else np.arange(count)
+    parts = np.array_split(chosen, -(-len(chosen) // _PART)) if rows and len(chosen) > _COLUMNS else [chosen]
+    high = [0.22 * len(part) if rows else min(13.0, 0.22 * len(part)) for part in parts]
+    figure = _new(1.6 + 0.22 * min(tokens, _COLUMNS), 0.6 + sum(h + 0.7 for h in high))
+    axes: Any = figure.subplots(len(parts), squeeze=False, gridspec_kw={"height_ratios": high})[:, 0]
+    name, low, high_end = colour_scale(heat)
+    shown: Any = None
+    for axis, down in zip(axes, parts, strict=True):
+        across = _largest(heat[down], 0, _COLUMNS)
+        shown = axis.imshow(
+            heat[np.ix_(down, across)], cmap=_with_grey(name), vmin=low, vmax=high_end, aspect="auto",
+            interpolation="nearest",
+        )  # fmt: skip
+        axis.set_ylabel(label, fontsize=7)
+        axis.set_yticks(range(0, len(down), max(1, len(down) // 12)))
+        axis.tick_params(labelsize=6)
+        if rows:
+            ticks(axis.yaxis, [_name(rows[i]) for i in down], fontsize=6)
+        ticks(axis.xaxis, [_name(names[i]) for i in across], fontsize=6, rotation=90)
+        for k in np.flatnonzero(np.diff(across) > 1):  # tokens between these are left out
+            axis.axvline(k + 0.5, color="#888", linewidth=0.6, linestyle=":")
+    said = [note] if note else []
+    if tokens > _COLUMNS:
+        each = " in each part" if len(parts) > 1 else ""
+        said.append(
+            f"the {_COLUMNS} of {tokens} tokens with the largest scores{each}, dotted lines where some are left out"
+        )
+    if len(chosen) < count:
+        said.append(f"the {len(chosen)} of {count} rows with the largest scores")
+    if said:
+        axes[0].set_title(wrapped("; ".join(said), max(24, 4 * min(tokens, _COLUMNS))), fontsize=7, loc="left")
+    bar = figure.colorbar(
+        shown, ax=axes, fraction=0.03, pad=0.02, anchor=(0, 1), aspect=25, shrink=min(1.0, 5 / sum(high))
+    )
+    bar.ax.tick_params(labelsize=6)
+    return lettered(figure)
+
+
+def _with_grey(name: str) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[name].with_extremes(bad="#d4d4d4")
+
+
+def _largest(heat: Array, axis: int, most: int) -> NDArray[np.intp]:
+    """Places of the rows or columns with the largest sizes, in their order."""
+    sizes = np.abs(np.nan_to_num(heat, posinf=0.0, neginf=0.0)).max(axis=axis, initial=0.0)
+    return np.sort(np.argsort(-sizes, kind="stable")[:most])
+
+
+def _name(token: Any) -> str:
+    """A token as a name beside a picture; line ends and tokens of spaces alone are made visible."""
+    token = token.replace("\n", "⏎")
+    return cut(token if token.strip() else token.replace(" ", "␣") or "∅", _NAME)
+
+
+def _new(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    blocks, tokens = heat.shape
-    figure = Figure(figsize=(min(14.0, 1.6 + 0.22 * tokens), min(14.0, 1.0 + 0.22 * blocks)), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axis: Any = figure.subplots()
-    name, low, high = colour_scale(heat)
-    shown = axis.imshow(heat, cmap=name, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    axis.set_ylabel(label, fontsize=7)
-    axis.set_yticks(range(0, blocks, max(1, blocks // 12)))
-    axis.tick_params(labelsize=6)
-    if rows and blocks <= 60:
-        axis.set_yticks(range(blocks), [_plain(row) for row in rows], fontsize=6)
-    if tokens <= 60:
-        axis.set_xticks(range(tokens), [_plain(name) for name in names], rotation=90, fontsize=6)
-    figure.colorbar(shown, ax=axis).ax.tick_params(labelsize=6)
-    return _figure_png(figure)
-
-
-def _plain(word: str) -> str:
-    """A word without what matplotlib reads as mathematics."""
-    return word.replace("$", r"\$").replace("\n", "⏎")
+    return figure
 
 
 def colour_scale(heat: Array) -> tuple[str, float, float]:
@@ -169,14 +222,11 @@ def shrunk(picture: Picture, longest: int = 640) -> Picture:
 
 def grid(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
     """Examples downwards; their picture, overlays with colour bars, and charts across; as PNG. Panels come first."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     columns = 1 + max(len(row) for row in rows)
-    figure = Figure(figsize=(2.7 * columns, 2.9 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new(2.7 * columns, 2.9 * len(rows))
     axes: Any = figure.subplots(len(rows), columns, squeeze=False)
     for line, panels in zip(axes, rows, strict=True):
         for axis in line:
@@ -198,7 +248,7 @@ def grid(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
             clipped = np.nanmax(np.abs(frame)) > high
             beyond = ("both" if low < 0 else "max") if clipped else "neither"
             axis.imshow(frame, cmap=name, vmin=low, vmax=high, alpha=opacity)
-            axis.set_title(panel.title, fontsize=8)
+            axis.set_title(wrapped(panel.title, 34, 5), fontsize=8)
             bar = figure.colorbar(ScalarMappable(Normalize(low, high), name), ax=axis, shrink=0.7, extend=beyond)
             bar.ax.tick_params(labelsize=6)
-    return _figure_png(figure)
+    return _figure_png(lettered(figure))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .lettering import lettered
+
 # Seven colours that stand out on white and on black, each in four styles of line.
 COLOURS = ("#3b76c4", "#d1495b", "#2a9d5c", "#b07d12", "#8e5bb5", "#1a94a3", "#c2618c")
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
@@ -54,13 +56,14 @@ def curves_svg(lines: Sequence[Line], x_label: str, y_label: str, name: str) -> 
             axis.fill_between(line.x, *line.limits, color=colour, alpha=0.15, linewidth=0)
         style: Any = (0, dashes) if dashes else "solid"
         axis.plot(line.x, line.y, color=colour, linewidth=1.4, linestyle=style, gid=f"{name}-{line.style}")
-    axis.set_xlabel(_plain(x_label), fontsize=9, color=_INK)
-    axis.set_ylabel(_plain(y_label), fontsize=9, color=_INK)
+    axis.set_xlabel(x_label, fontsize=9, color=_INK)
+    axis.set_ylabel(y_label, fontsize=9, color=_INK)
     axis.tick_params(labelsize=8, color=_INK, labelcolor=_INK, length=3)
     axis.grid(alpha=0.15, color=_INK, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(_INK)
     axis.spines[["left", "bottom"]].set_alpha(0.4)
+    lettered(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -71,8 +74,3 @@ def curves_svg(lines: Sequence[Line], x_label: str, y_label: str, name: str) -> 
     width, height = (72 * size for size in figure.get_size_inches())
     label = escape(f"{y_label} against {x_label}")
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{body}'
-
-
-def _plain(words: str) -> str:
-    """Words without what matplotlib reads as mathematics."""
-    return words.replace("$", r"\$")

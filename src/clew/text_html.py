@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,9 @@ from importlib import resources
 from math import isfinite
 from typing import Any
 
+from .reading import direction
+
+_SIGN = re.compile(r"</?[A-Za-z][^<>\s]{0,40}>|<\|[^<>\s]{1,40}\|>|<0x[0-9A-F]{2}>|\[[A-Z_]{2,12}\]")
 RED, BLUE = (178, 24, 43), (33, 102, 172)  # for and against
 
 
@@ -50,6 +54,16 @@ def shade(score: float, scale: float) -> tuple[int, int, int]:
     return r, g, b
 
 
+def direction_of(pieces: Sequence[Piece]) -> str:
+    """ "rtl" or "ltr": how the text is read, whatever the tokenizer put before it."""
+    return direction("".join(p.text for p in pieces if not p.special and not stands_apart(p.text)))
+
+
+def stands_apart(token: str) -> bool:
+    """Whether a token looks like a sign of the tokenizer, such as `<s>`, `<0xE6>` or `[SEP]`."""
+    return bool(_SIGN.fullmatch(token.strip()))
+
+
 # HTML
 
 
@@ -70,6 +84,7 @@ def _drawn(cell: TextCell) -> dict[str, Any]:
         "subtitle": cell.subtitle,
         "largest": f"{scale:.3g}",
         "signed": any(p.score is not None and p.score < 0 for p in cell.pieces),
+        "dir": direction_of(cell.pieces),
         "pieces": drawn_pieces(cell.pieces),
         "facts": dict(cell.facts),
         "charts": [(name, "data:image/png;base64," + base64.b64encode(png).decode()) for name, png in cell.charts],

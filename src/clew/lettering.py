@@ -1,0 +1,264 @@
+"""Words on figures as they were given: no mathematics in them, in fonts that have their letters, in lines that fit.
+
+matplotlib reads `$…$` as mathematics, knows one font by name, and warns of each letter that it lacks. What is drawn
+here is read as plain words; fonts that have the missing letters are looked for among those installed; what no font
+has is drawn as □, and told once in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+from unicodedata import category, combining, east_asian_width, name
+
+from .reading import RLM, ZWJ, visual
+
+logger = logging.getLogger("clew")
+_LACKING = "□"
+_CONTROL = {
+    **{chr(i): f"<0x{i:02X}>" for i in (*range(10), *range(11, 32), *range(127, 160))},  # as bytes are shown
+    **dict.fromkeys("\t\r\x85", " "),
+}
+# Fonts of boxes or of single signs, whose letters are no letters.
+_NO_LETTERS = re.compile(r"last ?resort|^\.|^cm[a-z]{1,2}\d+$|stixsize|stixnonunicode", re.I)
+_PACKAGES = {"CJK": "fonts-noto-cjk", "HIRAGANA": "fonts-noto-cjk", "KATAKANA": "fonts-noto-cjk",
+             "HANGUL": "fonts-noto-cjk", "BOPOMOFO": "fonts-noto-cjk", "FULLWIDTH": "fonts-noto-cjk",
+             "HALFWIDTH": "fonts-noto-cjk", "IDEOGRAPHIC": "fonts-noto-cjk", "symbols": "fonts-symbola"}  # fmt: skip
+_told: set[str] = set()
+_searching = threading.Lock()
+
+
+class Font(NamedTuple):
+    """A font on this machine: the name that matplotlib knows it by, and its file."""
+
+    family: str
+    path: str
+    face: int = 0
+
+
+def shapes_letters() -> bool:
+    """Whether matplotlib joins Arabic letters and writes from right to left by itself (3.11 and newer do)."""
+    import matplotlib
+
+    return matplotlib.__version_info__[:2] >= (3, 11)
+
+
+# What is drawn
+
+
+def lettered(figure: Any) -> Any:
+    """The figure, its titles, labels and texts drawn as plain words in fonts that have their letters."""
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
+            settle(text)
+    for text in figure.texts:
+        settle(text)
+    return figure
+
+
+def settle(text: Any) -> None:
+    """One text of a figure, in place."""
+    shown, manner = drawable(text.get_text(), text.get_fontfamily())
+    text.update(manner)
+    if shown != text.get_text():
+        text.set_text(shown)
+
+
+def ticks(axis: Any, names: Sequence[str], **manner: Any) -> None:
+    """Names beside an axis, at 0, 1, 2, …."""
+    from matplotlib import rcParams
+
+    own = [drawable(word, rcParams["font.family"])[0] for word in names]
+    manner = drawable("".join(names), rcParams["font.family"])[1] | manner
+    axis.set_ticks(range(len(names)), own, **manner)
+
+
+def drawable(text: str, family: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What to draw for a text, and matplotlib's settings of it, whose fonts begin with `family`."""
+    text = "".join(_CONTROL.get(c, c) for c in text)
+    if not shapes_letters() and not text.isascii():
+        if any(name(c, "").startswith("ARABIC LETTER") for c in text):
+            _tell("matplotlib before 3.11 draws Arabic letters unjoined; pip install 'matplotlib>=3.11' joins them")
+        text = "\n".join(visual(line) for line in text.split("\n"))
+    manner: dict[str, Any] = {"parse_math": False, "usetex": False}
+    missing = _missing(text, tuple(family))
+    if missing:
+        added, unknown = fallbacks(missing)
+        manner["fontfamily"] = [*family, *added]
+        drawn = {c: "" if _invisible(c) else _LACKING for c in unknown}
+        text = "".join(drawn.get(c, c) for c in text)
+        _tell_of(c for c, sign in drawn.items() if sign)
+    return text, manner
+
+
+def _invisible(character: str) -> bool:
+    """Marks and signs that only change others: without them the word can still be read."""
+    return bool(combining(character)) or category(character) in ("Cf", "Mn", "Me") or character in (RLM, ZWJ)
+
+
+# Fonts
+
+
+def _missing(text: str, family: tuple[str, ...]) -> frozenset[str]:
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    if text.isascii():
+        return frozenset()
+    asked = {c for c in text if ord(c) > 126}
+    for one in family:
+        if asked:
+            path = fontManager.findfont(FontProperties(family=[one]))
+            asked -= _held(Font("", str(path), getattr(path, "face_index", 0)), frozenset(asked))
+    return frozenset(asked)
+
+
+@lru_cache(maxsize=4096)
+def _held(font: Font, characters: frozenset[str]) -> frozenset[str]:
+    """Which of these characters a font has; none if it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        more: dict[str, Any] = {"face_index": font.face} if font.face else {}  # matplotlib before 3.11 has none
+        opened: Any = FT2Font(font.path, **more)
+        return frozenset(c for c in characters if opened.get_char_index(ord(c)))
+    except (OSError, RuntimeError, ValueError, TypeError):
+        return frozenset()
+
+
+def fallbacks(missing: frozenset[str]) -> tuple[list[str], frozenset[str]]:
+    """Names of installed fonts that together have as many of these characters as can be had, and the rest."""
+    found: list[str] = []
+    for newly in (False, True):
+        fonts = sorted(installed(newly=newly), key=lambda f: (_preference(f, missing), f))
+        while missing:
+            best = max(fonts, key=lambda f: len(_held(f, missing)), default=None)
+            held = frozenset[str]() if best is None else _held(best, missing)
+            if best is None or not held:
+                break
+            found.append(best.family)
+            missing -= held
+        if not missing:
+            break
+    return found, missing
+
+
+def installed(*, newly: bool = False) -> list[Font]:
+    """Fonts that matplotlib knows, one of each name; `newly`: after a look for those installed since it last looked."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    if newly:
+        with _searching:
+            known = {entry.fname for entry in fontManager.ttflist}
+            for path in findSystemFonts():
+                if path not in known:
+                    try:
+                        fontManager.addfont(path)
+                    except (OSError, RuntimeError, ValueError):  # pictures for letters, which matplotlib cannot draw
+                        continue
+    plain: dict[str, tuple[Any, Font]] = {}
+    for entry in list(fontManager.ttflist):
+        if _NO_LETTERS.search(entry.name):
+            continue
+        rank = (entry.style != "normal", entry.weight not in (400, "normal", "regular"), entry.fname)
+        font = Font(entry.name, entry.fname, getattr(entry, "index", 0))
+        if entry.name not in plain or rank < plain[entry.name][0]:
+            plain[entry.name] = (rank, font)
+    return [font for _, font in plain.values()]
+
+
+def _preference(font: Font, missing: frozenset[str]) -> tuple[int, bool, bool]:
+    """Fonts of the text's own language first: Chinese characters look different in Japanese, Korean and Chinese."""
+    scripts = {_script(c) for c in missing}
+    own = "JP" if scripts & {"HIRAGANA", "KATAKANA"} else "KR" if "HANGUL" in scripts else "SC"
+    words = font.family.split()
+    return own not in words, "Mono" in words or "Sans" not in words, "Serif" in words
+
+
+def _script(character: str) -> str:
+    if category(character) in ("So", "Sk", "Co", "Cn"):
+        return "symbols"
+    return name(character, "symbols").split()[0].split("-")[0]
+
+
+def _tell_of(characters: Iterable[str]) -> None:
+    by_script: dict[str, list[str]] = {}
+    for character in characters:
+        by_script.setdefault(_script(character), []).append(character)
+    for script, some in by_script.items():
+        shown = " ".join(sorted(some)[:5])
+        what = (
+            "symbols and emoji" if script == "symbols" else f"{script.title() if script != 'CJK' else script} letters"
+        )
+        package = _PACKAGES.get(script, "fonts-noto-core")
+        _tell(
+            f"no installed font has {what} ({shown}), so the figure shows □ for them; install one "
+            f"(Debian, Ubuntu: apt-get install {package}), or choose yours by matplotlib.rcParams['font.family']"
+        , script)  # fmt: skip
+
+
+def _tell(message: str, once: str | None = None) -> None:
+    if (once or message) not in _told:
+        _told.add(once or message)
+        logger.warning(message)
+
+
+# Lines
+
+
+def width_of(text: str) -> int:
+    """How wide a text is in letters of the alphabet; Chinese characters and emoji are two wide, marks none."""
+    return sum(0 if combining(c) or category(c) in ("Mn", "Me", "Cf") else 2 if east_asian_width(c) in "WF" else 1
+               for c in text)  # fmt: skip
+
+
+def cut(text: str, width: int) -> str:
+    """A text of at most this width, its end replaced by … where it is longer."""
+    if width_of(text) <= width:
+        return text
+    return _head(text, width - 1).rstrip() + "…"
+
+
+def _head(text: str, width: int) -> str:
+    """As much of the beginning as fits, one character at least, its marks with it."""
+    used = 0
+    for i, character in enumerate(text):
+        used += width_of(character)
+        if used > width and i:
+            return text[:i]
+    return text
+
+
+def wrapped(text: str, width: int, lines: int | None = None) -> str:
+    """A text in lines of at most this width; names are broken at their underscores, the rest where it must be.
+
+    With `lines`, no more of them than that, the last ending in … where the text is longer.
+    """
+    found: list[str] = []
+    for paragraph in text.splitlines() or [text]:
+        found += _lines_of(paragraph, width)
+    if lines is not None and len(found) > lines:
+        last = found[lines - 1]
+        found = [*found[: lines - 1], (last if width_of(last) < width else _head(last, width - 1)) + "…"]
+    return "\n".join(found)
+
+
+def _lines_of(text: str, width: int) -> list[str]:
+    found = [""]
+    for part in re.findall(r"\s+|[^\s_]*_+|[^\s_]+", text):
+        if part.isspace():
+            part = " " if found[-1] else ""
+        elif width_of(found[-1]) + width_of(part) > width and found[-1].strip():
+            found.append("")
+        while width_of(found[-1] + part) > width and part.strip():
+            head = _head(part, width - width_of(found[-1]))
+            if head == part:
+                break
+            found[-1] += head
+            found.append("")
+            part = part[len(head) :]
+        found[-1] += part
+    return [line.rstrip() for line in found if line.strip()] or [""]
