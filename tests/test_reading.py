@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import clew
 from clew import reading
+from clew.lettering import Ruler
 from clew.text_html import Piece, direction_of, text_fragment, text_page
 from clew.text_html import TextCell as Cell
-from clew.text_lines import Ruler, set_in_lines
+from clew.text_lines import set_in_lines
 
 ARABIC = "شاهدت فيلم Titanic (1997) أمس، وكان رائعاً! لكن 3 مشاهد سيئة."
 HEBREW = "הסרט Titanic היה נהדר (10/10)!"

@@ -14,7 +14,7 @@ from .attribution import Attribution
 from .figure_texts import texts_figure
 from .files import write
 from .image_attribution import ImageAttribution
-from .lettering import lettered, wrapped
+from .lettering import fitted, lettered, wrapped
 from .plots import in_frame, shrunk
 from .shapes import ClewError, OptionError
 from .text_attribution import TextAttribution
@@ -146,13 +146,13 @@ def _images(
             opacity = np.where(np.isfinite(frame), 0.2 + 0.7 * strength, 0.0)
             axes[i, k + 1].imshow(frame, cmap=colours.name, vmin=colours.low, vmax=colours.high, alpha=opacity)
     for i, row in enumerate(rows):
-        axes[i, 0].set_ylabel(wrapped(row, 22, 6), fontsize=7)
+        axes[i, 0].set_ylabel(fitted(row, 68.0 * _EDGE, 7.0, 6), fontsize=7)
         for axis in axes[i]:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
     for axis, name in zip(axes[0], ["input", *names], strict=True):
-        axis.set_title(wrapped(name, 24, 4), fontsize=7)
+        axis.set_title(fitted(name, 64.0 * _EDGE, 7.0, 4), fontsize=7)
     groups = [(axes[:, 1:].ravel().tolist(), scales[0])] if scale == "each" else [
         (axes[:, k + 1].tolist(), colours) for k, colours in enumerate(scales)
     ]  # fmt: skip

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from .lettering import lettered, wrapped
+from .lettering import Ruler, fitted, lettered, wrapped
 from .text_attribution import TextAttribution
 from .text_html import scale_of, shade
-from .text_lines import Part, Ruler, set_in_lines
+from .text_lines import Part, set_in_lines
 
 _LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
 _STEP, _FIRST = 1.55 * _SIZE, 9.0  # from line to line, and from the upper edge to the first
@@ -31,8 +31,8 @@ def texts_figure(
     width = 72 * max(2.2, 6.5 / len(results))
     ruler = Ruler(_SIZE, dpi)
     set_texts = [[set_in_lines(some, width - 4, _LINES, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
-    labels = [wrapped(row, 18, 8) for row in rows]
-    titles = [wrapped(name, round(width / 4.2), 4) for name in names]
+    labels = [fitted(row, 80.0, _LABEL, 8) for row in rows]
+    titles = [fitted(name, width, _TITLE, 4) for name in names]
     said = wrapped(caption, round(width * len(results) / 3.4)) if caption else ""
     measured = [Ruler(_LABEL, dpi).of(label) for label in labels]
     beside = max(wide for wide, _ in measured) + _GAP

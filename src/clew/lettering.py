@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 from unicodedata import category, combining, east_asian_width, name
 
@@ -262,3 +262,44 @@ def _lines_of(text: str, width: int) -> list[str]:
             part = part[len(head) :]
         found[-1] += part
     return [line.rstrip() for line in found if line.strip()] or [""]
+
+
+class Ruler:
+    """Measures words as they will be printed."""
+
+    def __init__(self, size: float, dpi: int) -> None:
+        """For letters of so many points."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(1, 1), dpi=dpi)
+        self._text: Any = figure.text(0, 0, "", fontsize=size)
+        self._plain = self._text.get_fontfamily()
+        self._renderer: Any = FigureCanvasAgg(figure).get_renderer()
+        self._dpi, self._known = dpi, dict[tuple[str, bool], tuple[float, float]]()
+
+    def of(self, words: str, italic: bool = False) -> tuple[float, float]:
+        """Width and height in points."""
+        key = words, italic
+        if key not in self._known:
+            self._text.update({"text": words, "style": "italic" if italic else "normal", "fontfamily": self._plain})
+            settle(self._text)
+            box = self._text.get_window_extent(self._renderer)
+            self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
+        return self._known[key]
+
+
+def fitted(text: str, points: float, size: float, lines: int) -> str:
+    """A text in lines that are no wider than so many points when printed in this size, and no more lines than these."""
+    ruler = _ruler(size)
+    width = max(4, round(points / size * 2.2))
+    while True:
+        found = wrapped(text, width, lines)
+        if width <= 4 or ruler.of(found)[0] <= points:
+            return found
+        width -= 1
+
+
+@cache
+def _ruler(size: float) -> Ruler:
+    return Ruler(size, 100)

@@ -10,8 +10,21 @@ from importlib import resources
 from math import isfinite
 from typing import Any
 
-from .plots import Array, Bars, Picture, bars_png, colour, colour_scale, colour_stops, in_frame, jpeg, png, shrunk
-from .text_html import Piece, drawn_pieces
+from .plots import (
+    Array,
+    Bars,
+    Picture,
+    bars_png,
+    colour,
+    colour_scale,
+    colour_stops,
+    in_frame,
+    is_tiny,
+    png,
+    shrunk,
+    stored,
+)
+from .text_html import Piece, direction_of, drawn_pieces
 
 
 @dataclass(frozen=True)
@@ -51,12 +64,15 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "high": f"{high:.2g}",
         "signed": low < 0,
         "stops": ", ".join(colour_stops(name)),
-        "picture": _data(jpeg(cell.picture.pixels), "jpeg"),
+        "picture": _data(*stored(cell.picture.pixels)),
+        "tiny": is_tiny(cell.picture.pixels),
+        "size": f"aspect-ratio: {width} / {height}; width: min(100%, 85vh * {width / height:.4f})",
         "heat": _data(png(colour(frame))),
         "scores": [float(f"{s:.4g}") if isfinite(s) else None for s in cell.scores],
         "grid": list(cell.grid),
         "box": [left / width, top / height, right / width, bottom / height],
         "facts": dict(cell.facts),
+        "dir": direction_of(cell.words),
         "words": drawn_pieces(cell.words),
         "chart": None if cell.chart is None else _data(bars_png(cell.chart)),
     }

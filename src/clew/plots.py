@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .lettering import cut, lettered, ticks, wrapped
+from .lettering import cut, fitted, lettered, ticks, wrapped
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ def _draw_bars(axis: Any, bars: Bars) -> None:
     axis.tick_params(axis="x", labelsize=6)
     axis.axvline(0, color="#555", linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(wrapped(bars.title, 34, 3), fontsize=8)
+    axis.set_title(fitted(bars.title, 150.0, 8.0, 3), fontsize=8)
 
 
 def _figure_png(figure: Any) -> bytes:
@@ -207,6 +207,16 @@ def jpeg(image: Array) -> bytes:
     return buffer.getvalue()
 
 
+def is_tiny(pixels: Array) -> bool:
+    """Whether a picture is shown so much larger than it is that its pixels should be seen, not smeared."""
+    return max(pixels.shape[:2]) <= 96
+
+
+def stored(pixels: Array) -> tuple[bytes, str]:
+    """A picture for a page with its kind: tiny ones as they are, photographs as JPEG."""
+    return (png(pixels), "png") if is_tiny(pixels) else (jpeg(pixels), "jpeg")
+
+
 def shrunk(picture: Picture, longest: int = 640) -> Picture:
     """A picture no longer than `longest` pixels on either side, with its box; photographs would fill pages."""
     height, width = picture.pixels.shape[:2]
@@ -248,7 +258,7 @@ def grid(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
             clipped = np.nanmax(np.abs(frame)) > high
             beyond = ("both" if low < 0 else "max") if clipped else "neither"
             axis.imshow(frame, cmap=name, vmin=low, vmax=high, alpha=opacity)
-            axis.set_title(wrapped(panel.title, 34, 5), fontsize=8)
+            axis.set_title(fitted(panel.title, 160.0, 8.0, 5), fontsize=8)
             bar = figure.colorbar(ScalarMappable(Normalize(low, high), name), ax=axis, shrink=0.7, extend=beyond)
             bar.ax.tick_params(labelsize=6)
     return _figure_png(lettered(figure))

@@ -15,7 +15,7 @@ from .datasets import Dataset
 from .explain import explain
 from .image_attribution import ImageAttribution
 from .loaded import LoadedModel
-from .plots import colour, in_frame, jpeg, shrunk
+from .plots import colour, in_frame, is_tiny, shrunk, stored
 from .run import Run
 from .shapes import InputError
 from .text_attribution import TextAttribution
@@ -79,5 +79,8 @@ def _picture(result: ImageAttribution) -> str:
     over = Image.fromarray(colour(in_frame(small, panel.heat)))
     laid = Image.alpha_composite(Image.fromarray(small.pixels).convert("RGBA"), over).convert("RGB")
     both = np.concatenate([small.pixels, np.asarray(laid)], axis=1)
-    data = base64.b64encode(jpeg(both)).decode()
-    return f'<img alt="" width="{both.shape[1]}" src="data:image/jpeg;base64,{data}">'
+    image, kind = stored(both)
+    data = base64.b64encode(image).decode()
+    width = round(2 * _LONGEST * min(1.0, small.pixels.shape[1] / small.pixels.shape[0]))
+    style = ' style="image-rendering: pixelated"' if is_tiny(small.pixels) else ""
+    return f'<img alt="" width="{width}"{style} src="data:image/{kind};base64,{data}">'

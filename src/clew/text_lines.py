@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 from unicodedata import bidirectional, category, east_asian_width
 
-from .lettering import settle
+from .lettering import Ruler
 from .reading import RLM, ZWJ, direction, in_order, joins, levels
 from .text_html import Piece, direction_of
 
@@ -33,31 +32,6 @@ class Part:
     def blank(self) -> bool:
         """Whether there is nothing to see."""
         return self.text.isspace()
-
-
-class Ruler:
-    """Measures words as they will be printed."""
-
-    def __init__(self, size: float, dpi: int) -> None:
-        """For letters of so many points."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(1, 1), dpi=dpi)
-        self._text: Any = figure.text(0, 0, "", fontsize=size)
-        self._plain = self._text.get_fontfamily()
-        self._renderer: Any = FigureCanvasAgg(figure).get_renderer()
-        self._dpi, self._known = dpi, dict[tuple[str, bool], tuple[float, float]]()
-
-    def of(self, words: str, italic: bool = False) -> tuple[float, float]:
-        """Width and height in points."""
-        key = words, italic
-        if key not in self._known:
-            self._text.update({"text": words, "style": "italic" if italic else "normal", "fontfamily": self._plain})
-            settle(self._text)
-            box = self._text.get_window_extent(self._renderer)
-            self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
-        return self._known[key]
 
 
 def set_in_lines(pieces: Sequence[Piece], width: float, most: int, ruler: Ruler, space: float) -> list[list[Part]]:

@@ -21,10 +21,11 @@ from PIL import Image
 from ..attribution import Attribution
 from ..image_attribution import ImageAttribution
 from ..pair_attribution import PairAttribution
-from ..plots import Picture, colour_scale, in_frame, jpeg, shrunk
+from ..plots import Picture, colour_scale, in_frame, is_tiny, shrunk, stored
+from ..reading import direction
 from ..shapes import InputError
 from ..text_attribution import TextAttribution
-from ..text_html import Piece, scale_of, shade
+from ..text_html import Piece, direction_of, scale_of, shade
 
 LONGEST = 480  # pixels of a picture on the page
 
@@ -40,10 +41,11 @@ class Card:
 
     def html(self) -> str:
         """The card."""
-        rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in self.facts.items())
+        rows = "".join(f"<dt>{escape(k)}</dt><dd dir='auto'>{escape(v)}</dd>" for k, v in self.facts.items())
         facts = f"<details><summary>What was checked</summary><dl>{rows}</dl></details>" if rows else ""
         return (
-            f'<section class="clew-card"><h3>{escape(self.title)}</h3><p class="clew-sub">{escape(self.subtitle)}</p>'
+            f'<section class="clew-card"><h3 dir="auto">{escape(self.title)}</h3>'
+            f'<p class="clew-sub"><bdi>{escape(self.subtitle)}</bdi></p>'
             f'{self.body}<p class="clew-reading" aria-live="polite">Point at a part of the map to read its number.</p>'
             f"{facts}</section>"
         )
@@ -99,7 +101,8 @@ def _picture(
     height, width = small.pixels.shape[:2]
     left, top, right, bottom = small.box
     name, low, high = colour_scale(values)
-    data = base64.b64encode(jpeg(small.pixels)).decode()
+    image, kind = stored(small.pixels)
+    data, tiny = base64.b64encode(image).decode(), ' class="clew-tiny"' if is_tiny(small.pixels) else ""
     across, down = (right - left) * covered[0] / width, (bottom - top) * covered[1] / height
     place = f"left:{left / width:.4%};top:{top / height:.4%};width:{across:.4%};height:{down:.4%}"
     order = np.argsort(np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=None, kind="stable")).reshape(values.shape)
@@ -115,8 +118,8 @@ def _picture(
         for c in range(values.shape[1])
     )
     return (
-        f'<div class="clew-map" style="aspect-ratio:{width}/{height}">'
-        f'<img alt="the picture" src="data:image/jpeg;base64,{data}">'
+        f'<div class="clew-map" style="aspect-ratio:{width}/{height};width:min(100%,85vh*{width / height:.4f})">'
+        f'<img{tiny} alt="the picture" src="data:image/{kind};base64,{data}">'
         f'<div class="clew-grid" style="{place};grid-template-columns:repeat({values.shape[1]},1fr)">{cells}</div>'
         + "</div>"
         + _legend(name, low, high, said)
@@ -145,7 +148,10 @@ def _words(pieces: Sequence[Piece], said: str | None = None) -> str:
     spans = "".join(_word(p, scale, scored) for p in pieces)
     signed = any(p.score is not None and p.score < 0 for p in pieces)
     said = said or ("red words speak for the target, blue ones against it" if signed else "darker words count more")
-    return f'<div class="clew-words">{spans}</div><p class="clew-said">{said}; the darkest has {scale:.3g}</p>'
+    return (
+        f'<div class="clew-words" dir="{direction_of(pieces)}">{spans}</div>'
+        f'<p class="clew-said">{said}; the darkest has {scale:.3g}</p>'
+    )
 
 
 def _word(piece: Piece, scale: float, scored: Sequence[float]) -> str:
@@ -153,10 +159,11 @@ def _word(piece: Piece, scale: float, scored: Sequence[float]) -> str:
         return escape(piece.text)
     strength = min(1.0, abs(piece.score) / scale) if isfinite(piece.score) else 0.0
     colour = "rgb({},{},{})".format(*shade(scale if piece.score > 0 else -scale, scale))
-    at = f"{piece.text}, rank {scored.index(piece.score) + 1} of {len(scored)}"
-    kind = " clew-special" if piece.special else ""
+    isolated = f"\u2068{piece.text}\u2069" if direction(piece.text) == "rtl" else piece.text
+    at = f"{isolated}, rank {scored.index(piece.score) + 1} of {len(scored)}"
+    kind, way = (" clew-special", ' dir="ltr"') if piece.special else ("", "")
     return (
-        f'<i class="clew-word{kind}" style="--v:{strength:.3f};--c:{colour}" data-n="{piece.score:.4g}" '
+        f'<i class="clew-word{kind}"{way} style="--v:{strength:.3f};--c:{colour}" data-n="{piece.score:.4g}" '
         f'data-at="{escape(at)}">{escape(piece.text)}</i>'
     )
 

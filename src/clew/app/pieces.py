@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plots import Picture, jpeg, shrunk
+from ..plots import Picture, is_tiny, shrunk, stored
 from ..shapes import ClewError
 from .asking import MOST_CHARACTERS, Models, opened
 from .maps import message
@@ -67,9 +67,11 @@ def _preview(path: str | None) -> str:
         return message(str(error))
     assert image is not None
     small = shrunk(Picture(np.asarray(image), (0.0, 0.0, 1.0, 1.0)), 320).pixels
-    data = base64.b64encode(jpeg(small)).decode()
+    kept, kind = stored(small)
+    data, tiny = base64.b64encode(kept).decode(), ' class="clew-tiny"' if is_tiny(small) else ""
     said = "".join(message(note, "note") for note in notes)
-    return f'<div class="clew-preview"><img alt="the picture" src="data:image/jpeg;base64,{data}">{said}</div>'
+    shown = f'<img{tiny} alt="the picture" src="data:image/{kind};base64,{data}">'
+    return f'<div class="clew-preview">{shown}{said}</div>'
 
 
 def status(text: str, done: int = 0, whole: int = 0) -> str:
