@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from browser import chromium
 from PIL import Image
 
 import clew
-from clew.app.maps import cards, row_of
+from clew.app.maps import _words, cards, row_of
 from clew.page import page
 from clew.plots import is_tiny
 from clew.shown import _picture
+from clew.text_html import Piece, TextCell, text_fragment, text_page
 
 ARABIC = "شاهدت فيلم Titanic (1997) أمس، وكان رائعاً! لكن 3 مشاهد سيئة."
 LONG = ["a_very_long_name_of_a_class_" * 8, "words of a name " * 20, "x" * 300]
@@ -85,8 +87,6 @@ def test_tiny_pictures_are_kept_as_they_are(digits):
 
 
 def test_pictures_of_the_page_of_clew_ui_and_of_reports(digits, shown):
-    from importlib import resources
-
     css = resources.files("clew").joinpath("templates/app.css").read_text()
     a = of_size(digits, (28, 28))
     opened = shown(f"<style>{css}</style>{row_of(cards([a]))}{_picture(a)}", 700)
@@ -130,12 +130,13 @@ def test_arabic_is_read_from_the_right_with_its_dot_at_the_left_end(shown):
 
 def test_letters_stay_joined_over_the_edges_of_tokens(shown):
     """A word in one piece is as wide as in two: letters that part are wider."""
-    from clew.text_html import Piece, TextCell, text_fragment, text_page
-
-    for make in (
+    css = resources.files("clew").joinpath("templates/app.css").read_text()
+    pages = (
         lambda p: text_fragment([TextCell("", "", p, {})]),
         lambda p: text_page("", [[TextCell("", "", p, {})]]),
-    ):
+        lambda p: f"<style>{css}</style>{_words(p)}",
+    )
+    for make in pages:
         wide = []
         for cut in (["مشاهد"], ["مش", "اهد"], ["م", "شاهد"]):
             places = shown(make([Piece(c, 1.0) for c in cut])).evaluate(PLACES, "div[dir]")

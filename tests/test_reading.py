@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import clew
 from clew import reading
-from clew.lettering import Ruler
+from clew.lettering import Ruler, shapes_letters
 from clew.text_html import Piece, direction_of, text_fragment, text_page
 from clew.text_html import TextCell as Cell
 from clew.text_lines import set_in_lines
@@ -163,3 +163,14 @@ def test_a_word_wider_than_a_line_is_cut_and_a_long_text_ends_in_dots(ruler):
     assert len(short) == 3 and short[-1][-1].text == "…"
     right = lines("מילים רבות " * 50, ruler, width=60.0, most=3)
     assert right[-1][-1].text == "…" and right[-1][-1].x == min(p.x for p in right[-1])
+
+
+def test_letters_of_a_figure_stay_joined_over_the_edges_of_tokens(ruler):
+    """A word in two tokens is as wide as in one, where matplotlib joins letters; Latin letters do not change."""
+    for cut in (["مش", "اهد"], ["م", "شاهد"], ["فيل", "م"], ["را", "ئع"]):
+        (line,) = set_in_lines([Piece(c, 1.0) for c in cut], 200.0, 3, ruler, 1.8)
+        gaps = sum(p.gap for p in line[:-1])
+        assert sum(p.wide for p in line) == pytest.approx(ruler.of("".join(cut))[0], abs=1.0 if shapes_letters() else 9)
+        assert bool(gaps) == (cut == ["را", "ئع"])  # alef does not join what follows it
+    (line,) = set_in_lines([Piece("film", 1.0), Piece("s", 1.0)], 200.0, 3, ruler, 1.8)
+    assert [p.shown for p in line] == ["film", "s"]
