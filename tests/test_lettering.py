@@ -100,6 +100,7 @@ def fonts(monkeypatch):
 
     def chosen(**held):
         monkeypatch.setattr(lettering, "_told", set())
+        monkeypatch.setattr(lettering, "_chosen", {})
         monkeypatch.setattr(lettering, "installed", lambda newly=False: [Font(n, n) for n in held])
         monkeypatch.setattr(
             lettering, "_held", lambda font, some: frozenset(c for c in some if c in held.get(font.family, "é"))
@@ -115,6 +116,18 @@ def test_fonts_that_have_the_letters_are_chosen(fonts):
     shown, manner = drawable("影画", ["sans-serif"])
     assert shown == "影画" and manner["fontfamily"] == ["sans-serif", "Chinese"]
     assert set(drawable("影画γ", ["sans-serif"])[1]["fontfamily"]) == {"sans-serif", "Chinese", "Greek"}
+
+
+def test_chinese_characters_are_drawn_in_the_language_of_the_whole_figure(fonts):
+    fonts(**{"Sans SC": "影カ한", "Sans JP": "影カ한", "Sans KR": "影カ한"})
+    for words, own in (("影", "SC"), ("影 カ", "JP"), ("影 한", "KR")):
+        assert drawable(words, ["sans-serif"])[1]["fontfamily"][1] == f"Sans {own}"
+        figure = Figure()
+        axes = figure.subplots()
+        axes.set_title("影")
+        axes.set_xlabel(words)
+        lettered(figure)
+        assert axes.title.get_fontfamily()[1] == f"Sans {own}"
 
 
 def test_what_no_font_has_is_a_box_and_told_once_with_what_to_install(fonts, caplog):
@@ -144,7 +157,7 @@ def test_figures_of_all_scripts_are_drawn_without_a_warning(tmp_path):
 def test_fonts_of_this_machine_are_known_and_read():
     held = {f.family for f in lettering.installed(newly=True)}
     assert "DejaVu Sans" in held and not any("Resort" in name or name.startswith("cm") for name in held)
-    added, rest = lettering.fallbacks(frozenset(["é", chr(0xE123)]))
+    added, rest = lettering.fallbacks(frozenset(["é", chr(0xE123)]), "SC")
     assert len(added) == 1 and rest == {chr(0xE123)}
     assert not lettering._held(Font("none", "/no/such.ttf"), frozenset("é"))
 

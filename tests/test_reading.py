@@ -174,3 +174,8 @@ def test_letters_of_a_figure_stay_joined_over_the_edges_of_tokens(ruler):
         assert bool(gaps) == (cut == ["را", "ئع"])  # alef does not join what follows it
     (line,) = set_in_lines([Piece("film", 1.0), Piece("s", 1.0)], 200.0, 3, ruler, 1.8)
     assert [p.shown for p in line] == ["film", "s"]
+
+
+def test_no_line_begins_with_a_full_stop(ruler):
+    found = set_in_lines([Piece(c, 1.0) for c in "影片好看。" * 12], 40.0, 30, ruler, 1.8)
+    assert len(found) > 5 and not any(line[0].text == "。" for line in found)

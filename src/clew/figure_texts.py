@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from .lettering import Ruler, fitted, lettered, wrapped
+from .lettering import Ruler, fitted, language_of, lettered, wrapped
 from .text_attribution import TextAttribution
 from .text_html import scale_of, shade
 from .text_lines import Part, set_in_lines
@@ -29,19 +29,20 @@ def texts_figure(
     if scale == "method":
         sizes = [[max(of)] * len(of) for of in sizes]
     width = 72 * max(2.2, 6.5 / len(results))
-    ruler = Ruler(_SIZE, dpi)
+    language = language_of("".join([*rows, *names, caption, *(p.text for of in pieces for some in of for p in some)]))
+    ruler = Ruler(_SIZE, dpi, language)
     set_texts = [[set_in_lines(some, width - 4, _LINES, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
     labels = [fitted(row, 80.0, _LABEL, 8) for row in rows]
     titles = [fitted(name, width, _TITLE, 4) for name in names]
     said = wrapped(caption, round(width * len(results) / 3.4)) if caption else ""
-    measured = [Ruler(_LABEL, dpi).of(label) for label in labels]
+    measured = [Ruler(_LABEL, dpi, language).of(label) for label in labels]
     beside = max(wide for wide, _ in measured) + _GAP
     heights = [
         max(_FIRST + _STEP * (max(len(of[i]) for of in set_texts) - 1) + 4.0, measured[i][1] + 2.0)
         for i in range(len(rows))
     ]
-    above = max(Ruler(_TITLE, dpi).of(title)[1] for title in titles) + _GAP
-    below = Ruler(_CAPTION, dpi).of(said)[1] + _GAP if said else 0.0
+    above = max(Ruler(_TITLE, dpi, language).of(title)[1] for title in titles) + _GAP
+    below = Ruler(_CAPTION, dpi, language).of(said)[1] + _GAP if said else 0.0
     across = beside + len(results) * (width + _GAP)
     down = above + sum(heights) + _GAP * len(rows) + below
     drawn = Figure(figsize=(across / 72, down / 72), dpi=dpi)

@@ -10,10 +10,14 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 from unicodedata import category, combining, east_asian_width, name
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .reading import RLM, ZWJ, visual
 
@@ -29,6 +33,7 @@ _PACKAGES = {"CJK": "fonts-noto-cjk", "HIRAGANA": "fonts-noto-cjk", "KATAKANA": 
              "HANGUL": "fonts-noto-cjk", "BOPOMOFO": "fonts-noto-cjk", "FULLWIDTH": "fonts-noto-cjk",
              "HALFWIDTH": "fonts-noto-cjk", "IDEOGRAPHIC": "fonts-noto-cjk", "symbols": "fonts-symbola"}  # fmt: skip
 _told: set[str] = set()
+_chosen: dict[tuple[str, str], str] = {}  # by language and character: the font, empty where none has it
 _searching = threading.Lock()
 
 
@@ -52,17 +57,19 @@ def shapes_letters() -> bool:
 
 def lettered(figure: Any) -> Any:
     """The figure, its titles, labels and texts drawn as plain words in fonts that have their letters."""
+    texts: list[Any] = list(figure.texts)
     for axes in figure.axes:
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
-            settle(text)
-    for text in figure.texts:
-        settle(text)
+        # matplotlib keeps a title for each side
+        texts += [axes.title, axes._left_title, axes._right_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+    language = language_of("".join(text.get_text() for text in texts))
+    for text in texts:
+        settle(text, language)
     return figure
 
 
-def settle(text: Any) -> None:
+def settle(text: Any, language: str = "") -> None:
     """One text of a figure, in place."""
-    shown, manner = drawable(text.get_text(), text.get_fontfamily())
+    shown, manner = drawable(text.get_text(), text.get_fontfamily(), language)
     text.update(manner)
     if shown != text.get_text():
         text.set_text(shown)
@@ -77,8 +84,11 @@ def ticks(axis: Any, names: Sequence[str], **manner: Any) -> None:
     axis.set_ticks(range(len(names)), own, **manner)
 
 
-def drawable(text: str, family: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """What to draw for a text, and matplotlib's settings of it, whose fonts begin with `family`."""
+def drawable(text: str, family: Sequence[str], language: str = "") -> tuple[str, dict[str, Any]]:
+    """What to draw for a text, and matplotlib's settings of it, whose fonts begin with `family`.
+
+    `language` is that of all words of a figure, as `language_of` says it; else it is guessed from the text alone.
+    """
     text = "".join(_CONTROL.get(c, c) for c in text)
     if not shapes_letters() and not text.isascii():
         if any(name(c, "").startswith("ARABIC LETTER") for c in text):
@@ -87,7 +97,7 @@ def drawable(text: str, family: Sequence[str]) -> tuple[str, dict[str, Any]]:
     manner: dict[str, Any] = {"parse_math": False, "usetex": False}
     missing = _missing(text, tuple(family))
     if missing:
-        added, unknown = fallbacks(missing)
+        added, unknown = fallbacks(missing, language or language_of(text))
         manner["fontfamily"] = [*family, *added]
         drawn = {c: "" if _invisible(c) else _LACKING for c in unknown}
         text = "".join(drawn.get(c, c) for c in text)
@@ -116,34 +126,44 @@ def _missing(text: str, family: tuple[str, ...]) -> frozenset[str]:
     return frozenset(asked)
 
 
-@lru_cache(maxsize=4096)
 def _held(font: Font, characters: frozenset[str]) -> frozenset[str]:
-    """Which of these characters a font has; none if it cannot be read."""
+    """Which of these characters a font has."""
+    codes = _codes(font)
+    asked = sorted(characters)
+    found = np.isin(np.array([ord(c) for c in asked], dtype=np.int64), codes)
+    return frozenset(c for c, held in zip(asked, found.tolist(), strict=True) if held)
+
+
+@cache
+def _codes(font: Font) -> NDArray[np.int64]:
+    """The numbers of the characters that a font has; none if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:
         more: dict[str, Any] = {"face_index": font.face} if font.face else {}  # matplotlib before 3.11 has none
         opened: Any = FT2Font(font.path, **more)
-        return frozenset(c for c in characters if opened.get_char_index(ord(c)))
+        return np.array([code for code, glyph in opened.get_charmap().items() if glyph], dtype=np.int64)
     except (OSError, RuntimeError, ValueError, TypeError):
-        return frozenset()
+        return np.array([], dtype=np.int64)
 
 
-def fallbacks(missing: frozenset[str]) -> tuple[list[str], frozenset[str]]:
+def fallbacks(missing: frozenset[str], language: str) -> tuple[list[str], frozenset[str]]:
     """Names of installed fonts that together have as many of these characters as can be had, and the rest."""
-    found: list[str] = []
+    unknown = frozenset(c for c in missing if (language, c) not in _chosen)
     for newly in (False, True):
-        fonts = sorted(installed(newly=newly), key=lambda f: (_preference(f, missing), f))
-        while missing:
-            best = max(fonts, key=lambda f: len(_held(f, missing)), default=None)
-            held = frozenset[str]() if best is None else _held(best, missing)
+        if not unknown:
+            break
+        fonts = sorted(installed(newly=newly), key=lambda f: (_preference(f, language), f))
+        while unknown:
+            best = max(fonts, key=lambda f: len(_held(f, unknown)), default=None)
+            held = frozenset[str]() if best is None else _held(best, unknown)
             if best is None or not held:
                 break
-            found.append(best.family)
-            missing -= held
-        if not missing:
-            break
-    return found, missing
+            _chosen.update({(language, c): best.family for c in held})
+            unknown -= held
+    _chosen.update(dict.fromkeys([(language, c) for c in unknown], ""))
+    families = Counter(_chosen[language, c] for c in sorted(missing))
+    return [f for f, _ in families.most_common() if f], frozenset(c for c in missing if not _chosen[language, c])
 
 
 def installed(*, newly: bool = False) -> list[Font]:
@@ -170,12 +190,15 @@ def installed(*, newly: bool = False) -> list[Font]:
     return [font for _, font in plain.values()]
 
 
-def _preference(font: Font, missing: frozenset[str]) -> tuple[int, bool, bool]:
-    """Fonts of the text's own language first: Chinese characters look different in Japanese, Korean and Chinese."""
-    scripts = {_script(c) for c in missing}
-    own = "JP" if scripts & {"HIRAGANA", "KATAKANA"} else "KR" if "HANGUL" in scripts else "SC"
+def _preference(font: Font, language: str) -> tuple[bool, bool, bool]:
     words = font.family.split()
-    return own not in words, "Mono" in words or "Sans" not in words, "Serif" in words
+    return language not in words, "Mono" in words or "Sans" not in words, "Serif" in words
+
+
+def language_of(text: str) -> str:
+    """Chinese characters look different in Japanese, Korean and Chinese: as fonts name what a text seems to be."""
+    scripts = {_script(c) for c in set(text) if ord(c) > 126}
+    return "JP" if scripts & {"HIRAGANA", "KATAKANA"} else "KR" if "HANGUL" in scripts else "SC"
 
 
 def _script(character: str) -> str:
@@ -267,7 +290,7 @@ def _lines_of(text: str, width: int) -> list[str]:
 class Ruler:
     """Measures words as they will be printed."""
 
-    def __init__(self, size: float, dpi: int) -> None:
+    def __init__(self, size: float, dpi: int, language: str = "") -> None:
         """For letters of so many points."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -276,17 +299,20 @@ class Ruler:
         self._text: Any = figure.text(0, 0, "", fontsize=size)
         self._plain = self._text.get_fontfamily()
         self._renderer: Any = FigureCanvasAgg(figure).get_renderer()
+        self._language, self._lock = language, threading.Lock()
         self._dpi, self._known = dpi, dict[tuple[str, bool], tuple[float, float]]()
 
     def of(self, words: str, italic: bool = False) -> tuple[float, float]:
         """Width and height in points."""
         key = words, italic
-        if key not in self._known:
-            self._text.update({"text": words, "style": "italic" if italic else "normal", "fontfamily": self._plain})
-            settle(self._text)
-            box = self._text.get_window_extent(self._renderer)
-            self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
-        return self._known[key]
+        with self._lock:
+            if key not in self._known:
+                style = "italic" if italic else "normal"
+                self._text.update({"text": words, "style": style, "fontfamily": self._plain})
+                settle(self._text, self._language)
+                box = self._text.get_window_extent(self._renderer)
+                self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
+            return self._known[key]
 
 
 def fitted(text: str, points: float, size: float, lines: int) -> str:

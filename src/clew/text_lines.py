@@ -170,6 +170,8 @@ def _groups(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def _may_part(a: Part, b: Part) -> bool:
+    if category(b.text[0]) in ("Pe", "Pf", "Po") and not (a.blank or a.piece.special):
+        return False  # a line does not begin with 。 or 」
     wide = east_asian_width(b.text[0]) in "WF" or east_asian_width(a.text[-1]) in "WF"
     return wide or a.blank or b.blank or a.piece.special or b.piece.special
 
