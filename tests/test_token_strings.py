@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_tokenizers import tokenizer
 
 import clew
-from clew.text_html import Piece
+from clew.text_html import Piece, TextCell, latex, terminal
 from clew.token_strings import in_bytes, token_string
 
 TEXT = "naïve 映画 🎬 café"
@@ -93,3 +93,10 @@ def test_several_tokens_of_one_character_are_one_piece_with_their_sum():
     columns = [i for i, (start, stop) in enumerate(offsets) if stop == 3 and stop > start]
     assert len(columns) > 1 and last == Piece("映", last.score, False, tuple(columns))
     assert last.score == pytest.approx(float(a.scores[0][columns].sum()), rel=1e-5)
+
+
+def test_what_steers_a_terminal_is_shown_and_not_obeyed():
+    text = "a\x1b[31mred\x07 b\nc"
+    shown = str(terminal([Piece(text, 1.0), Piece(text)]))
+    assert shown == "a<0x1B>[31mred<0x07> b\nc" * 2
+    assert "\x1b" not in latex([TextCell("t", text, [Piece(text, 1.0)], {})])

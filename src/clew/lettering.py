@@ -89,7 +89,7 @@ def drawable(text: str, family: Sequence[str], language: str = "") -> tuple[str,
 
     `language` is that of all words of a figure, as `language_of` says it; else it is guessed from the text alone.
     """
-    text = "".join(_CONTROL.get(c, c) for c in text)
+    text = visible(text)
     if not shapes_letters() and not text.isascii():
         if any(name(c, "").startswith("ARABIC LETTER") for c in text):
             _tell("matplotlib before 3.11 draws Arabic letters unjoined; pip install 'matplotlib>=3.11' joins them")
@@ -103,6 +103,11 @@ def drawable(text: str, family: Sequence[str], language: str = "") -> tuple[str,
         text = "".join(drawn.get(c, c) for c in text)
         _tell_of(c for c, sign in drawn.items() if sign)
     return text, manner
+
+
+def visible(text: str) -> str:
+    """A text without characters that steer a device; line ends stay."""
+    return "".join(_CONTROL.get(c, c) for c in text)
 
 
 def _invisible(character: str) -> bool:

@@ -11,6 +11,7 @@ from importlib import resources
 from math import isfinite
 from typing import Any
 
+from .lettering import visible
 from .reading import direction
 
 _SIGN = re.compile(r"</?[A-Za-z][^<>\s]{0,40}>|<\|[^<>\s]{1,40}\|>|<0x[0-9A-F]{2}>|\[[A-Z_]{2,12}\]")
@@ -166,7 +167,7 @@ def _latex_piece(piece: Piece, scale: float) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in visible(text))
 
 
 # The terminal
@@ -179,9 +180,9 @@ def terminal(pieces: Sequence[Piece]) -> Any:
     scale, shown = scale_of(pieces), Text()
     for piece in pieces:
         if piece.score is None:
-            shown.append(piece.text)
+            shown.append(visible(piece.text))
         else:
             r, g, b = shade(piece.score, scale)
             dim = "italic " if piece.special else ""
-            shown.append(piece.text, style=f"{dim}black on rgb({r},{g},{b})")
+            shown.append(visible(piece.text), style=f"{dim}black on rgb({r},{g},{b})")
     return shown
