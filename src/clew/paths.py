@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
+from .measured import Measured
 from .quadrature import Quadrature
 from .shapes import OptionError, at_least_float32
 
@@ -27,6 +30,17 @@ def chunk_size(given: Tensor, internal_batch_size: int | None) -> int:
     return internal_batch_size or (min(max(4, inputs), 16) if given.device.type == "cpu" else max(64, inputs))
 
 
+def in_chunks(
+    points: int, batch: int, size: int, device: torch.device, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs (point, example), `size` at a time; `progress` is told (done, all)."""
+    pairs = torch.arange(points * batch, device=device)
+    for chunk in pairs.split(size) if len(pairs) else ():
+        yield chunk // batch, chunk % batch
+        if progress is not None:
+            progress(int(chunk[-1]) + 1, len(pairs))
+
+
 class Taken:
     """Where a path was really gone and with which weights: `∫ dα = 1`, `∫ α dα = 1/2`, `∫ α² dα = 1/3` tell.
 
@@ -35,6 +49,7 @@ class Taken:
 
     def __init__(self, start: Tensor, x: Tensor) -> None:
         self._start, self._step = (at_least_float32(t).flatten(1) for t in (start, x - start))
+        self._half = x.dtype.itemsize < 4
         self._length = torch.linalg.vecdot(self._step, self._step).double()
         self._sums = torch.zeros(len(x), 3, dtype=torch.float64, device=x.device)
 
@@ -45,8 +60,15 @@ class Taken:
         powers = torch.stack([torch.ones_like(alpha), alpha, alpha.square()], 1)
         self._sums.index_add_(0, example, powers * weights.double().to(alpha.device)[:, None])
 
-    def moments(self, name: str, n_steps: int) -> tuple[Tensor, Tensor]:
-        """The moments (example, 3) that a rule by its name has, and those that were seen; of inputs that are moved."""
+    def measured(self, name: str, n_steps: int) -> Measured:
+        """The moments that a rule by its name has, against those that were seen."""
+        expected, found = self._moments(name, n_steps)
+        words = "the path that was integrated along: sums of its weights times powers of how far its points lie"
+        short = self._start.dtype == torch.float32  # or half precision, brought to that
+        return Measured.of("path", expected, found, words, allowed=(1e-2 if self._half else 1e-4) if short else 1e-6)
+
+    def _moments(self, name: str, n_steps: int) -> tuple[Tensor, Tensor]:
+        """The moments (example, 3) that a rule has, and those that were seen; of inputs that are moved."""
         uniform = (1.0, 0.5, (2 * n_steps - 1) / (6 * (n_steps - 1))) if n_steps > 1 else (1.0, 1.0, 1.0)
         middle = (1.0, 0.5, 1 / 3 if n_steps > 1 else 1 / 4)
         expected = torch.tensor(uniform if name == "uniform" else middle, dtype=torch.float64)

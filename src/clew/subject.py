@@ -22,9 +22,8 @@ from .borrow import borrowed, lender
 from .capture import Attention, Capture, Leaf
 from .measured import Measured
 from .passing import replacing, seen_at
-from .paths import Taken, baseline, chunk_size
+from .paths import Taken, baseline, chunk_size, in_chunks
 from .precise import Precise
-from .quadrature import Quadrature
 from .readout import Read, few_rows, read_of
 from .refusals import refused
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
@@ -332,18 +331,12 @@ class Subject:
         are small, a whole batch or 64 inputs elsewhere. A target that scores whole batches only gets whole batches.
         """
         size = chunk_size(self.given, internal_batch_size) * self.each if self.per_row else self.batch
-        pairs = torch.arange(points * self.batch, device=self.given.device)
-        for chunk in pairs.split(size) if len(pairs) else ():
-            yield chunk // self.batch, chunk % self.batch
-            if self.progress is not None:
-                self.progress(int(chunk[-1]) + 1, len(pairs))
+        return in_chunks(points, self.batch, size, self.given.device, self.progress)
 
-    def measure_path(self, quadrature: str, rule: Quadrature, taken: Taken) -> None:
-        """Note whether a path was gone as its rule says: its moments, on the inputs that the model got."""
+    def measure_path(self, quadrature: str, taken: Taken, n_steps: int) -> None:
+        """Note whether a path was gone as its rule says."""
         if self.verify:
-            expected, found = taken.moments(quadrature, len(rule.points))
-            words = "the path that was integrated along: sums of its weights times powers of how far its points lie"
-            self.measure("path", expected, found, words, allowed=1e-2 if self.x.dtype.itemsize < 4 else 1e-4)
+            self.measured.append(taken.measured(quadrature, n_steps))
 
     # Reading a module's output
 

@@ -210,7 +210,7 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[t
         g_o = trace.gradients([(last, "o")])[last, "o"]
         add(trace[last].attention_gradient(g_o, trace.read().rows), scaled, point, example)
         path_scores[example, point] = trace.score.detach()
-    subject.measure_path(path.name, rule, taken)
+    subject.measure_path(path.name, taken, len(rule.points))
     return (totals[0], totals[1]), path_scores
 
 

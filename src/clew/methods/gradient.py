@@ -56,7 +56,7 @@ def integrated_gradients(
         gradient, _ = subject.input_gradient(scaled, example)
         taken.add(scaled, own[point], example)
         total.index_add_(0, example, (gradient * weights[point].view(-1, *[1] * (x.ndim - 1))).to(total.dtype))
-    subject.measure_path(quadrature, rule, taken)
+    subject.measure_path(quadrature, taken, n_steps)
     if released or not multiply_by_inputs:
         return _result(subject, total)
     values = (x - start) * total
