@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -34,6 +36,8 @@ def tokenizer(kind):
         trainer = trainers.UnigramTrainer(
             vocab_size=90, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], unk_token="[UNK]"
         )
+    elif kind == "byte-fallback":
+        return with_bytes()
     else:
         trained = Tokenizer(models.BPE(unk_token="[UNK]"))
         trained.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -45,3 +49,26 @@ def tokenizer(kind):
     return PreTrainedTokenizerFast(
         tokenizer_object=trained, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
+
+
+def with_bytes(*, ends=False):
+    """Like Llama's first: a space before the text, characters that are not known as their bytes, `<s>` before the text,
+    and `ends` behind it."""
+    first = Tokenizer(models.BPE())
+    first.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], limit_alphabet=40)
+    first.train_from_iterator(["once upon a time there was a cat, and the cat said: hello time"] * 3, trainer)
+    said = json.loads(first.to_str())["model"]
+    vocab = said["vocab"]
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
+    merges = [tuple(pair) for pair in said["merges"]]
+    made = Tokenizer(models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if ends else "<s> $A", special_tokens=[("<s>", vocab["<s>"]), ("</s>", vocab["</s>"])]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>")

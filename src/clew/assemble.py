@@ -147,8 +147,7 @@ def _of_texts(
     checks = _checked(subject, scores, settings, request, made)
     special = text.special.to(scores.device)
     checks["special_share"] = _share(scores, scores * special)
-    if any(text.unseen):
-        checks["characters_cut"] = torch.tensor(text.unseen)
+    checks |= text.checks
     if settings.zero_cls:
         first = text.order[:, :1].to(scores.device)
         least = scores.masked_fill(~text.mask.to(scores.device), torch.inf).amin(1, keepdim=True)
@@ -165,9 +164,16 @@ def _of_texts(
         offsets=text.offsets,
         logits=None if logits is None else logits.detach(),
         details=_restored(result.details, text) if settings.details else {},
-        checks=_joined(checks, result.checks),
+        checks=_joined(checks, {"advice": said} if (said := subject.target.advice) else {}, result.checks),
         **common,
     )
+
+
+def _joined(*several: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks of the input, the target and the method; advice of all."""
+    advice = [str(one["advice"]) for one in several if "advice" in one]
+    found = {k: v for one in several for k, v in one.items()}
+    return found | ({"advice": "; ".join(advice)} if advice else {})
 
 
 def _restored(details: Mapping[str, Tensor], text: TextBatch) -> dict[str, Tensor]:

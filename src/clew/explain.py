@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Architecture
+from .arguments import keeps_logits
 from .assemble import Request, Settings, attribution_of
 from .attribution import Attribution
 from .heads import head_of
 from .loaded import LoadedModel
 from .methods import find as find_method
 from .methods import parse
+from .outputs import logits_of
 from .pair import find_pair
 from .pair_model import LoadedPair
 from .prepare import Prepared, prepare, unwrap
 from .progress import progress_bar
-from .shapes import OptionError, TargetError
+from .shapes import ClewError, OptionError, TargetError
 from .similarity import Pairs
 from .subject import Subject
 from .targets import Target, flat, resolve, rows_of
@@ -54,9 +56,9 @@ def explain(
         model: any supported `nn.Module` in evaluation mode, or what `clew.load` returned.
         inputs: images as the model takes them, floats `(batch, channel, height, width)` or without batch, for a model
             of one channel also `(batch, height, width)`, as tensor, array or a list of these; token numbers
-            `(batch, token)`; a mapping of arguments, as a tokenizer gives it; or, for a loaded model, PIL images,
-            arrays of 8 bits `(height, width, 3)` in RGB order, strings, or pairs of strings (question, context),
-            single or in a list.
+            `(batch, token)`, also in lists or arrays; a mapping of arguments, as a tokenizer gives it; or, for a loaded
+            model, PIL images, arrays of 8 bits `(height, width, 3)` in RGB order, strings, pairs of strings (question,
+            context), lists of words, or a chat, a list of messages {"role": …, "content": …}; single or in a list.
         method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
         target: None (the predicted class, next token or answer; of an embedding its norm), an index, a label,
             `Contrast(a, b)`, of texts also `Span(…)` and `Token(…)`, one of these per example, or a callable
@@ -131,20 +133,24 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
         raise TargetError("texts take one target at a time", expected="a target for each text", got=target)
     per_row = not callable(target) or isinstance(target, Tensor)
     rows = slots = None
+    kept = torch.empty(0)
     if text is not None and task != "classification":
         rows = rows_of(target, text, task)
     constant: dict[str, Any] = {}
     if rows is not None and task in ("causal-lm", "token-classification"):
         slots = rows
-        if task == "causal-lm" and "logits_to_keep" in ready.parameters:  # a large vocabulary for every token is not
+        if task == "causal-lm" and keeps_logits(ready.model):  # a large vocabulary for every token is not needed
             kept = rows[rows >= 0].unique()
             constant["logits_to_keep"] = kept.to(ready.device)
-            slots = torch.where(rows >= 0, torch.searchsorted(kept, rows.clamp(min=0)), -1)
 
     head = head_of(ready.model, task)
 
     def fix(output: Any) -> Any:
-        found = resolve(target, output, ready.batch, ready.labels, score, head=head, text=text, rows=rows, slots=slots)
+        places = slots
+        if places is not None and "logits_to_keep" in constant and _logits_given(output) == len(kept):
+            places = torch.where(places >= 0, torch.searchsorted(kept, places.clamp(min=0)), -1)
+        more: dict[str, Any] = {"text": text, "rows": rows, "slots": places, "answers": task == "question-answering"}
+        found = resolve(target, output, ready.batch, ready.labels, score, head=head, **more)
         if found.answer:
             subject.target_rows = found.plus
         return found
@@ -165,6 +171,15 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
     if rows is None and ready.bound.readout.by_target and not per_row:
         subject.target_rows = _rows_reached(subject)
     return subject
+
+
+def _logits_given(output: Any) -> int | None:
+    """For how many tokens the output has logits: a `forward` may not hand on which it is asked for."""
+    try:
+        found = logits_of(output)
+    except ClewError:
+        return None
+    return found.shape[1] if found.ndim == 3 else None
 
 
 def _rows_reached(subject: Subject) -> Tensor:

@@ -15,6 +15,7 @@ from .generation_html import generation_fragment, generation_page, generation_pn
 from .loaded import LoadedModel
 from .prepare import unwrap
 from .progress import progress_bar
+from .prompts import device_of, generated, read_prompt, with_answer
 from .shapes import InputError
 from .targets import Span
 from .text_attribution import TextAttribution
@@ -26,7 +27,8 @@ class GenerationAttribution(Attribution):
     """A matrix: `scores` (output, input) of one method for each generated token, over all tokens before it.
 
     `tokens` are those of the prompt and the answer, of which the first `prompt` are the prompt's; row `i` explains
-    token `prompt + i`. Tokens from there on have 0.
+    token `prompt + i`. Tokens from there on have 0. Together they are the text: a character of several tokens stands at
+    the first of them, and the others are empty.
     """
 
     input_ids: Tensor
@@ -83,7 +85,7 @@ def explain_generation(
     prompt: Any,
     *,
     max_new_tokens: int = 50,
-    answer: str | Sequence[int] | None = None,
+    answer: str | Sequence[int] | Tensor | None = None,
     method: str = "attn_lrp",
     score: str = "logit",
     batch_size: int = 8,
@@ -94,9 +96,12 @@ def explain_generation(
 
     Args:
         model: a causal language model, or what `clew.load` returned.
-        prompt: a string (for a loaded model), or token numbers (token,) or (1, token).
-        max_new_tokens: how many tokens to write at most, greedily; fewer where the model ends its text.
-        answer: explain these words, or token numbers, instead of what the model would write.
+        prompt: a string or messages of a chat (for a loaded model), token numbers (token,) or (1, token), or what a
+            tokenizer returned for one text. What a tokenizer adds at the end of a text is left out.
+        max_new_tokens: how many tokens to write at most, greedily; fewer where the model ends its text. The token that
+            ends it is no part of the answer.
+        answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
+            together with those of the prompt; a token that has characters of both is the answer's.
         method, score, **options: as in `explain`.
         batch_size: how many of the tokens are explained at a time.
         show_progress: show a progress bar.
@@ -107,87 +112,38 @@ def explain_generation(
     """
     tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
-    start = _prompt_ids(prompt, tokenizer)
-    device = next(module.parameters()).device
+    written, device = read_prompt(prompt, module, tokenizer), device_of(module)
     if answer is None:
-        ids = _generated(module, start.to(device), max_new_tokens)
+        written.ids = [*written.ids, *generated(module, written, max_new_tokens, device)]
     else:
-        ids = torch.cat([start, _answer_ids(answer, tokenizer)]).to(device)
-    first, written = len(start), len(ids) - len(start)
-    if written < 1:
-        raise InputError("there is no generated token to explain", expected="at least one", got="none")
+        written = with_answer(prompt, answer, written, tokenizer)
+    first, count = written.prompt, len(written.ids)
+    if count <= first:
+        got = "none" if answer is not None else "the model ended the text at once"
+        raise InputError("there is no generated token to explain", expected="at least one", got=got)
+    if first < 1:
+        raise InputError("the first token is not predicted from anything", expected="a prompt of a token", got="none")
     parts: list[Attribution] = []
-    with progress_bar("explaining tokens", show_progress, written) as update:
-        for place in range(first, len(ids), batch_size):
-            places = range(place, min(place + batch_size, len(ids)))
-            shown = ids[: places[-1] + 1].repeat(len(places), 1)  # what comes later cannot matter
+    with progress_bar("explaining tokens", show_progress, count - first) as update:
+        for place in range(first, count, batch_size):
+            places = range(place, min(place + batch_size, count))
+            shown = written.inputs(places[-1] + 1, len(places), device)  # what comes later cannot matter
             spans = [Span(p, p + 1) for p in places]
             parts.append(explain(model, shown, method=method, target=spans, score=score, **options))
             if update is not None:
-                update(places[-1] + 1 - first, written)
+                update(places[-1] + 1 - first, count - first)
     joined = cast(TextAttribution, Attribution.concatenate(parts))
-    scores = torch.nn.functional.pad(joined.scores, (0, len(ids) - joined.scores.shape[1]))
-    columns = torch.arange(len(ids), device=scores.device)
+    scores = torch.nn.functional.pad(joined.scores, (0, count - joined.scores.shape[1]))
+    columns = torch.arange(count, device=scores.device)
     return GenerationAttribution(
         all_scores=scores.masked_fill(columns >= columns[first:, None], 0.0),
-        input_ids=ids.cpu(),
-        tokens=_strings(ids.tolist(), tokenizer),
+        input_ids=torch.tensor(written.ids),
+        tokens=written.strings(tokenizer, module),
         prompt=first,
         method=joined.method,
         options=joined.options,
         target=joined.target,
         score=joined.score,
-        checks=joined.checks,
+        checks={**joined.checks, **written.checks},
         provenance=joined.provenance,
     )
-
-
-def _prompt_ids(prompt: Any, tokenizer: Any) -> Tensor:
-    if isinstance(prompt, str):
-        if tokenizer is None:
-            raise InputError("a string needs the model's tokenizer", expected="a model from clew.load", got=prompt[:60])
-        if not prompt.strip():
-            raise InputError("the prompt is empty", expected="words to go on from", got=repr(prompt))
-        return torch.tensor(tokenizer(prompt)["input_ids"])
-    try:
-        ids = torch.as_tensor(prompt)
-    except (TypeError, ValueError, RuntimeError):
-        ids = torch.empty(0)
-    ids = ids[0] if ids.ndim == 2 and len(ids) == 1 else ids
-    if ids.ndim != 1 or ids.is_floating_point() or not len(ids):
-        expected = "a string, or token numbers of one text"
-        raise InputError("this is no prompt", expected=expected, got=f"{type(prompt).__name__}")
-    return ids
-
-
-def _answer_ids(answer: str | Sequence[int], tokenizer: Any) -> Tensor:
-    if not isinstance(answer, str):
-        return torch.as_tensor(list(answer))
-    if tokenizer is None:
-        raise InputError(
-            "an answer in words needs the model's tokenizer", expected="a model from clew.load", got="none"
-        )
-    return torch.tensor(tokenizer(answer, add_special_tokens=False)["input_ids"], dtype=torch.long)
-
-
-def _generated(module: Any, ids: Tensor, count: int) -> Tensor:
-    if not hasattr(module, "generate"):
-        raise InputError("this model does not generate", expected="a causal language model", got=type(module).__name__)
-    if count < 1:
-        raise InputError("max_new_tokens is too small", expected="at least 1", got=count)
-    pad = getattr(module.config, "pad_token_id", None)
-    settings = {"do_sample": False, "num_beams": 1, "max_new_tokens": count, "pad_token_id": 0 if pad is None else pad}
-    with torch.no_grad():
-        return module.generate(ids[None], attention_mask=torch.ones_like(ids)[None], **settings)[0]
-
-
-def _strings(ids: list[int], tokenizer: Any) -> list[str]:
-    """What each token adds to the text before it; the tokenizer knows where spaces go."""
-    if tokenizer is None:
-        return [f"{i} " for i in ids]
-    whole, strings = "", list[str]()
-    for end in range(1, len(ids) + 1):
-        longer = str(tokenizer.decode(ids[:end]))
-        strings.append(longer[len(whole) :] if longer.startswith(whole) else str(tokenizer.decode([ids[end - 1]])))
-        whole = longer
-    return strings

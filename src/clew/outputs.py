@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -30,7 +30,17 @@ def logits_of(output: Any) -> Tensor:
     return found
 
 
-def answer_logits_of(output: Any) -> tuple[Tensor, Tensor] | None:
-    """The logits of an answer's first and last token, (batch, token) each, of a model that answers questions."""
-    start, end = getattr(output, "start_logits", None), getattr(output, "end_logits", None)
-    return (start, end) if isinstance(start, Tensor) and isinstance(end, Tensor) else None
+def answer_logits_of(output: Any, *, asked: bool = False) -> tuple[Tensor, Tensor] | None:
+    """The logits of an answer's first and last token, (batch, token) each, of a model that answers questions.
+
+    A tuple tells nothing of what it holds: its first two entries are those where the model is known to answer, `asked`.
+    """
+    if isinstance(output, Mapping):
+        found: Any = [cast("Mapping[str, Any]", output).get(name) for name in ("start_logits", "end_logits")]
+    elif isinstance(output, (tuple, list)):
+        found = cast("list[Any]", output)[:2] if asked else []
+    else:
+        found = [getattr(output, name, None) for name in ("start_logits", "end_logits")]
+    if len(found) == 2 and all(isinstance(one, Tensor) and one.ndim == 2 for one in found):
+        return found[0], found[1]
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .architectures import Architecture, Bound
 from .architectures import find as find_architecture
+from .arguments import copied
 from .arrays import batch_of, checked, described, holds_pictures, items_of, pil_images, refuse_labels
 from .heads import by_number, names_of
 from .images import picture_of
@@ -39,11 +39,6 @@ class Prepared:
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
     preprocess: Any = None  # what made the model's input of pictures, if something did
-
-    @property
-    def parameters(self) -> set[str]:
-        """Names of the arguments that the model takes."""
-        return set(inspect.signature(self.model.forward).parameters)
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +117,7 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _moved(value: Any, like: Tensor) -> Any:
     """An input on the model's device, floats in its dtype, free of any graph; what is no tensor as it is."""
     if not isinstance(value, Tensor):
-        return value
+        return copied(value, like=like)  # a cache
     moved = value.to(like.device, like.dtype if value.is_floating_point() else None)
     return moved.clone() if moved.is_inference() else moved.detach()
 

@@ -1,22 +1,22 @@
-"""Texts in: strings, pairs of strings, token numbers or what a tokenizer returned, as one batch that a model takes."""
+"""Texts in: token numbers, masks and what goes with them, as one batch that a model takes, and nothing left behind."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architectures import Bound
+from .arguments import CACHES, NO_INPUT, Takes, cache_length, is_cache, takes
+from .encodings import BOOKKEEPING, Encoded, Tokenizer, encoded, padding_of, special_ids
+from .padding import as_tokens, filled, seen_padding
 from .shapes import InputError
+from .spelling import BROKEN, spelled
 from .texts import TextBatch, arrange, read_mask
 from .token_strings import token_string
-
-Tokenizer = Any
-BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
 
 
 def text_inputs(
@@ -25,9 +25,14 @@ def text_inputs(
     """Arguments for the model, padding last, and the batch of texts as they were given.
 
     `truncate` cuts strings to the model's positions. Raises `InputError` for empty texts, texts beyond the model's
-    positions, and strings without a tokenizer.
+    positions, strings without a tokenizer, and for what the model's `forward` does not take.
     """
-    given = _encoded(inputs, model, tokenizer, longest_text(model, bound, tokenizer) if truncate else None)
+    taken = takes(model)
+    name = _name_of_ids(taken, bound)
+    limit = longest_text(model, bound, tokenizer) if truncate else None
+    goes_on = bound is not None and bound.task == "causal-lm"
+    came = encoded(inputs, model, tokenizer, limit=limit, goes_on=goes_on, name=name)
+    given, checks = _without_loss(came.values, taken, dict(came.checks))
     ids: Tensor = given["input_ids"]
     if ids.ndim == 1:
         given = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in given.items()}
@@ -38,172 +43,145 @@ def text_inputs(
             expected="integers of shape (batch, token)",
             got=f"{ids.dtype} of shape {tuple(ids.shape)}",
         )
-    _check_numbers(ids, None if bound is None else bound.patches)
+    given, cache = _cache_by_its_name(given, taken)
+    past, earlier = cache_length(cache), None
+    mask_given: Any = given.get("attention_mask")
+    if past and isinstance(mask_given, Tensor) and mask_given.shape == (len(ids), past + ids.shape[1]):
+        earlier, given["attention_mask"] = mask_given[:, :past], mask_given[:, past:]
+    elif past and mask_given is not None:
+        raise InputError(
+            "the attention mask does not fit the cache",
+            expected=f"ones and zeros for {past} tokens of the cache and {ids.shape[1]} after them",
+            got=tuple(mask_given.shape) if isinstance(mask_given, Tensor) else type(mask_given).__name__,
+        )
     mask = read_mask(given.get("attention_mask"), ids)
+    pair = bound is None or bound.architecture.pair
+    if mask_given is None and not pair and not getattr(model, "reads_padding", False):
+        mask, told = seen_padding(given, ids, model, tokenizer, taken, came.kind)
+        checks |= told
+    _check_numbers(ids.masked_fill(~mask, 0), None if bound is None else bound.patches)
     context, padding = int(getattr(model, "context", None) or 0), padding_of(model, tokenizer)
     if getattr(model, "reads_padding", False):  # then it is a token like any other, added behind the text
-        given, mask = _as_tokens(_filled(given, context, padding), mask, model, tokenizer)
+        given = filled(given, context, padding)
+        special = _special(given, given["input_ids"], model, tokenizer)
+        given, mask = as_tokens(given, mask, special, padding)
         ids = given["input_ids"]
-    batch = _batch(given, ids, mask, model, tokenizer, context)
-    _check_length(int(batch.lengths.max()), model, bound)
-    taken = set(inspect.signature(model.forward).parameters)
-    passed = {k: v for k, v in given.items() if k in taken and not k.startswith("_")}
+    batch = _batch(given, came, ids, mask, model, tokenizer, context, checks)
+    _check_length(int(batch.lengths.max()), past, model, bound, came.kind, tokenizer)
     # Classifiers find the last token by the number that they take for padding.
-    passed["input_ids"] = ids.masked_fill(~mask, padding)
-    if "attention_mask" in taken and ("attention_mask" in given or not bool(mask.all())):
-        passed["attention_mask"] = mask.to(torch.long)
-    return arrange(batch, passed, padding), batch
+    passed: dict[str, Any] = {name: ids.masked_fill(~mask, padding)}
+    passed |= {k: v for k, v in given.items() if k not in ("input_ids", *BOOKKEEPING) and k in taken}
+    # A mask of the model's own told the padding, or the mask is passed on.
+    _refuse_what_is_lost(given, mask_given is None or bool(mask.all()), taken, bound)
+    passed = arrange(batch, _for_each(passed, batch), padding)
+    if "attention_mask" in taken and (mask_given is not None or not bool(mask.all())):
+        kind = mask_given.dtype if isinstance(mask_given, Tensor) else torch.long
+        own = batch.arranged(mask.to(kind))
+        if past:
+            own = torch.cat([own.new_ones(len(ids), past) if earlier is None else earlier.to(own), own], 1)
+        passed["attention_mask"] = own
+    return passed, batch
 
 
-def _encoded(inputs: Any, model: nn.Module, tokenizer: Tokenizer | None, limit: int | None) -> dict[str, Any]:
-    """A mapping with `input_ids`, and where known `offset_mapping`, `special_tokens_mask` and `_texts`."""
-    if isinstance(inputs, Tensor):
-        return {"input_ids": inputs}
-    if isinstance(inputs, Mapping):
-        given = {str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items() if v is not None}
-        if not isinstance(given.get("input_ids"), Tensor):
-            found = {k: type(v).__name__ for k, v in given.items()}
+def _name_of_ids(taken: Takes, bound: Bound | None) -> str:
+    """What the model calls token numbers; "" for a model that takes them by position only."""
+    said = None if bound is None else bound.architecture.input_name
+    if said and said in taken.names:
+        return said
+    if "input_ids" in taken:
+        return "input_ids"
+    return taken.names[0] if taken.names else ""
+
+
+def _without_loss(
+    values: Mapping[str, Any], taken: Takes, checks: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is no input left out, unless the model cannot be called without it."""
+    out = [name for name in values if name in NO_INPUT and name not in taken.required]
+    if out:
+        said = f"{', '.join(out)}: no input, the logits are the same without"
+        checks["left_out"] = f"{checks['left_out']}; {said}" if "left_out" in checks else said
+    kept = {k: v for k, v in values.items() if k not in out}
+    if not taken.own and "token_type_ids" not in taken.names and _is_zero(kept.get("token_type_ids")):
+        del kept["token_type_ids"]  # some tokenizers give them for all models
+    return kept, checks
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, Tensor) and not bool(value.any())
+
+
+def _cache_by_its_name(given: dict[str, Any], taken: Takes) -> tuple[dict[str, Any], Any]:
+    """What was given with its cache of keys and values under the name that the model has for it, and the cache."""
+    name = next((n for n in CACHES if is_cache(given.get(n))), None)
+    if name is None:
+        return given, None
+    own = name if name in taken.names else next((n for n in CACHES if n in taken.names), name)
+    return {own if k == name else k: v for k, v in given.items()}, given[name]
+
+
+def _refuse_what_is_lost(given: Mapping[str, Any], unmasked: bool, taken: Takes, bound: Bound | None) -> None:
+    """Raise `InputError` for what changes the output, but would not reach the model; `unmasked`: no mask is needed."""
+    lost = [k for k in given if k not in ("input_ids", "attention_mask", *BOOKKEEPING) and k not in taken]
+    if bound is None or bound.architecture.pair:  # what a tower takes is declared
+        lost = []
+    lost = [k for k in lost if not (k == "token_type_ids" and _is_zero(given[k]))]
+    # Behind the text, padding is not seen by a model that only looks back.
+    looks_back = bound is None or bound.architecture.pair or bound.task == "causal-lm"
+    if "attention_mask" not in taken and not unmasked and not looks_back:
+        lost = ["attention_mask", *lost]
+    if lost:
+        whose = "the model's forward takes no " + ", ".join(lost)
+        ids = "its token numbers" if "input_ids" not in taken.names else "input_ids"
+        masks = "attention_mask" in lost
+        raise InputError(
+            f"{whose}, so it would be left out without a word",
+            expected=f"arguments of forward: {', '.join(taken.names) or 'none by name'}",
+            got=", ".join(k for k in given if k not in BOOKKEEPING),
+            todo=f"pass a mapping with the model's own names, {ids} and what it calls {lost[0]}"
+            + (", or one text at a time, which needs no mask" if masks else ", or leave it out of the mapping"),
+        )
+
+
+def _for_each(passed: Mapping[str, Any], batch: TextBatch) -> dict[str, Any]:
+    """Positions that hold for all examples as a row for each. Raises `InputError` for what has tokens on another axis
+    than the second, where tokens are moved: padding goes behind the text."""
+    found, shape = dict(passed), batch.input_ids.shape
+    for name, value in passed.items():
+        if not isinstance(value, Tensor) or value.shape[:2] == shape:
+            continue
+        if name == "position_ids" and value.shape in ((shape[1],), (1, shape[1])):
+            found[name] = value.reshape(1, -1).expand(shape)
+        elif not batch.as_given and shape[1] in value.shape[1:]:
             raise InputError(
-                "a mapping of inputs holds token numbers as a tensor",
-                expected="input_ids, as tokenizer(…, return_tensors='pt') gives them",
-                got=found,
-                todo="inputs_embeds are not taken: models pool by input_ids",
+                f"{name} cannot follow the tokens when padding is moved behind the text",
+                expected=f"an entry for each token, {tuple(shape)} …",
+                got=tuple(value.shape),
+                todo="explain one text at a time, without padding",
             )
-        encodings: Any = getattr(inputs, "encodings", None)
-        if (
-            encodings
-            and "special_tokens_mask" not in given
-            and all(len(e.ids) == len(encodings[0].ids) for e in encodings)
-        ):
-            given["special_tokens_mask"] = torch.tensor([e.special_tokens_mask for e in encodings])
-        return given
-    texts = _strings(inputs)
-    if tokenizer is None:
-        raise InputError(
-            "strings need the model's tokenizer",
-            expected="a model from clew.load, LoadedModel(…, tokenizer=…), or tokenizer(texts, return_tensors='pt')",
-            got=repr(texts[0])[:60],
-        )
-    return tokenized(texts, model, tokenizer, limit)
-
-
-def _strings(inputs: Any) -> list[str] | list[tuple[str, str]]:
-    items: list[Any] = (
-        [inputs] if isinstance(inputs, (str, tuple)) else list(inputs) if isinstance(inputs, list) else []
-    )
-    pairs = all(isinstance(i, tuple) and len(i) == 2 and all(isinstance(s, str) for s in i) for i in items)
-    if not items or not (pairs or all(isinstance(i, str) for i in items)):
-        kinds = sorted({type(i).__name__ for i in items}) or [type(inputs).__name__]
-        raise InputError(
-            "these inputs cannot be explained",
-            expected="a string, a list of strings, pairs (question, context), token numbers, or a tokenizer's output",
-            got=", ".join(kinds),
-        )
-    blank = [i for i, item in enumerate(items) if not "".join(item).strip()]
-    if blank:
-        raise InputError("there is an empty text", expected="words to explain", got=f"examples {blank}")
-    return items
-
-
-def tokenized(texts: Sequence[Any], model: nn.Module, tokenizer: Tokenizer, limit: int | None = None) -> dict[str, Any]:
-    """Texts by the model's own tokenizer, cut to `limit` tokens, and padded on the right."""
-    fast = bool(getattr(tokenizer, "is_fast", False))
-    cut = {} if limit is None else {"truncation": True, "max_length": limit}
-    rows: list[dict[str, list[Any]]] = []
-    for text in texts:
-        first, second = text if isinstance(text, tuple) else (text, None)
-        encoded: Any = tokenizer(
-            first, second, return_special_tokens_mask=True, return_offsets_mapping=fast, verbose=False, **cut
-        )
-        row = {k: list(v) for k, v in encoded.items()}
-        if second is not None and fast:  # characters of the second text follow those of the first
-            ahead = len(first) + len(BETWEEN)
-            parts = encoded.sequence_ids()
-            row["offset_mapping"] = [
-                (a + ahead, b + ahead) if part == 1 else (a, b)
-                for (a, b), part in zip(row["offset_mapping"], parts, strict=True)
-            ]
-        rows.append(row)
-    given = padded_rows(rows, model, tokenizer)
-    given["_texts"] = [BETWEEN.join(text) if isinstance(text, tuple) else text for text in texts]
-    return given
-
-
-def padded_rows(rows: list[dict[str, list[Any]]], model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a tokenizer gave for each text as tensors, padded on the right."""
-    if any(not row["input_ids"] for row in rows):
-        raise InputError("there is an empty text", expected="at least one token", got="no tokens")
-    longest = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": padding_of(model, tokenizer), "special_tokens_mask": 1, "offset_mapping": (0, 0)}
-    given: dict[str, Any] = {}
-    for name in rows[0]:
-        padded = [row[name] + [fill.get(name, 0)] * (longest - len(row[name])) for row in rows]
-        given[name] = torch.tensor(padded)
-    return given
-
-
-def padding_of(model: nn.Module, tokenizer: Tokenizer | None) -> int:
-    """The number that the model takes for padding; any number where it takes none, as the mask says what is padding."""
-    config: Any = getattr(model, "config", None)
-    names = ("pad_token_id", "eos_token_id")
-    # What is read as padding is what the tokenizer fills up with.
-    for source in (tokenizer, config) if getattr(model, "reads_padding", False) else (config, tokenizer):
-        for name in names:
-            found = getattr(source, name, None)
-            if isinstance(found, int) and found >= 0:
-                return found
-    return 0
-
-
-def _filled(given: Mapping[str, Any], length: int, padding: int) -> dict[str, Any]:
-    """Token numbers and what goes with them, filled up to a length."""
-    ids: Tensor = given["input_ids"]
-    more = max(0, length - ids.shape[1])
-    fill = {"input_ids": padding, "special_tokens_mask": 1}
-    found: dict[str, Any] = {"attention_mask": torch.ones_like(ids), **given}
-    for name, value in found.items():
-        if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
-            found[name] = F.pad(value, (0, 0) * (value.ndim - 2) + (0, more), value=fill.get(name, 0))
     return found
 
 
-def _as_tokens(
-    given: Mapping[str, Any], mask: Tensor, model: nn.Module, tokenizer: Any | None
-) -> tuple[dict[str, Any], Tensor]:
-    """Padding as special tokens behind the text, wherever it was; the mask says that all tokens are seen."""
-    ids: Tensor = given["input_ids"]
-    mask = F.pad(mask, (0, ids.shape[1] - mask.shape[1]))
-    special = _special(given, ids, model, tokenizer) | ~mask
-    ids = ids.masked_fill(~mask, padding_of(model, tokenizer))
-    found = {**given, "input_ids": ids, "special_tokens_mask": special, "attention_mask": mask}
-    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
-    for name, value in found.items():
-        if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
-            index = order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value)
-            found[name] = value.gather(1, index.to(value.device))
-    return {k: v for k, v in found.items() if k != "attention_mask"}, torch.ones_like(mask)
-
-
 def _special(given: Mapping[str, Any], ids: Tensor, model: nn.Module, tokenizer: Any | None) -> Tensor:
-    """Which tokens the tokenizer added, (batch, token)."""
-    special = given.get("special_tokens_mask")
-    if special is None:
-        known = torch.tensor(sorted(_special_ids(model, tokenizer)), dtype=ids.dtype, device=ids.device)
-        special = torch.isin(ids, known)
-    return special.to(ids.device).bool()
+    """Which tokens are no words, by their numbers, and those that the tokenizer says it added, (batch, token)."""
+    known = torch.tensor(sorted(special_ids(model, tokenizer)), dtype=ids.dtype, device=ids.device)
+    special = torch.isin(ids, known)
+    said = given.get("special_tokens_mask")
+    return special if said is None else special | said.to(ids.device).bool()
 
 
 def _batch(
     given: Mapping[str, Any],
+    came: Encoded,
     ids: Tensor,
     mask: Tensor,
     model: nn.Module,
     tokenizer: Any | None,
     length: int,
+    checks: dict[str, Any],
 ) -> TextBatch:
     special = _special(given, ids, model, tokenizer) & mask
-    offsets, texts = given.get("offset_mapping"), given.get("_texts", ())
-    seen = None if offsets is None or not texts else (offsets * mask[..., None]).flatten(1).amax(1).tolist()
+    offsets = given.get("offset_mapping") if came.texts else None
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     if tokenizer is not None:
@@ -219,14 +197,31 @@ def _batch(
         input_ids=ids,
         mask=mask,
         special=special,
-        tokens=_token_strings(ids, mask, special, texts, offsets, tokenizer),
-        texts=texts,
+        tokens=_token_strings(ids, mask, special, came.texts, offsets, decode, tokenizer),
+        texts=came.texts,
         offsets=offsets,
         encode=encode,
         decode=decode,
-        unseen=[] if seen is None else [len(t.rstrip()) - n for t, n in zip(texts, seen, strict=True)],
+        answers=_may_answer(given, came, ids, mask, special),
+        checks=checks,
         length=length,
     )
+
+
+def _may_answer(given: Mapping[str, Any], came: Encoded, ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
+    """Where an answer may be, (batch, token): in the second text of a pair, or anywhere between special tokens."""
+    words = mask & ~special
+    types: Any = given.get("token_type_ids")
+    if came.parts is not None and came.parts.shape == ids.shape and bool((came.parts >= 0).any()):
+        second = came.parts.to(ids.device) == 1
+    elif isinstance(types, Tensor) and types.shape == ids.shape and bool((types == 1).any()):
+        second = types == 1
+    else:  # by the separators between them: the last words behind a special token
+        groups = (words & ~F.pad(words, (1, 0))[:, :-1]).cumsum(1)
+        second = (groups == groups.amax(1, keepdim=True)) & (groups > 0)
+    second = second & words
+    words = torch.where(second.any(1, keepdim=True), second, words)
+    return torch.where(words.any(1, keepdim=True), words, mask)
 
 
 def _token_strings(
@@ -235,9 +230,13 @@ def _token_strings(
     special: Tensor,
     texts: Sequence[str],
     offsets: Tensor | None,
+    decode: Callable[[Sequence[int]], str] | None,
     tokenizer: Any | None,
 ) -> list[list[str]]:
     """What each token looks like: its piece of the text where that is known, else what the tokenizer makes of it."""
+
+    numbers: list[list[int]] = ids.tolist()
+    whole: dict[int, list[str]] = {}  # texts with characters of several tokens, spelled out
 
     def string(i: int, j: int) -> str:
         if not mask[i, j]:
@@ -246,18 +245,28 @@ def _token_strings(
             a, b = offsets[i, j].tolist()
             if a < b:
                 return texts[i][a:b]
-        number = int(ids[i, j])
-        return token_string(tokenizer, number) if tokenizer is not None else str(number)
+        number = numbers[i][j]
+        if decode is None:
+            return str(number)
+        found = decode([number])
+        shown = _character(i, j, decode) if BROKEN in found else found
+        return shown if shown and BROKEN not in shown else token_string(tokenizer, number)
+
+    def _character(i: int, j: int, decode: Callable[[Sequence[int]], str]) -> str:
+        """The character that a token is a part of."""
+        if i not in whole:
+            columns = mask[i].nonzero().flatten().tolist()
+            marked = {numbers[i][c] for c in columns if special[i, c]}
+            strings = spelled([numbers[i][c] for c in columns], decode, marked)
+            for before, after in zip(range(len(strings)), range(1, len(strings)), strict=False):
+                strings[after] = strings[after] or strings[before]
+            found = [""] * len(numbers[i])
+            for c, string in zip(columns, strings, strict=True):
+                found[c] = string
+            whole[i] = found
+        return whole[i][j]
 
     return [[string(i, j) for j in range(ids.shape[1])] for i in range(ids.shape[0])]
-
-
-def _special_ids(model: nn.Module, tokenizer: Any | None) -> set[int]:
-    if tokenizer is not None:
-        return {int(i) for i in tokenizer.all_special_ids}
-    config: Any = getattr(model, "config", None)
-    found = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep"))
-    return {i for i in found if isinstance(i, int)}
 
 
 def _check_numbers(ids: Tensor, words: Any) -> None:
@@ -294,14 +303,21 @@ def position_limit(model: nn.Module, bound: Bound | None) -> int | None:
     return getattr(config, "max_seq_len", None) or getattr(model, "context", None)  # MPT makes no biases beyond it
 
 
-def _check_length(longest: int, model: nn.Module, bound: Bound | None) -> None:
+def _check_length(
+    longest: int, past: int, model: nn.Module, bound: Bound | None, kind: str, tokenizer: Tokenizer | None
+) -> None:
     limit = position_limit(model, bound)
-    if limit is not None and longest > limit:
-        raise InputError(
-            "a text is longer than the model's positions",
-            expected=f"at most {limit} tokens",
-            got=f"{longest} tokens",
-            todo="explain its beginning, truncate=True"
-            if bound is None or bound.architecture.pair
-            else f"explain windows of it, window={limit}, stride={limit // 2}, or its beginning, truncate=True",
-        )
+    if limit is None or past + longest <= limit:
+        return
+    classifies = bound is not None and bound.task == "classification" and not bound.architecture.pair
+    todo = "explain its beginning, truncate=True"
+    if kind == "numbers":
+        todo = "pass fewer tokens; strings can be cut, truncate=True"
+    elif kind == "strings" and classifies and getattr(tokenizer, "is_fast", False):
+        todo = f"explain windows of it, window={limit}, stride={limit // 2}, or its beginning, truncate=True"
+    raise InputError(
+        "a text is longer than the model's positions",
+        expected=f"at most {limit} tokens",
+        got=f"{longest} tokens" + (f" after {past} in the cache" if past else ""),
+        todo=todo,
+    )

@@ -154,6 +154,7 @@ def propagate(
     and biases of attention, `by_head` keeps it for each head. Raises `OptionError` for rules that do not fit or that
     miss an operation.
     """
+    subject.refuse_cache()
     name, chosen = rule_set(rules)
     if subject.token_first(subject.given.shape[0]):  # which the tape could not see
         raise CaptureError(
@@ -205,7 +206,7 @@ def _back(subject: Subject, rules: str, tape: Tape, score: Tensor, output: Any, 
     """The backward pass of one target of each input."""
     assert tape.leaf is not None
     seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
-    logits, tables = _logits(output), tape.positional.tables
+    logits, tables = _logits(output, asked=subject.bound.task == "question-answering"), tape.positional.tables
     wanted = [tape.leaf, *logits, *tables.values()]
     g_x, *found = torch.autograd.grad(
         score, wanted, seed, allow_unused=True, materialize_grads=True, retain_graph=not last
@@ -262,9 +263,9 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
     )
 
 
-def _logits(output: Any) -> list[Tensor]:
-    """What scores are made of, where that is known."""
-    answers = answer_logits_of(output)
+def _logits(output: Any, *, asked: bool) -> list[Tensor]:
+    """What scores are made of, where that is known; `asked`: of a model that answers questions."""
+    answers = answer_logits_of(output, asked=asked)
     try:
         logits = list(answers) if answers is not None else [logits_of(output)]
     except ClewError:

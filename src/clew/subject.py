@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Bound
+from .arguments import CACHES, for_call, is_cache
 from .borrow import borrowed, lender
 from .capture import Attention, Capture, Leaf
 from .measured import Measured
@@ -121,6 +122,11 @@ class Subject:
         return self.bound.prefix + rows * columns
 
     @property
+    def cached(self) -> bool:
+        """Whether tokens before these are in a cache of keys and values that came with them."""
+        return any(is_cache(self.inputs.get(name)) for name in CACHES)
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return self.bound.depth
@@ -164,8 +170,8 @@ class Subject:
         for name, value in self.inputs.items():
             if name == self._main and x is not None and not self.bound.is_text:
                 value = x
-            elif rows is not None and isinstance(value, Tensor):
-                value = value[rows]
+            else:
+                value = for_call(value, rows, len(self.given))
             if name:
                 kwargs[name] = value
             else:
@@ -193,6 +199,17 @@ class Subject:
     def _refused(self, error: Exception) -> InputError:
         return refused(lender(self.model), error, tuple(self.given.shape), is_text=self.bound.is_text)
 
+    def refuse_cache(self) -> None:
+        """Raise `InputError` where there is a cache: attention goes to its tokens, which cannot have scores."""
+        if self.cached:
+            raise InputError(
+                "this method follows attention and relevance to every token, but some are in a cache",
+                expected="the whole text, or a method of gradients: saliency, input_x_gradient, integrated_gradients, "
+                "smoothgrad",
+                got=f"{self.given.shape[1]} tokens after those of a cache",
+                todo="pass the whole text, without its cache of keys and values (past_key_values)",
+            )
+
     def run(
         self,
         attention: Iterable[int] = (),
@@ -209,6 +226,7 @@ class Subject:
         holding the examples `rows` (default: all, in order). `readout_only` spares what the head does not read of the
         last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
         """
+        self.refuse_cache()
         wanted, inputs_of = frozenset(attention), frozenset(hidden)
         verified = self.verify and x is None
         keep = wanted | {self.last} if verified else wanted

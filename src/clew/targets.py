@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .answers import best_answers
 from .class_targets import ADVICE, index_of, indices, name_of, refuse, refuse_labels, refuse_probability
 from .heads import Head, Scale, log_odds, log_probability_of, probability_of
 from .outputs import answer_logits_of, logits_of
@@ -27,9 +28,9 @@ class Resolved:
     """A target fixed for one batch: classes `plus` and `minus` (batch, row), or a `function` of the output.
 
     `slots` (batch, row) are places on the token axis of the output, -1 for none; without it there is no such axis.
-    `answer`: classes are the first and the last token of an answer. Where `each` example of the output has several
-    targets, the batch counts them all. `scale` makes probabilities of logits. Of an `embedding` without `plus` the norm
-    is explained.
+    `answer`: classes are the first and the last token of an answer; `advice` is for whoever reads the result. Where
+    `each` example of the output has several targets, the batch counts them all. `scale` makes probabilities of logits.
+    Of an `embedding` without `plus` the norm is explained.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Resolved:
     minus: Tensor | None = None
     slots: Tensor | None = None
     answer: bool = False
+    advice: str = ""
     function: Callable[[Any], Tensor] | None = None
     each: int = 1
     scale: Scale | None = "softmax"
@@ -123,11 +125,13 @@ def resolve(
     text: TextBatch | None = None,
     rows: Tensor | None = None,
     slots: Tensor | None = None,
+    answers: bool = False,
 ) -> Resolved:
     """Fix a target on the clean output of a batch, so that it stays the same however the input is changed.
 
     `head` says what the output is (default: classes that exclude each other).
-    Texts whose tokens have outputs of their own: `rows` are those of `rows_of`, `slots` where they are in the output.
+    Texts whose tokens have outputs of their own: `rows` are those of `rows_of`, `slots` where they are in the output;
+    `answers` says that the model answers questions.
     Raises `TargetError` for a class that does not exist (with the labels most like it).
     """
     if kind not in KINDS:
@@ -137,7 +141,7 @@ def resolve(
             raise TargetError("a target function makes its own score", expected="score='logit', the default", got=kind)
         _one_per_example(target(output), batch)
         return Resolved(kind, [getattr(target, "__name__", repr(target))], batch, function=target)
-    if text is not None and answer_logits_of(output) is not None:
+    if text is not None and answer_logits_of(output, asked=answers) is not None:
         return _answer(output, batch, kind, text, rows)
     logits = logits_of(output).detach()
     if logits.ndim != (2 if slots is None else 3):
@@ -246,18 +250,15 @@ def _of_tokens(
 
 
 def _answer(output: Any, batch: int, kind: str, text: TextBatch, rows: Tensor | None) -> Resolved:
-    """An answer in the text: given, or the best that starts before it ends."""
+    """An answer in the text: given, or the pair of a start and an end behind it with the largest sum of logits."""
+    advice = ""
     if rows is None:
-        start, end = (t.detach() for t in cast("tuple[Tensor, Tensor]", answer_logits_of(output)))
-        places = torch.arange(end.shape[1], device=end.device)
-        real = places < text.lengths.to(end.device)[:, None]
-        first = start.masked_fill(~real, -torch.inf).argmax(-1)
-        later = (places >= first[:, None]) & real
-        rows = torch.stack([first, end.masked_fill(~later, -torch.inf).argmax(-1)], 1)
+        start, end = (at_least_float32(t.detach()) for t in _starts_and_ends(output))
+        rows, advice = best_answers(start, end, text)
     ids = text.arranged(text.input_ids)
     said = [ids[i, a : b + 1].tolist() for i, (a, b) in enumerate(rows.tolist())]
     names = [text.decode(s) if text.decode is not None else f"{len(s)} tokens" for s in said]
-    return Resolved(kind, names, batch, plus=rows, answer=True)
+    return Resolved(kind, names, batch, plus=rows, answer=True, advice=advice)
 
 
 def each(target: Target, batch: int) -> list[Any]:
@@ -302,8 +303,11 @@ def _at(logits: Tensor, slots: Tensor | None) -> Tensor:
 
 
 def _answers(output: Any) -> Tensor:
-    start, end = cast("tuple[Tensor, Tensor]", answer_logits_of(output))
-    return torch.stack([start, end], 1)
+    return torch.stack(_starts_and_ends(output), 1)
+
+
+def _starts_and_ends(output: Any) -> tuple[Tensor, Tensor]:
+    return cast("tuple[Tensor, Tensor]", answer_logits_of(output, asked=True))
 
 
 def _pick(logits: Tensor, index: Tensor, counted: Tensor | None, kind: str, scale: Scale | None) -> Tensor:

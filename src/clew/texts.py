@@ -17,11 +17,11 @@ from .shapes import InputError, TargetError
 class TextBatch:
     """Texts as they were given, (batch, token), and the order in which the model gets their tokens.
 
-    `mask` says which tokens are no padding, `special` which the tokenizer added. `offsets` (batch, token, 2) are
-    characters of `texts`, where known; `unseen` how many characters at the end of each no token covers. `order`
-    (batch, position) are columns in the order in which the model sees them: padding comes last, wherever it was, so
-    that padding changes neither positions nor what a head reads. It is cut behind the longest text; a model that wants
-    more tokens than that gets `length`, filled up with padding.
+    `mask` says which tokens are no padding, `special` which are no words. `offsets` (batch, token, 2) are characters
+    of `texts`, where known; `answers` says where an answer to a question may be; `checks` what was cut or left out.
+    `order` (batch, position) are columns in the order in which the model sees them: padding comes last, wherever it
+    was, so that padding changes neither positions nor what a head reads. It is cut behind the longest text; a model
+    that wants more tokens than that gets `length`, filled up with padding.
     """
 
     input_ids: Tensor
@@ -32,7 +32,8 @@ class TextBatch:
     offsets: Tensor | None = None
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[Sequence[int]], str] | None = None
-    unseen: Sequence[int] = ()
+    answers: Tensor | None = None
+    checks: dict[str, Any] = field(default_factory=dict[str, Any])
     length: int = 0
     order: Tensor = field(init=False)
 
@@ -167,11 +168,13 @@ def read_mask(mask: Any, input_ids: Tensor) -> Tensor:
     """An attention mask as booleans (batch, token). Raises `InputError` for other shapes and for empty texts."""
     found = torch.ones_like(input_ids, dtype=torch.bool)
     if mask is not None:
+        expected = f"ones and zeros of shape {tuple(input_ids.shape)}"
         if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise InputError("the attention mask does not fit the tokens", expected=expected, got=got)
+        if not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError(
-                "the attention mask does not fit the tokens",
-                expected=f"ones and zeros of shape {tuple(input_ids.shape)}",
-                got=tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__,
+                "the attention mask is no mask of tokens", expected=expected, got=mask.unique().tolist()[:6]
             )
         found = mask.to(torch.bool)
     empty = (~found.any(1)).nonzero().flatten().tolist()

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from .assemble import Settings, normalized
 from .attribution import Attribution
+from .encodings import Row, of_rows, tokenized
 from .heads import head_of
 from .loaded import LoadedModel
 from .prepare import unwrap
-from .prepare_text import padded_rows
 from .shapes import InputError, OptionError
 from .targets import each
 from .text_attribution import TextAttribution
@@ -47,7 +47,12 @@ class Windows:
             raise InputError(
                 "windows are cut out of strings",
                 expected="a string or a list of strings, and a model with a fast tokenizer (clew.load)",
-                got=lacks if strings else type(inputs).__name__,
+                got=lacks
+                if strings
+                else type(cast("list[Any]", texts)[0]).__name__
+                if isinstance(texts, list) and texts
+                else type(inputs).__name__,
+                todo=None if strings else "cut pairs with truncate=True",
             )
         given = cast("list[str]", texts)
         targets = each(target, len(given))
@@ -65,20 +70,21 @@ class Windows:
                 expected=f"window above {added}, stride from 1 to window - {added}",
                 got=f"window={self.size}, stride={self.stride}",
             )
-        encoded = tokenizer(
-            text,
-            truncation=True,
-            max_length=self.size,
-            stride=inside - step,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            verbose=False,
-        )
-        names = [k for k in encoded if k != "overflow_to_sample_mapping"]
-        rows = [{name: list(encoded[name][i]) for name in names} for i in range(len(encoded["input_ids"]))]
-        given = padded_rows(rows, unwrap(model.model), tokenizer)
-        given["_texts"] = [text] * len(rows)
+        row = tokenized(text, tokenizer)
+        # Windows are cut out of what is between the special tokens at both ends, and get those again.
+        inner = [column for column, added in enumerate(row.added) if not added]
+        if not inner:
+            raise InputError("there is no token to explain", expected="words", got=repr(text)[:60])
+        first, behind = inner[0], inner[-1] + 1
+        starts = [first]
+        while starts[-1] + inside < behind:
+            starts.append(starts[-1] + step)
+        rows: list[Row] = []
+        for start in starts:
+            ends = (row.some(0, first), row.some(start, min(start + inside, behind)), row.some(behind, len(row.ids)))
+            values = {name: [one for part in ends for one in part[name]] for name in row.values}
+            rows.append(Row(values, text, [0] * len(values["input_ids"])))
+        given = of_rows(rows, unwrap(model.model), tokenizer)
         if target is None and len(rows) > 1:
             named = {k: v for k, v in self.options.items() if k in ("architecture", "compute_dtype")}
             logits = self.explain(model, given, method="raw_attention", checks="off", **named).logits
@@ -89,34 +95,45 @@ class Windows:
             if head_of(unwrap(model.model)).of(logits.shape[1]) != "embedding":  # of which the norm is explained
                 target = int(logits.float().mean(0).argmax())
         found = cast(TextAttribution, self.explain(model, given, target=target, **self.options))
-        return _joined(found, text, self.settings, f"{len(rows)} of {self.size} tokens, one every {step}")
+        windows = [(start - first, min(start + inside, behind) - start) for start in starts]
+        told = f"{len(rows)} of {self.size} tokens, one every {step}"
+        return _joined(found, first, windows, text, self.settings, told)
 
 
-def _joined(found: TextAttribution, text: str, settings: Settings, windows: str) -> Attribution:
-    """The windows of one text as one text: every token once, special tokens left out."""
+def _joined(
+    found: TextAttribution, first: int, windows: Sequence[tuple[int, int]], text: str, settings: Settings, told: str
+) -> Attribution:
+    """Windows (where they start, how many tokens) of one text as one text: every token once.
+
+    What the tokenizer adds at both ends is left out, `first` tokens before those of each window.
+    """
     assert found.offsets is not None
-    sums: dict[tuple[int, int, int], list[float]] = {}
-    for i in range(len(found)):
-        counted = (found.mask[i] & ~found.special[i]).tolist()
-        spans, ids, scores = found.offsets[i].tolist(), found.input_ids[i].tolist(), found.scores[i].tolist()
-        for column, kept in enumerate(counted):
-            if kept:
-                sums.setdefault((*spans[column], ids[column]), []).append(scores[column])
-    keys = sorted(sums)
-    scores = torch.tensor([[sum(sums[k]) / len(sums[k]) for k in keys]], dtype=found.scores.dtype)
+    count = max(start + length for start, length in windows)
+    sums = torch.zeros(count, dtype=torch.float64)
+    seen = torch.zeros(count, dtype=torch.float64)
+    places: list[tuple[int, int]] = [(0, 0)] * count  # a window and a column of it, for each token
+    for i, (start, length) in enumerate(windows):
+        sums[start : start + length] += found.scores[i, first : first + length].cpu().double()
+        seen[start : start + length] += 1
+        places[start : start + length] = [(i, first + k) for k in range(length)]
+    scores = (sums / seen).to(found.scores.dtype)[None]
+
+    def each(values: Tensor) -> Tensor:
+        return torch.stack([values[place] for place in places])[None]
+
+    real = torch.ones_like(scores, dtype=torch.bool)
     per_window: Sequence[str] = [k for k, v in found.checks.items() if isinstance(v, Tensor) and v.ndim]
     checks: dict[str, Any] = {k: v for k, v in found.checks.items() if k not in per_window}
     checks["non_finite"] = (~scores.isfinite()).sum(-1)
-    checks |= {"windows": windows, "scores_of_windows": ", ".join(f"{s:.4g}" for s in found.score.tolist())}
-    real = torch.ones_like(scores, dtype=torch.bool)
+    checks |= {"windows": told, "scores_of_windows": ", ".join(f"{s:.4g}" for s in found.score.tolist())}
     return TextAttribution(
         all_scores=normalized(scores, scores, settings.normalize),
-        input_ids=torch.tensor([[k[2] for k in keys]]),
+        input_ids=each(found.input_ids),
         mask=real,
-        special=~real,
-        tokens=[[text[k[0] : k[1]] for k in keys]],
+        special=each(found.special),
+        tokens=[[found.tokens[i][column] for i, column in places]],
         texts=[text],
-        offsets=torch.tensor([[k[:2] for k in keys]]),
+        offsets=each(found.offsets),
         logits=None if found.logits is None else found.logits.float().mean(0, keepdim=True),
         method=found.method,
         options=found.options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,28 +33,41 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 def pooled(
     text: str, scores: Sequence[float], offsets: Spans, counted: Sequence[bool], reduce: str, spans: Spans | None = None
 ) -> list[Word]:
-    """Scores of words: the largest, the sum or the mean over the tokens that cover any of a word's characters.
+    """Scores of words: the largest, the sum or the mean over their tokens.
 
-    `counted` says which tokens count (no special ones, no padding). Words that no token covers, because the text was
-    cut, are left out. Raises `OptionError` for an unknown reduction.
+    A token is one word's: that with which it shares most characters, of equals the first; spans of one's own that
+    overlap share their tokens. `counted` says which tokens count (no special ones, no padding). A word whose only
+    tokens are another's has no tokens and 0 as a sum, else the score of those. Words that no token covers, because the
+    text was cut, are left out. Raises `OptionError` for an unknown reduction.
     """
     if reduce not in _REDUCE:
         raise OptionError("unknown reduction of words", expected=", ".join(_REDUCE), got=reduce)
-    words: list[Word] = []
+    given = list(spans) if spans is not None else word_spans(text)
     columns = [c for c, (a, b) in enumerate(offsets) if counted[c] and a < b]
-    first = 0
-    for start, stop in spans if spans is not None else word_spans(text):
-        while spans is None and first < len(columns) and offsets[columns[first]][1] <= start:
-            first += 1  # tokens come in the order of the text
-        covering: list[int] = []
-        for column in columns[first:]:
-            a, b = offsets[column]
-            if a >= stop and spans is None:
-                break
-            if a < stop and b > start:
-                covering.append(column)
-        if covering:
-            values = [scores[c] for c in covering]
-            score = max(values) if reduce == "max" else sum(values) / (len(values) if reduce == "mean" else 1)
-            words.append(Word(text[start:stop], start, stop, score, tuple(covering)))
+    order = sorted(range(len(given)), key=lambda w: given[w])
+    covering: list[list[int]] = [[] for _ in given]
+    own: list[list[int]] = [[] for _ in given]
+    longest = max((b - a for a, b in given), default=0)
+    starts = [given[w][0] for w in order]
+    for column in columns:
+        a, b = offsets[column]
+        touched = [
+            w
+            for w in order[bisect_right(starts, a - longest) : bisect_left(starts, b)]
+            if given[w][0] < b and given[w][1] > a
+        ]
+        shared = {w: min(b, given[w][1]) - max(a, given[w][0]) for w in touched}
+        for w in touched:
+            covering[w].append(column)
+            # Before all others that share no character of the text with it.
+            rivals = [v for v in touched if given[v][1] <= given[w][0] or given[v][0] >= given[w][1]]
+            if all((shared[w], -given[w][0]) > (shared[v], -given[v][0]) for v in rivals):
+                own[w].append(column)
+    words: list[Word] = []
+    for w, (start, stop) in enumerate(given):
+        if not covering[w]:
+            continue
+        values = [scores[c] for c in own[w] or ([] if reduce == "sum" else covering[w])]
+        score = max(values) if reduce == "max" else sum(values, 0.0) / (len(values) if reduce == "mean" else 1)
+        words.append(Word(text[start:stop], start, stop, score, tuple(own[w])))
     return words

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..datasets import Example
+from ..encodings import padding_of
 from ..loaded import LoadedModel
 from ..outputs import logits_of
-from ..prepare_text import padding_of
 from ..shapes import InputError, OptionError
 from ..words import Word, word_spans
 

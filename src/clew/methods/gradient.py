@@ -75,25 +75,38 @@ def smoothgrad(
     internal_batch_size: int | None = None,
 ) -> Result:
     """`Σ_c |mean_k ∂s/∂x(x + ε_k)|`, of texts the norm; `ε` Gaussian with `stdevs` times the range of each example's
-    values.
+    values, of texts those of their tokens.
 
-    The same noise for the same `seed`, whatever else is in the batch.
+    The same noise for the same `seed`, whatever else is in the batch and however it is padded.
     """
     x = subject.x
     if n_samples < 1:
         raise OptionError("n_samples is too small", expected="at least 1", got=n_samples)
-    spread = stdevs * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).view(-1, *[1] * (x.ndim - 1))
+    spread = stdevs * _range(x, subject.mask).view(-1, *[1] * (x.ndim - 1))
     total = torch.zeros_like(at_least_float32(x))
     for sample, example in subject.chunks(n_samples, internal_batch_size):
-        noise = torch.stack([_noise(seed, int(k), x[0]) for k in sample])
+        noise = torch.stack([_noise(seed, int(k), x[0], by_token=subject.bound.is_text) for k in sample])
         gradient, _ = subject.input_gradient(x[example] + spread[example] * noise, example)
         total.index_add_(0, example, gradient.to(total.dtype) / n_samples)
     return _result(subject, total, absolute=absolute)
 
 
-def _noise(seed: int, sample: int, like: Tensor) -> Tensor:
+def _range(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Largest minus least value of each example, (batch,), padding left out."""
+    high = low = x
+    if mask is not None:
+        padding = ~mask.to(x.device)[..., None]
+        high, low = x.masked_fill(padding, -torch.inf), x.masked_fill(padding, torch.inf)
+    return high.flatten(1).amax(1) - low.flatten(1).amin(1)
+
+
+def _noise(seed: int, sample: int, like: Tensor, *, by_token: bool) -> Tensor:
+    """Noise of one copy; `by_token` drawn for one token after the other: what is behind them changes nothing."""
     generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + sample)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
+    if not by_token:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
+    rows = [torch.randn(like.shape[1], generator=generator, dtype=torch.float32, device="cpu") for _ in like]
+    return torch.stack(rows).to(like)
 
 
 def _score(subject: Subject, x: Tensor) -> Tensor:
