@@ -17,6 +17,7 @@ from .prepare import unwrap
 from .progress import progress_bar
 from .prompts import device_of, generated, read_prompt, with_answer
 from .shapes import InputError
+from .spelling import BROKEN
 from .targets import Span
 from .text_attribution import TextAttribution
 from .text_html import Piece, terminal
@@ -85,7 +86,7 @@ def explain_generation(
     prompt: Any,
     *,
     max_new_tokens: int = 50,
-    answer: str | Sequence[int] | Tensor | None = None,
+    answer: Any = None,
     method: str = "attn_lrp",
     score: str = "logit",
     batch_size: int = 8,
@@ -132,18 +133,29 @@ def explain_generation(
             parts.append(explain(model, shown, method=method, target=spans, score=score, **options))
             if update is not None:
                 update(places[-1] + 1 - first, count - first)
+    tokens = written.strings(tokenizer, module)
     joined = cast(TextAttribution, Attribution.concatenate(parts))
     scores = torch.nn.functional.pad(joined.scores, (0, count - joined.scores.shape[1]))
     columns = torch.arange(count, device=scores.device)
     return GenerationAttribution(
         all_scores=scores.masked_fill(columns >= columns[first:, None], 0.0),
         input_ids=torch.tensor(written.ids),
-        tokens=written.strings(tokenizer, module),
+        tokens=tokens,
         prompt=first,
         method=joined.method,
         options=joined.options,
-        target=joined.target,
+        target=_names(joined.target, tokens[first:]),
         score=joined.score,
         checks={**joined.checks, **written.checks},
         provenance=joined.provenance,
     )
+
+
+def _names(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """What was explained, token by token: of a part of a character that character."""
+    found: list[str] = []
+    character = ""
+    for name, token in zip(names, tokens, strict=True):
+        character = token or character
+        found.append(character or name if BROKEN in name else name)
+    return found
