@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_cli import run
 from test_text_inputs import writer
 from test_texts import Slow
 from tiny_tokenizers import tokenizer, with_bytes
@@ -258,3 +259,15 @@ def test_models_that_do_not_write():
     assert "answer=" in str(error.value)
     with pytest.raises(ClewError):
         generation(clew.load("mini:reviews-bert"), "a superb plot", answer="so")
+
+
+def test_a_chat_on_the_command_line(tmp_path):
+    model = writer()
+    model.tokenizer.chat_template = CHAT
+    model.model.save_pretrained(tmp_path / "writer")
+    model.tokenizer.save_pretrained(tmp_path / "writer")
+    done = run(
+        "generate", "once upon", "-m", tmp_path / "writer", "--chat", "--answer", "a time", "-o", tmp_path / "g.html"
+    )
+    assert done.exit_code == 0, done.output
+    assert "<s>[user] once upon</s>[assistant] a time" in done.output.replace("\n", "")

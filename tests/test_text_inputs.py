@@ -349,7 +349,10 @@ def test_special_tokens_are_the_same_however_they_come():
         a = clew.explain(model, inputs, method="saliency", target=5)
         assert a.input_ids.tolist() == numbers.tolist(), type(inputs)
         assert a.special[0].tolist() == expected
-    assert "a second <s>" in clew.explain(model, text, method="saliency").checks["left_out"]
+    b = clew.explain(model, text, method="saliency")
+    assert "a second <s>" in b.checks["left_out"]
+    assert "".join(piece.text for piece in b.pieces(0)) == text  # control tokens are in the text, and are shown once
+    assert [word.text for word in b.words("sum")[0]] == ["once", "upon", "a", "cat"]
 
 
 def test_added_tokens_are_special_and_unknown_words_are_not():

@@ -171,6 +171,9 @@ def generate(
     model: ModelName,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write at most.")] = 50,
     answer: Annotated[str | None, typer.Option(help="Explain these words instead of what the model writes.")] = None,
+    chat: Annotated[
+        bool, typer.Option(help="The prompt is a message to an assistant, by the model's template.")
+    ] = False,
     method: Annotated[str, typer.Option(help="NAME or 'NAME(option=value, …)'.")] = "attn_lrp",
     out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png or .safetensors.")] = Path("clew.html"),
     score: Score = "logit",
@@ -190,7 +193,7 @@ def generate(
     loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)
     result = explain_generation(
         loaded,
-        prompt,
+        [{"role": "user", "content": prompt}] if chat else prompt,
         max_new_tokens=max_new_tokens,
         answer=answer,
         method=name,

@@ -14,7 +14,7 @@ from .attribution import Attribution
 from .plots import bars_png, layers_png
 from .shapes import ClewError
 from .text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
-from .words import Spans, Word, pooled
+from .words import Spans, Word, pooled, word_spans
 
 
 class Ranked(NamedTuple):
@@ -64,10 +64,14 @@ class TextAttribution(Attribution):
             )
         counted = (self.mask & ~self.special).tolist()
         scores, offsets = self.scores.tolist(), [[(a, b) for a, b in row] for row in self.offsets.tolist()]
-        return [
-            pooled(text, scores[i], offsets[i], counted[i], reduce, None if spans is None else spans[i])
-            for i, text in enumerate(self.texts)
-        ]
+        found: list[list[Word]] = []
+        for i, text in enumerate(self.texts):
+            shown = text  # special tokens that are written in the text are no part of its words
+            for (a, b), special in zip(offsets[i], self.special[i].tolist(), strict=True):
+                shown = shown[:a] + " " * (b - a) + shown[b:] if special else shown
+            own = word_spans(shown) if spans is None else spans[i]
+            found.append(pooled(text, scores[i], offsets[i], counted[i], reduce, own))
+        return found
 
     def top(self, k: int = 10, *, special: bool = False, absolute: bool = False) -> list[list[Ranked]]:
         """The `k` tokens of each text with the largest scores (or sizes); special tokens only if asked for.
@@ -95,6 +99,9 @@ class TextAttribution(Attribution):
             if not mask[column]:
                 continue
             score, added = scores[column], bool(special[column])
+            if spans is not None and added and spans[column][1] > at:  # written in the text itself
+                found += [Piece(text[at : spans[column][0]])] if spans[column][0] > at else []
+                at = spans[column][1]
             if spans is None or added or spans[column][0] == spans[column][1]:
                 found += [Piece(token, score, added, (column,)), *([Piece(" ")] if spans is None else [])]
                 continue
