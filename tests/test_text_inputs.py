@@ -23,6 +23,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    StaticCache,
 )  # fmt: skip
 
 import clew
@@ -219,14 +220,16 @@ def test_positions_follow_the_tokens_when_padding_is_moved():
 NAME = next(n for n in ("cache", "past_key_values") if n in inspect.signature(LlamaForCausalLM.forward).parameters)
 
 
-@pytest.mark.parametrize("graph", [True, False])
-def test_a_cache_is_used_and_stays_as_it_is(graph):
+@pytest.mark.parametrize(("graph", "static"), [(True, False), (False, False), (False, True)])
+def test_a_cache_is_used_and_stays_as_it_is(graph, static):
     model = writer()
     module, numbers = model.model, ids(model, "once upon a time there was a cat").repeat(2, 1)
     numbers[1, 2:] = numbers[1, 2:].flip(0)
     earlier, later = numbers[:, :5], numbers[:, 5:]
+    # A static cache is written in place.
+    cache = StaticCache(config=module.config, max_cache_len=32) if static else DynamicCache()
     with torch.set_grad_enabled(graph):
-        cache = module(earlier, use_cache=True, **{NAME: DynamicCache()})[NAME]
+        module(earlier, use_cache=True, **{NAME: cache})
     before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
     given = {"input_ids": later, NAME: cache, "attention_mask": torch.ones_like(numbers)}
     a = clew.explain(model, given, method="input_x_gradient")
@@ -532,9 +535,13 @@ def test_an_answer_in_a_single_text_is_not_in_special_tokens():
 def test_smoothgrad_is_the_same_alone_and_in_a_batch():
     model = classifier()
     model.model.double()
-    assert SIZES["hidden_size"] % 16  # random numbers come in sixteens
-    together = clew.explain(model, TEXTS, method="smoothgrad", target=1, n_samples=3)
-    for i, text in enumerate(TEXTS):
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight[0] = 9.0  # padding has a value of its own
+    counts = {len(model.tokenizer(text)["input_ids"]): text for text in ("it", "quoted", "it's quoted", "is it")}
+    count = next(n for n in counts if n * SIZES["hidden_size"] % 16)  # random numbers are drawn in sixteens
+    texts = [counts[count], TEXTS[1]]
+    together = clew.explain(model, texts, method="smoothgrad", target=1, n_samples=3)
+    for i, text in enumerate(texts):
         alone = clew.explain(model, text, method="smoothgrad", target=1, n_samples=3)
         torch.testing.assert_close(together.scores[i, : alone.scores.shape[1]], alone.scores[0], rtol=1e-8, atol=1e-10)
 

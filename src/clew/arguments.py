@@ -112,13 +112,14 @@ def copied(value: Any, rows: Tensor | None = None, like: Tensor | None = None) -
     found = _tensors(value, set())
     if not found:
         return value
-    selects = rows is not None and hasattr(value, "batch_select_indices")
+    layers: Any = getattr(value, "layers", None) or [None]
+    selects = rows is not None and all(hasattr(layer, "batch_select_indices") for layer in layers)
 
     def own(tensor: Tensor) -> Tensor:
         made = tensor.detach()
         if like is not None:
             made = made.to(like.device, like.dtype if made.is_floating_point() else None)
-        if rows is not None and not selects and made.ndim:
+        if rows is not None and not selects and made.ndim > 2:  # keys and values, but no counters
             return made[rows.to(made.device)]
         return made.clone()
 
