@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import clew
 from clew.shapes import ClewError, InputError
-from clew.spelling import in_text, spelled
+from clew.spelling import in_text, spans_of, spelled
 
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}[assistant] {% endif %}"
@@ -160,7 +160,8 @@ def test_several_prompts_and_none(prompt):
 
 @pytest.mark.parametrize("make", [writer, gpt2])
 @pytest.mark.parametrize(
-    "prompt", ["Lily (リリー) went to 日本 😀 and", "naïve  café\n\n電影", "👩‍👩‍👧 é a\u3000\u3000b"]
+    "prompt",
+    ["Lily (リリー) went to 日本 😀 and", "naïve  café\n\n電影", "a 日本 cat 😀 " * 6, "👩‍👩‍👧 é a\u3000\u3000b"],
 )
 def test_the_tokens_are_the_text(make, prompt):
     model = make()
@@ -183,6 +184,14 @@ def test_spelling_by_hand():
         return b"".join(pieces[i] for i in ids).decode(errors="replace")
 
     assert spelled(range(4), decode) == ["aé", "日", "", "b"]
+    bytes_of = text.encode()
+
+    def left_out(ids):  # as tokenizers of bytes do
+        return bytes(bytes_of[i] for i in ids).decode(errors="ignore")
+
+    assert spelled(range(len(bytes_of)), left_out) == ["a", "é", "", "日", "", "", "b"]
+    assert spans_of(text, spelled(range(len(bytes_of)), left_out)) == [(0, 1), *[(1, 2)] * 2, *[(2, 3)] * 3, (3, 4)]
+    assert spans_of(text, ["a", "e"]) is None
     assert "".join(spelled([0, 1, 2], decode)).startswith("aé")  # the last character is not there
     assert spelled([3, 0, 1, 2, 3], decode, {3})[1:] == ["aé", "�", "", decode([3])]
     assert in_text("a  b", [(0, 0), (0, 1), (3, 4)], ["<s>", "", ""], [True, False, False], 4) == ["<s>", "a", "  b"]

@@ -16,7 +16,7 @@ LAYERS = {
     "shapes": 0, "discovery": 0, "outputs": 1, "files": 1, "words": 1, "quantized": 1, "borrow": 2, "quadrature": 1,
     "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 1,
     "passes": 1, "passing": 1, "measured": 1, "paths": 2,
-    "arguments": 1, "spelling": 1, "encodings": 5, "padding": 6, "answers": 5, "prompts": 12,
+    "arguments": 1, "spelling": 1, "token_numbers": 4, "encodings": 5, "padding": 6, "answers": 5, "prompts": 12,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
     "generation_html": 3, "pair": 3, "things": 5, "architectures.pairs": 4, "target_kinds": 1,

@@ -19,6 +19,7 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    ByT5Tokenizer,
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
@@ -269,6 +270,8 @@ def test_token_numbers_in_any_form():
         found = score(model, inputs)
         assert found.mask.sum(1).tolist() == [len(row) for row in rows]
         torch.testing.assert_close(found.score, expected)
+    with pytest.raises(InputError, match="leave out text, label"):
+        score(model, [{"input_ids": one, "text": TEXTS[0], "label": 1}])
     for wrong in ([0.5, 1.0], [True, False], [[1, "a"]], np.array([[0.5]])):
         with pytest.raises(InputError):
             score(model, wrong)
@@ -376,6 +379,25 @@ def test_characters_of_several_tokens_can_be_read_in_numbers():
     a = score(model, ids(model, "a cat 日本 😀"))
     assert not any("�" in token for token in a.tokens[0])
     assert a.tokens[0].count("😀") == 4
+
+
+def test_bytes_have_characters_though_their_tokenizer_does_not_say_so():
+    text, texts = "naïve 映画", ["naïve 映画", "a b"]
+    tokens = ByT5Tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokens), num_labels=2, max_position_embeddings=64, **SIZES)
+    model = clew.LoadedModel(BertForSequenceClassification(config).eval(), tokenizer=tokens)
+    a = score(model, texts)
+    assert len(text.encode()) == int((a.mask & ~a.special)[0].sum())
+    expected = [(i, i + 1) for i, c in enumerate(text) for _ in c.encode()]
+    assert [tuple(s) for s in a.offsets[0, : len(expected)].tolist()] == expected
+    assert [[w.text for w in row] for row in a.words()] == [t.split() for t in texts]
+    assert "".join(p.text for p in a.pieces(0) if not p.special) == text
+    b = score(model, ids(model, text))
+    assert b.tokens[0][:-1] == [c for c in text for _ in c.encode()]
+    assert score(model, text * 9, truncate=True).checks["characters_cut"].tolist() == [
+        len(text * 9) - 39
+    ]  # of 63 bytes
 
 
 # What is cut

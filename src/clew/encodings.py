@@ -3,7 +3,7 @@ lists and arrays, or what a tokenizer returned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .shapes import InputError
+from .spelling import spans_of, spelled
+from .token_numbers import Tokenizer, as_tensor, fits, numbers_in, padded, padded_rows, padding_of
 
-Tokenizer = Any
 BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
 
 # What tokenizers write down for their user; no model takes it.
@@ -26,7 +27,6 @@ BOOKKEEPING = (
     "length",
 )
 
-_FILL = {"special_tokens_mask": 1, "offset_mapping": (0, 0)}
 _TAKEN = (
     "a string, a list of strings, pairs (question, context), lists of words, messages of a chat, token numbers, "
     "or a tokenizer's output"
@@ -92,9 +92,9 @@ def encoded(
         return inputs
     if isinstance(inputs, Mapping) and not _is_message(inputs):
         return _of_mapping(cast("Mapping[Any, Any]", inputs), model, tokenizer, name)
-    numbers = _numbers(inputs)
-    if numbers is not None:
-        return Encoded(_padded(numbers, padding_of(model, tokenizer)) if isinstance(numbers, list) else numbers)
+    given = numbers_in(inputs)
+    if given is not None:
+        return Encoded(padded(given, padding_of(model, tokenizer)) if isinstance(given, list) else given)
     kind, items = _items(inputs)
     if tokenizer is None:
         raise InputError(
@@ -110,7 +110,8 @@ def encoded(
 
 def of_rows(rows: Sequence[Row], model: nn.Module, tokenizer: Tokenizer, kind: Any = "strings") -> Encoded:
     """Rows as one batch, padded on the right."""
-    values = padded_rows([row.values for row in rows], model, tokenizer)
+    shared = set(rows[0].values).intersection(*(row.values for row in rows))
+    values = padded_rows([{k: v for k, v in row.values.items() if k in shared} for row in rows], model, tokenizer)
     longest = values["input_ids"].shape[1]
     parts = torch.tensor([[*row.parts, *[-1] * (longest - len(row.parts))] for row in rows])
     checks: dict[str, Any] = {}
@@ -234,6 +235,10 @@ def _row(item: Any, tokenizer: Tokenizer, add: bool, **options: Any) -> Row:
         ]
     elif second is not None:
         parts = [-1] * len(parts)
+    elif not fast and isinstance(item, str):  # bytes and characters spell the text
+        spans = _spelled_spans(text, values, tokenizer)
+        if spans is not None:
+            values["offset_mapping"] = spans
     if isinstance(item, list) and fast:  # characters are counted in each word
         starts = [sum(len(word) + 1 for word in item[:i]) for i in range(len(item))]
         values["offset_mapping"] = [
@@ -245,6 +250,31 @@ def _row(item: Any, tokenizer: Tokenizer, add: bool, **options: Any) -> Row:
     if len(ids) > 1 and ids[0] == ids[1] and added[0] and not added[1]:  # written by a template, and added once more
         row = Row(row.some(1, len(ids)), text, parts[1:], doubled=str(tokenizer.decode([ids[0]])))
     return row
+
+
+def _spelled_spans(text: str, values: dict[str, list[Any]], tokenizer: Tokenizer) -> list[tuple[int, int]] | None:
+    """Characters of the tokens of a tokenizer that does not tell them, where what it decodes is the text itself."""
+    columns = [c for c, added in enumerate(values["special_tokens_mask"]) if not added]
+    numbers = [values["input_ids"][c] for c in columns]
+    found = spans_of(text, spelled(numbers, decoder(tokenizer)))
+    if found is None:
+        return None
+    spans = [(0, 0)] * len(values["input_ids"])
+    for column, span in zip(columns, found, strict=True):
+        spans[column] = span
+    return spans
+
+
+def decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
+    """Tokens as text, nothing tidied up."""
+
+    def decode(ids: Sequence[int]) -> str:
+        try:
+            return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        except TypeError:  # tokenizers of other libraries
+            return str(tokenizer.decode(list(ids)))
+
+    return decode
 
 
 def _extent(row: Row, part: int) -> tuple[int, int] | None:
@@ -259,62 +289,7 @@ def _cut(whole: tuple[int, int] | None, kept: tuple[int, int] | None) -> int:
     return whole[1] - whole[0] if kept is None else kept[0] - whole[0] + whole[1] - kept[1]
 
 
-def padded_rows(
-    rows: Sequence[Mapping[str, list[Any]]], model: nn.Module, tokenizer: Tokenizer | None
-) -> dict[str, Any]:
-    """What a tokenizer gave for each text as tensors, padded on the right."""
-    return _padded(rows, padding_of(model, tokenizer))
-
-
-def _padded(rows: Sequence[Mapping[str, list[Any]]], padding: int) -> dict[str, Any]:
-    if any(not len(row["input_ids"]) for row in rows):
-        raise InputError("there is an empty text", expected="at least one token", got="no tokens")
-    longest = max(len(row["input_ids"]) for row in rows)
-    given: dict[str, Any] = {}
-    for name in rows[0]:
-        fill = padding if name == "input_ids" else _FILL.get(name, 0)
-        padded = [[*row[name], *[fill] * (longest - len(row[name]))] for row in rows]
-        given[name] = torch.tensor(padded)
-    if "attention_mask" not in given and any(len(row["input_ids"]) < longest for row in rows):
-        given["attention_mask"] = torch.tensor(
-            [[1] * (n := len(row["input_ids"])) + [0] * (longest - n) for row in rows]
-        )
-    return given
-
-
 # Token numbers
-
-
-def _is_number(item: Any) -> bool:
-    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
-
-
-def _whole(value: Any) -> list[int] | None:
-    """A row of token numbers as a list, or None where it is none."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        integers = value.dtype.kind in "iu" if isinstance(value, np.ndarray) else not value.is_floating_point()
-        return [int(i) for i in value.tolist()] if value.ndim == 1 and integers else None
-    if isinstance(value, (list, tuple)) and value and all(_is_number(i) for i in cast("list[Any]", value)):
-        return [int(i) for i in cast("list[Any]", value)]
-    return None
-
-
-def _numbers(inputs: Any) -> dict[str, Any] | list[dict[str, list[Any]]] | None:
-    """Token numbers as a tensor, or of several texts in rows; None for what are no numbers."""
-    if isinstance(inputs, Tensor):
-        return {"input_ids": inputs}
-    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iuf":
-        return {"input_ids": torch.from_numpy(inputs.astype(np.float64 if inputs.dtype.kind == "f" else np.int64))}
-    if not isinstance(inputs, (list, tuple)) or not inputs:
-        return None
-    single = _whole(inputs)
-    if single is not None:
-        return {"input_ids": torch.tensor(single)}
-    items = list(cast("Sequence[Any]", inputs))
-    if all(isinstance(i, Mapping) and "input_ids" in i for i in items):
-        return [{k: list(v) for k, v in i.items() if k not in ("labels", "label")} for i in items]
-    rows = [_whole(item) for item in items]
-    return None if any(row is None for row in rows) else [{"input_ids": cast("list[int]", row)} for row in rows]
 
 
 def _of_mapping(inputs: Mapping[Any, Any], model: nn.Module, tokenizer: Tokenizer | None, name: str) -> Encoded:
@@ -322,13 +297,13 @@ def _of_mapping(inputs: Mapping[Any, Any], model: nn.Module, tokenizer: Tokenize
     if "input_ids" not in given and name in given:
         given["input_ids"] = given.pop(name)
     ids: Any = given.get("input_ids")
-    rows = None if isinstance(ids, (Tensor, np.ndarray)) or ids is None else _numbers(ids)
+    rows = None if isinstance(ids, (Tensor, np.ndarray)) or ids is None else numbers_in(ids)
     if isinstance(rows, list):  # what a tokenizer returns where it is not asked for tensors
-        listed = {k: v for k, v in given.items() if isinstance(v, list) and _fits(cast("list[Any]", v), rows)}
-        filled = _padded([{k: v[i] for k, v in listed.items()} for i in range(len(rows))], padding_of(model, tokenizer))
+        listed = {k: v for k, v in given.items() if isinstance(v, list) and fits(cast("list[Any]", v), rows)}
+        filled = padded([{k: v[i] for k, v in listed.items()} for i in range(len(rows))], padding_of(model, tokenizer))
         given = {k: v for k, v in given.items() if k not in listed} | filled
     else:
-        given = {k: _as_tensor(v) for k, v in given.items()}
+        given = {k: as_tensor(v) for k, v in given.items()}
     if not isinstance(given.get("input_ids"), Tensor):
         raise InputError(
             "a mapping of inputs holds token numbers",
@@ -342,54 +317,3 @@ def _of_mapping(inputs: Mapping[Any, Any], model: nn.Module, tokenizer: Tokenize
         given.setdefault("special_tokens_mask", torch.tensor([e.special_tokens_mask for e in encodings]))
         parts = torch.tensor([[-1 if part is None else part for part in e.sequence_ids] for e in encodings])
     return Encoded(given, parts=parts)
-
-
-def _fits(value: list[Any], rows: Sequence[Mapping[str, list[Any]]]) -> bool:
-    """Whether there is an entry for every token of every row."""
-    lengths = [len(one) if isinstance(one, (list, tuple)) else -1 for one in value]
-    return lengths == [len(row["input_ids"]) for row in rows]
-
-
-def _as_tensor(value: Any) -> Any:
-    """Numbers in lists and arrays as a tensor; anything else as it is."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
-        return torch.from_numpy(value)
-    if isinstance(value, list) and value and all(_is_number(i) for i in cast("list[Any]", value)):
-        return torch.tensor(value)
-    return value
-
-
-def padding_of(model: nn.Module, tokenizer: Tokenizer | None) -> int:
-    """The number that the model takes for padding; any number where it takes none, as the mask says what is padding."""
-    config: Any = getattr(model, "config", None)
-    names = ("pad_token_id", "eos_token_id")
-    # What is read as padding is what the tokenizer fills up with.
-    for source in (tokenizer, config) if getattr(model, "reads_padding", False) else (config, tokenizer):
-        for name in names:
-            found = getattr(source, name, None)
-            if isinstance(found, int) and found >= 0:
-                return found
-    return 0
-
-
-def numbers_of(source: Any, *names: str) -> set[int]:
-    """Numbers of tokens by what a tokenizer or configuration calls them, "bos" or "eos"; of some there are several."""
-    found: set[int] = set()
-    for name in names:
-        value: Any = getattr(source, f"{name}_token_id", None)
-        for one in cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value]:
-            if _is_number(one) and one >= 0:
-                found.add(int(one))
-    return found
-
-
-def special_ids(model: nn.Module, tokenizer: Tokenizer | None) -> set[int]:
-    """Numbers of all tokens that are no words. An unknown word is a word."""
-    others = ("bos", "eos", "pad", "cls", "sep", "mask")
-    if tokenizer is None:
-        return numbers_of(getattr(model, "config", None), *others[:5])
-    found = {int(i) for i in tokenizer.all_special_ids}
-    known: Any = getattr(tokenizer, "added_tokens_decoder", None)
-    if isinstance(known, Mapping):
-        found |= {int(i) for i, token in cast("Mapping[Any, Any]", known).items() if getattr(token, "special", False)}
-    return found - (numbers_of(tokenizer, "unk") - numbers_of(tokenizer, *others))

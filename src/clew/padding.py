@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import Takes
-from .encodings import BOOKKEEPING, Tokenizer, numbers_of
+from .encodings import BOOKKEEPING
+from .token_numbers import Tokenizer, numbers_of
 
 
 def seen_padding(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .arguments import CACHES, NO_INPUT, Takes, cache_length, is_cache, takes
-from .encodings import BOOKKEEPING, Encoded, Tokenizer, encoded, padding_of, special_ids
+from .encodings import BOOKKEEPING, Encoded, encoded
 from .padding import as_tokens, filled, seen_padding
 from .shapes import InputError
 from .spelling import BROKEN, spelled
 from .texts import TextBatch, arrange, read_mask
+from .token_numbers import Tokenizer, padding_of, special_ids
 from .token_strings import token_string
 
 
@@ -249,7 +250,7 @@ def _token_strings(
         if decode is None:
             return str(number)
         found = decode([number])
-        shown = _character(i, j, decode) if BROKEN in found else found
+        shown = _character(i, j, decode) if BROKEN in found or not found else found
         return shown if shown and BROKEN not in shown else token_string(tokenizer, number)
 
     def _character(i: int, j: int, decode: Callable[[Sequence[int]], str]) -> str:

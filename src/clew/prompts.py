@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import takes
-from .encodings import BOOKKEEPING, Row, Tokenizer, encoded, numbers_of, special_ids, tokenized
+from .encodings import BOOKKEEPING, Row, decoder, encoded, tokenized
 from .padding import seen_padding
 from .shapes import InputError
 from .spelling import in_text, spelled
 from .texts import read_mask
+from .token_numbers import Tokenizer, numbers_of, special_ids
 
 _TAKEN = "a string, messages of a chat, token numbers of one text, or what a tokenizer returned for it"
 
@@ -58,13 +58,7 @@ class Written:
         if tokenizer is None:
             return [f"{i} " for i in self.ids]
         special = special_ids(model, tokenizer)
-
-        def decode(ids: Sequence[int]) -> str:
-            try:
-                return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-            except TypeError:  # tokenizers of other libraries
-                return str(tokenizer.decode(list(ids)))
-
+        decode = decoder(tokenizer)
         whole = spelled(self.ids, decode, special)
         known = len(self.spans)
         if not known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character yet
+_LONGEST, _CONTEXT = 64, 16  # tokens decoded at a time, and of those before
 
 
 def spelled(ids: Sequence[int], decode: Callable[[Sequence[int]], str], special: Collection[int] = ()) -> list[str]:
@@ -29,9 +30,10 @@ def spelled(ids: Sequence[int], decode: Callable[[Sequence[int]], str], special:
 
 def _run(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str]:
     strings, shown = [""] * len(ids), ""
+    begin = 0  # what is decoded begins a few tokens before, so that spaces come out right
     waits: int | None = None  # the token that began a character which is not complete
     for end in range(1, len(ids) + 1):
-        whole = decode(ids[:end])
+        whole = decode(ids[begin:end])
         last = end == len(ids)
         clear = whole if last else whole.rstrip(BROKEN)
         if not clear.startswith(shown):
@@ -45,10 +47,30 @@ def _run(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str
             strings[waits] += new[0]
             new = new[1:]
             waits = None
+        elif not new and end > 1 and waits is None:  # decoders that leave out what is no character yet
+            waits = end - 1
         strings[end - 1] += new
         if len(clear) < len(whole) and waits is None:
             waits = end - 1
+        if waits is None and end - begin > _LONGEST:
+            for start in range(end - _CONTEXT, end - _CONTEXT + 4):  # where no character is cut
+                if BROKEN not in (near := decode(ids[start:end])):
+                    begin, shown = start, near
+                    break
     return strings
+
+
+def spans_of(text: str, strings: Sequence[str]) -> list[tuple[int, int]] | None:
+    """Characters of tokens that spell a text, or its beginning or end; None where they do not."""
+    whole = "".join(strings)
+    if not whole or not (text.startswith(whole) or text.endswith(whole)):
+        return None
+    at = 0 if text.startswith(whole) else len(text) - len(whole)
+    found: list[tuple[int, int]] = []
+    for string in strings:
+        found.append((at, at + len(string)) if string else (max(at - 1, 0), max(at, 1)))  # a part of the one before
+        at += len(string)
+    return found
 
 
 def in_text(

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..datasets import Example
-from ..encodings import padding_of
 from ..loaded import LoadedModel
 from ..outputs import logits_of
 from ..shapes import InputError, OptionError
+from ..token_numbers import padding_of
 from ..words import Word, word_spans
 
 
