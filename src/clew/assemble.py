@@ -206,12 +206,6 @@ def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Requ
     return found
 
 
-def _joined(checks: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks of every method and those of this one; both may give advice."""
-    both = [c["advice"] for c in (checks, own) if "advice" in c]
-    return {**checks, **own, **({"advice": "; ".join(both)} if both else {})}
-
-
 def _common(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> dict[str, Any]:
     with torch.no_grad():
         value = subject.score(subject.clean_output)

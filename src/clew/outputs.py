@@ -44,3 +44,24 @@ def answer_logits_of(output: Any, *, asked: bool = False) -> tuple[Tensor, Tenso
     if len(found) == 2 and all(isinstance(one, Tensor) and one.ndim == 2 for one in found):
         return found[0], found[1]
     return None
+
+
+def numbers_of(output: Any, *, answers: bool = False) -> list[Tensor]:
+    """The numbers that scores are made of, without a graph: logits, of an answer both; else all that an output holds."""
+    both = answer_logits_of(output, asked=answers)
+    if both is not None:
+        return [t.detach() for t in both]
+    try:
+        return [logits_of(output).detach()]
+    except ClewError:
+        values: Any = cast("Mapping[str, Any]", output).values() if isinstance(output, Mapping) else output
+        found = list(values) if isinstance(output, (Mapping, tuple, list)) else []
+        return [v.detach() for v in found if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+def kept_rows(asked: Tensor | None, output: Any) -> list[int] | None:
+    """The rows of the sequence that an output holds, where some were asked for and these came; None for all."""
+    found = [] if asked is None else numbers_of(output)
+    if asked is None or not found or found[0].ndim < 2 or found[0].shape[1] != len(asked):
+        return None
+    return asked.tolist()

@@ -57,3 +57,13 @@ def _place(model: nn.Module, error: Exception) -> str:
         return where
     path = next((name for name, part in model.named_modules() if part is owner), None)
     return f"{type(owner).__name__}{f' ({path})' if path else ''}, {where}"
+
+
+def refused_cache(tokens: int) -> InputError:
+    """The error for methods that go to every token, some of which are in a cache."""
+    return InputError(
+        "this method follows attention and relevance to every token, but some are in a cache",
+        expected="the whole text, or a method of gradients, such as input_x_gradient",
+        got=f"{tokens} tokens after those of a cache",
+        todo="pass the whole text, without its cache of keys and values (past_key_values)",
+    )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .arguments import CACHES, for_call, is_cache
+from .blocks import attend, project
 from .borrow import borrowed, lender
 from .capture import Attention, Capture, Leaf
 from .measured import Measured
@@ -26,7 +27,7 @@ from .passing import replacing, seen_at
 from .paths import Taken, baseline, chunk_size, in_chunks
 from .precise import Precise
 from .readout import Read, few_rows, read_of
-from .refusals import refused
+from .refusals import refused, refused_cache
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
 from .trace import Trace, gradients_of, repeated
 
@@ -164,7 +165,9 @@ class Subject:
         `at`: the module whose output `x` replaces (texts; default: the word embeddings).
         Raises `InputError` where the model refuses the input.
         """
-        x, rows = self._once(x), self._inputs_of(rows)
+        if self.each > 1:  # one of each group of inputs that are the same
+            x, rows = (None if t is None else t[:: self.each] for t in (x, rows))
+            rows = rows if rows is None else rows // self.each
         args: list[Any] = []
         kwargs = dict(self.constant)
         for name, value in self.inputs.items():
@@ -188,27 +191,13 @@ class Subject:
             except (ValueError, AssertionError, TypeError, IndexError) as error:
                 raise self._refused(error) from error
 
-    def _once(self, x: Tensor | None) -> Tensor | None:
-        """One of each group of inputs that are the same."""
-        return x if x is None or self.each == 1 else x[:: self.each]
-
-    def _inputs_of(self, rows: Tensor | None) -> Tensor | None:
-        """The inputs that groups of rows are of."""
-        return rows if rows is None or self.each == 1 else rows[:: self.each] // self.each
-
     def _refused(self, error: Exception) -> InputError:
         return refused(lender(self.model), error, tuple(self.given.shape), is_text=self.bound.is_text)
 
     def refuse_cache(self) -> None:
         """Raise `InputError` where there is a cache: attention goes to its tokens, which cannot have scores."""
         if self.cached:
-            raise InputError(
-                "this method follows attention and relevance to every token, but some are in a cache",
-                expected="the whole text, or a method of gradients: saliency, input_x_gradient, integrated_gradients, "
-                "smoothgrad",
-                got=f"{self.given.shape[1]} tokens after those of a cache",
-                todo="pass the whole text, without its cache of keys and values (past_key_values)",
-            )
+            raise refused_cache(self.given.shape[1])
 
     def run(
         self,
@@ -280,25 +269,12 @@ class Subject:
         )
 
     def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
-        """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim): what the block's own output
-        projection makes of them, less what it makes of zeros (its bias), times LayerScale; with `bias` all it makes."""
-        projection, scale = self.bound.projections[layer], self.bound.scales[layer]
-        merged = values.detach().transpose(1, 2).flatten(2)
-        with torch.no_grad(), borrowed(self.model):
-            if bias:
-                return projection(merged)
-            projected = projection(merged) - projection(torch.zeros_like(merged[:1, :1]))
-            return projected if scale is None else scale(projected)
+        """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim), by the block's own layers."""
+        return project(self.model, self.bound, layer, values, bias=bias)
 
     def attend(self, layer: int, hidden: Tensor) -> Attention:
-        """What the attention of a block computes, without a mask, of another input (batch, token, width)."""
-        module, norm = self.bound.attentions[layer], self.bound.norms[layer]
-        seam = Capture([module], [module], len(hidden), keep=frozenset({0}))
-        with torch.no_grad(), borrowed(self.model):
-            x = hidden if norm is None else norm(hidden)
-            with seam:
-                module(*[x] * (3 if isinstance(module, nn.MultiheadAttention) else 1))
-        return seam.records[0]
+        """What the attention of a block computes of another input (batch, token, width)."""
+        return attend(self.model, self.bound, layer, hidden)
 
     @property
     def rows_read(self) -> Any:

@@ -6,7 +6,6 @@ that this costs nothing a second time.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections import OrderedDict
@@ -16,14 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import NO_INPUT, copied
 from ..borrow import lender
 from ..measured import Measured
-from ..outputs import answer_logits_of, logits_of
+from ..outputs import kept_rows, numbers_of
 from ..quantized import is_quantized, packed_as_found
-from ..shapes import ClewError, at_least_float32
+from ..shapes import at_least_float32
 from ..subject import Subject
 from ..texts import TextBatch
 
@@ -31,7 +32,8 @@ _AGAIN = 64  # a signature that is known is called again every so many results: 
 _KEPT = 16  # signatures of one model that are remembered,
 _INPUTS = 4  # and inputs of one signature
 _LARGEST = 2**24  # numbers of an output or input that are remembered at most
-_BOOKS = ("offset_mapping", "special_tokens_mask", "overflow_to_sample_mapping", "length", "labels")
+# What comes with token numbers and is no input of a model.
+_BOOKS = (*NO_INPUT, "offset_mapping", "special_tokens_mask", "overflow_to_sample_mapping", "length")
 
 _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
@@ -149,12 +151,15 @@ class _Call:
 
     def _kept(self) -> list[int] | None:
         """The rows of the sequence that the output holds; None for all."""
-        rows = self.subject.constant.get("logits_to_keep")
-        return None if rows is None else rows.tolist()
+        return kept_rows(self.subject.constant.get("logits_to_keep"), self.subject.clean_output)
 
     @property
     def _by_token(self) -> bool:
         return self.text is not None and self.subject.bound.task != "classification"
+
+    @property
+    def _answers(self) -> bool:
+        return self.subject.bound.task == "question-answering"
 
     @property
     def _one_length(self) -> bool:
@@ -173,7 +178,7 @@ class _Call:
 
     def explained(self) -> list[Tensor]:
         """Of the pass that was explained."""
-        found, kept = _tensors(self.subject.clean_output), self._kept()
+        found, kept = numbers_of(self.subject.clean_output, answers=self._answers), self._kept()
         if not self._by_token:
             return found
         places = [some if kept is None else [kept.index(row) for row in some] for some in self._rows()]
@@ -215,14 +220,14 @@ class _Call:
         """The comparison, and what the model said."""
         with _plainly(self.call.model):
             if self.text is None:
-                said = _tensors(self._whole())
+                said = numbers_of(self._whole())
                 return self.against(said, explained)[0], said
-            if self._strings() is not None or not isinstance(self.call.inputs, (Tensor, Mapping)):
+            if not self._asnumbers_of():
                 said = self._alone()
                 return self.against(said, explained)[0], said
             said = self._batch()
             found, measured = self.against(said, explained)
-            whole = bool(self.text.mask.all()) and not self._one_length
+            whole = (bool(self.text.mask.all()) and not self._one_length) or self.subject.cached
             if whole or measured.error <= measured.allowed:
                 return found, said
             alone = self._alone()  # where padding stands may change positions, and so what the model says
@@ -232,6 +237,15 @@ class _Call:
                 other.told["padding_changes"] = told + " what it says of each text alone"
                 return other, alone
             return found, said
+
+    def _asnumbers_of(self) -> bool:
+        """Whether token numbers were given as the model takes them."""
+        inputs = self.call.inputs
+        if not isinstance(inputs, Mapping):
+            return isinstance(inputs, Tensor)
+        given = {str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()}
+        plain = {k: v for k, v in given.items() if k not in _BOOKS and not k.startswith("_") and v is not None}
+        return not any(isinstance(v, (list, np.ndarray)) for v in plain.values())
 
     def _like(self) -> Tensor:
         """A tensor on the device and in the precision that the model takes."""
@@ -247,7 +261,7 @@ class _Call:
             if isinstance(value, Tensor):
                 found[name] = value.detach().to(like.device, like.dtype if value.is_floating_point() else None)
             else:
-                found[name] = copy.deepcopy(value)  # a cache that the model would fill
+                found[name] = copied(value)  # a cache that the model would fill
         return found
 
     def _whole(self) -> Any:
@@ -258,14 +272,14 @@ class _Call:
         if isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim >= self.subject.given.ndim - 1:
             batch = inputs if inputs.ndim == self.subject.given.ndim else inputs[None]
             return self.call.model(*self._moved({"x": batch}).values())
-        given = self._moved(self.subject.inputs | self.subject.constant)
+        given = self._moved(self.subject.inputs)
         return self.call.model(*[v for k, v in given.items() if not k], **{k: v for k, v in given.items() if k})
 
     def _batch(self) -> list[Tensor]:
         """Token numbers as they were given, of which what is real is read."""
         text, inputs = self.text, self.call.inputs
         assert text is not None
-        kept = self.subject.constant.get("logits_to_keep") if bool(text.mask.all()) else None
+        kept = self.subject.constant.get("logits_to_keep") if self._kept() and bool(text.mask.all()) else None
         more = {} if kept is None else {"logits_to_keep": kept}
         if isinstance(inputs, Tensor):
             output = self.call.model(*self._moved({"x": text.input_ids}).values(), **more)
@@ -273,7 +287,7 @@ class _Call:
             given = self._moved({str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()})
             whole = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in given.items()}
             output = self.call.model(**whole, **more)
-        found = _tensors(output)
+        found = numbers_of(output, answers=self._answers)
         if not self._by_token:
             return found
         parts: list[list[Tensor]] = [[] for _ in found]
@@ -295,16 +309,17 @@ class _Call:
         parts: list[list[Tensor]] = []
         rows = self._rows() if self._by_token else []
         for i, length in enumerate(text.lengths.tolist()):
-            given = self._cut_out(i, length) if strings is None else self._encoded(strings[i], length)
+            again = strings is None or "a second" in str(text.checks.get("left_out", ""))
+            given = self._cut_out(i, length) if again or strings is None else self._encoded(strings[i], length)
             if kept is not None:
                 given["logits_to_keep"] = torch.tensor(rows[i], device=self.subject.given.device)
-            found = _tensors(self.call.model(**given))
+            found = numbers_of(self.call.model(**given), answers=self._answers)
             parts.append([t[0] if kept is not None else t[0, rows[i]] for t in found] if self._by_token else found)
         return [torch.cat([part[k] for part in parts]) for k in range(len(parts[0]))]
 
     def _cut_out(self, i: int, length: int) -> dict[str, Any]:
         """One text of the batch that was explained, without padding; all of it where the model wants one length."""
-        given, shape = self._moved(self.subject.inputs | self.subject.constant), self.subject.given.shape
+        given, shape = self._moved(self.subject.inputs), self.subject.given.shape
         stop = shape[1] if self._one_length else length
         return {
             k: v[i : i + 1, :stop]
@@ -338,18 +353,6 @@ def strings_of(inputs: Any) -> list[Any] | None:
     items: list[Any] = list(cast("list[Any]", inputs)) if isinstance(inputs, list) else [inputs]
     plain = all(isinstance(one, str) or (isinstance(one, tuple) and len(cast("tuple[Any]", one)) == 2) for one in items)
     return items if plain and items else None
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """The numbers of an output that scores are made of: logits, of an answer both; else all that it holds."""
-    answers = answer_logits_of(output)
-    if answers is not None:
-        return [t.detach() for t in answers]
-    try:
-        return [logits_of(output).detach()]
-    except ClewError:
-        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-        return [v.detach() for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..measured import Measured, tolerance
-from ..outputs import answer_logits_of, logits_of
+from ..outputs import answer_logits_of, kept_rows, logits_of
 from ..shapes import ClewError, at_least_float32
 from ..subject import Subject
 from ..target_kinds import Contrast, Each, Similarity, Span, Token
@@ -70,7 +70,8 @@ class _Again:
 
     def __init__(self, subject: Subject, kind: str, labels: Sequence[str] | None, text: TextBatch | None) -> None:
         self._subject, self._kind, self._labels, self._text = subject, kind, labels, text
-        self._answers = answer_logits_of(subject.clean_output)
+        asked = subject.bound.task == "question-answering"
+        self._answers = answer_logits_of(subject.clean_output, asked=asked)
         try:
             self._logits = None if self._answers is not None else at_least_float32(logits_of(subject.clean_output))
         except ClewError:
@@ -128,8 +129,8 @@ class _Again:
 
     def _slots(self, i: int, rows: list[int]) -> list[int]:
         """Where rows of a text are in the output, which may hold some rows only."""
-        kept = self._subject.constant.get("logits_to_keep")
-        return rows if kept is None else [kept.tolist().index(row) for row in rows]
+        kept = kept_rows(self._subject.constant.get("logits_to_keep"), self._subject.clean_output)
+        return rows if kept is None else [kept.index(row) for row in rows]
 
     def _places(self, start: Any, stop: Any, nth: int | None, i: int, real: list[int]) -> list[int]:
         assert self._text is not None
@@ -146,10 +147,13 @@ class _Again:
 
     def _answer(self, one: Any, i: int) -> Tensor | None:
         assert self._answers is not None and self._text is not None
-        if not isinstance(one, Span):
+        if isinstance(one, Span):
+            real = self._text.mask[i].nonzero().flatten().tolist()
+            places = self._places(one.start, one.stop, one.nth, i, real)
+        elif self._subject.target_rows is not None:  # the answer that was found best
+            places = self._subject.target_rows[i].tolist()
+        else:
             return None
-        real = self._text.mask[i].nonzero().flatten().tolist()
-        places = self._places(one.start, one.stop, one.nth, i, real)
         start, end = (at_least_float32(t)[i].detach() for t in self._answers)
         if self._kind == "logit":
             return start[places[0]] + end[places[-1]]
@@ -167,6 +171,7 @@ class _Again:
         """Labels that do not exclude each other, and one output, have a sigmoid."""
         config: Any = getattr(self._subject.model, "config", None)
         several = getattr(config, "problem_type", None) == "multi_label_classification"
+        several = several or self._subject.target.scale == "sigmoid"
         return torch.sigmoid if several or count == 1 else lambda x: x.double().softmax(-1)
 
     def _class(self, one: Any) -> int:
