@@ -47,7 +47,7 @@ def answer_logits_of(output: Any, *, asked: bool = False) -> tuple[Tensor, Tenso
 
 
 def numbers_of(output: Any, *, answers: bool = False) -> list[Tensor]:
-    """The numbers that scores are made of, without a graph: logits, of an answer both; else all that an output holds."""
+    """The numbers that scores are made of, without a graph: logits, of an answer both; else all that there are."""
     both = answer_logits_of(output, asked=answers)
     if both is not None:
         return [t.detach() for t in both]
