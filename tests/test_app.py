@@ -141,7 +141,7 @@ def test_all_that_users_write_is_escaped(models):
 def test_checks_are_told_in_plain_words(models):
     result = clew.explain(models["mini:digits"], IMAGE, method="attn_lrp")
     told = in_plain_words(result, 0)
-    assert told["by how much watching the model changed its output"] == "0"
+    assert float(told["by how much the model, called by itself, says something else"]) < 1e-5
     assert "what of it was lost to: softmax" in told and not any(name.startswith("leak") for name in told)
     pair = clew.explain(
         models["mini:digits-clip"], clew.captioned_scenes().images[0], method="attn_lrp",

@@ -91,7 +91,7 @@ def test_upload_choose_explain_hover_download(page, scene, folder, monkeypatch):
     assert number == pytest.approx(float(result.scores[0, 27]), rel=1e-3)
 
     page.page.locator("#maps summary").click()
-    assert "by how much watching the model changed its output" in page.text("#maps dl")
+    assert "by how much the model, called by itself, says something else" in page.text("#maps dl")
     page.page.locator("#code button").first.click()
     written = page.page.locator("#snippet .cm-content").inner_text()
     names: dict = {}

@@ -171,7 +171,13 @@ def _word(piece: Piece, scale: float, scored: Sequence[float]) -> str:
 # What was checked, in plain words
 
 _PLAIN = {
-    "forward difference": "by how much watching the model changed its output",
+    "forward difference": "by how much the model, called by itself, says something else",
+    "attention error": "how far its attention is from what it made of it",
+    "attention gradient error": "how far gradients of attention are from those that came by",
+    "path error": "how far the path is from a straight one",
+    "padding share": "share of the scores that lay on padding, and are left out",
+    "as called": "why the model could not be called by itself",
+    "padding changes": "what padding does to the model",
     "non finite": "scores that are not numbers",
     "attention": "how attention is computed",
     "prefix share": "share of the scores on CLS and register tokens, which the map does not show",

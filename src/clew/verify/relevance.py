@@ -56,7 +56,9 @@ def _scores(subject: Subject, found: Any, result: Result, method: str, asked: Ma
         return
     part = asked.get("part", "all" if method == "pa_lrp" else "semantic")
     expected = found.at_leaf if part != "position" else torch.zeros_like(found.at_leaf)
-    if part != "semantic":
+    if part == "all" and not subject.bound.is_text:  # as it was before it was told apart
+        expected = at_least_float32(found.entering[:, found.prefix :]).sum(-1)
+    elif part != "semantic":
         expected = expected + at_least_float32(found.position[:, found.prefix :]).sum(-1)
         if method != "pa_lrp" and (found.inner.relevance or found.inner.biases):
             return  # gathered as its options say
