@@ -472,3 +472,45 @@ def values_projected_with_their_bias(patch):
 @fault
 def values_projected_by_another_layer(patch):
     wrapped(patch, part("subject").Subject, "project", lambda f, self, layer, v, **k: f(self, layer - 1, v, **k))
+
+
+# Words and windows: what is made of a result afterwards
+
+
+def with_next_names(words):
+    return [dataclasses.replace(w, text=v.text) for w, v in zip(words, [*words[1:], words[0]], strict=True)]
+
+
+def of_windows(change):
+    def put(patch):
+        wrapped(patch, part("windows"), "_joined", lambda f, *a: dataclasses.replace(r := f(*a), **change(r)))
+
+    return put
+
+
+def of_words(change):
+    return lambda patch: wrapped(patch, part("text_attribution"), "pooled", lambda f, *a: change(f(*a)))
+
+
+def without_the_first(r):
+    names = ("all_scores", "input_ids", "mask", "special", "offsets")
+    return {name: getattr(r, name)[:, 1:] for name in names} | {"tokens": [r.tokens[0][1:]]}
+
+
+LATER = {
+    "words get the scores of the next token": lambda p: wrapped(
+        p, part("text_attribution"), "pooled", lambda f, text, s, *a: f(text, [*s[1:], s[0]], *a)
+    ),
+    "words are summed twice": of_words(lambda words: [dataclasses.replace(w, score=2 * w.score) for w in words]),
+    "words under the next word's name": of_words(with_next_names),
+    "a word is lost": of_words(lambda words: [dataclasses.replace(w, tokens=()) for w in words]),
+    "windows moved by one token": of_windows(lambda r: {"all_scores": r.all_scores.roll(1, 1)}),
+    "windows lose a token": of_windows(without_the_first),
+}
+
+# Quantised weights
+QUANTISED = {
+    "weights too large": lambda w: 1.05 * w,
+    "rows in another order": lambda w: w.roll(1, 0),
+    "columns in another order": lambda w: w.roll(1, 1),
+}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from faults import FAULTS
+from faults import FAULTS, LATER, QUANTISED
 
 import clew
 from clew.verify import called
@@ -90,3 +90,33 @@ def test_nothing_is_refused_without_a_fault(settings, right):
                 assert found.checks["forward_difference"] < 1e-4
                 assert "forward" in found.checks["verified"].split(", ")
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_wrong_words_and_windows_are_refused(name, settings, monkeypatch, untyped):
+    model, (short, long), _ = settings["texts"]
+    text = f"{short} {long}"
+
+    def made():
+        if "windows" in name:
+            return clew.explain(model, text, method="input_x_gradient", window=16, stride=5, target=1)
+        return clew.explain(model, text, method="input_x_gradient", target=1).words("sum")
+
+    made()
+    LATER[name](monkeypatch)
+    with pytest.raises(clew.shapes.CheckFailed):
+        made()
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_wrong_quantised_weights_are_refused(name, bits, settings, monkeypatch, untyped):
+    import clew.quantized as quantized
+
+    model, texts = clew.load("mini:reviews-llama", quantize=bits), settings["decoder"][1]
+    clew.explain(model, texts, method="attn_lrp")
+    right = quantized.float_weight
+    monkeypatch.setattr(quantized, "float_weight", lambda module: QUANTISED[name](right(module)))
+    for method in ("attn_lrp", "input_x_gradient", "beyond_intuition_token"):
+        with pytest.raises(clew.shapes.CheckFailed, match="quantised layer"):
+            clew.explain(model, texts, method=method)

@@ -35,7 +35,8 @@ def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = Fal
     for start in range(0, len(some.items), _CHUNK):
         chunk = some.some(range(start, min(start + _CHUNK, len(some.items))))
         inputs = encoder_inputs(replace(model, model=made), chunk, is_text=some.side == "text", truncate=truncate)
-        _same_tokens(chunk, inputs, model.tokenizer)
+        if not truncate:
+            _same_tokens(chunk, inputs, model.tokenizer)
         with _lent(made, precise), torch.no_grad():  # in this order: leaving inference mode turns gradients on
             try:
                 found.append(made.encode(**inputs))

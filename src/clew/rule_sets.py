@@ -87,8 +87,8 @@ CHEFER: RuleSet = {
 # What their code does for models that average tokens, and, as others extended it, for DINO's linear head.
 CHEFER_RELEASED: RuleSet = {**CHEFER, "mean": CopyToAll(), "stack": AsConcatenated()}
 
-# Their earlier code ("layers_lrp"), for BERT: relevance doubles at every linear layer. The mask is added to the scores of
-# attention, also where it is zero, by a sum that is stabilised: `x / (x + 1e-9)` of it is handed on.
+# Their earlier code ("layers_lrp"), for BERT: relevance doubles at every linear layer. The mask is added to the scores
+# of attention, also where it is zero, by a sum that is stabilised: `x / (x + 1e-9)` of it is handed on.
 CHEFER_ORIGINAL: RuleSet = {
     **CHEFER,
     "softmax": Identity(1e-9),

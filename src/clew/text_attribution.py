@@ -14,7 +14,7 @@ from .attribution import Attribution
 from .plots import bars_png, layers_png
 from .shapes import ClewError
 from .text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
-from .words import Spans, Word, pooled, word_spans
+from .words import Spans, Word, pooled, verify_words, word_spans
 
 
 class Ranked(NamedTuple):
@@ -71,6 +71,8 @@ class TextAttribution(Attribution):
                 shown = shown[:a] + " " * (b - a) + shown[b:] if special else shown
             own = word_spans(shown) if spans is None else spans[i]
             found.append(pooled(text, scores[i], offsets[i], counted[i], reduce, own))
+            if spans is None:
+                verify_words(shown, found[-1], scores[i], offsets[i], counted[i], reduce)
         return found
 
     def top(self, k: int = 10, *, special: bool = False, absolute: bool = False) -> list[list[Ranked]]:

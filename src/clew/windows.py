@@ -18,6 +18,7 @@ from .prepare import unwrap
 from .shapes import InputError, OptionError
 from .targets import each
 from .text_attribution import TextAttribution
+from .verify import verify_windows
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,16 @@ class Windows:
         found = cast(TextAttribution, self.explain(model, given, target=target, **self.options))
         windows = [(start - first, min(start + inside, behind) - start) for start in starts]
         told = f"{len(rows)} of {self.size} tokens, one every {step}"
-        return _joined(found, first, windows, text, self.settings, told)
+        joined = _joined(found, first, windows, text, self.settings, told)
+        if self.settings.checks != "off" and self.settings.normalize is None:
+            own = list(tokenizer(text, verbose=False)["input_ids"])[first : first + behind - first]
+            verify_windows(windows, found.scores[:, first:], joined.scores[0], joined.input_ids[0].tolist(), own)
+        return joined
 
 
 def _joined(
     found: TextAttribution, first: int, windows: Sequence[tuple[int, int]], text: str, settings: Settings, told: str
-) -> Attribution:
+) -> TextAttribution:
     """Windows (where they start, how many tokens) of one text as one text: every token once.
 
     What the tokenizer adds at both ends is left out, `first` tokens before those of each window.

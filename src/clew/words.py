@@ -6,8 +6,9 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
-from .shapes import OptionError
+from .shapes import CheckFailed, OptionError
 
 Spans = Sequence[tuple[int, int]]
 
@@ -71,3 +72,29 @@ def pooled(
         score = max(values) if reduce == "max" else sum(values, 0.0) / (len(values) if reduce == "mean" else 1)
         words.append(Word(text[start:stop], start, stop, score, tuple(own[w])))
     return words
+
+
+def verify_words(
+    text: str, words: Sequence[Word], scores: Sequence[float], offsets: Spans, counted: Sequence[bool], reduce: str
+) -> None:
+    """Raise `CheckFailed` where words are not those of the text, or their scores not made of their own tokens."""
+    size = max((abs(s) for s in scores if isfinite(s)), default=0.0) or 1.0
+    taken = [column for word in words for column in word.tokens]
+    for word in words:
+        values = [scores[column] for column in word.tokens]
+        beside = any(offsets[c][1] <= word.start or offsets[c][0] >= word.stop or not counted[c] for c in word.tokens)
+        again = {"max": max, "sum": sum, "mean": lambda v: sum(v) / len(v)}[reduce](values) if values else word.score
+        same = abs(again - word.score) <= 1e-6 * size * max(1, len(values)) or again != again
+        if word.text != text[word.start : word.stop] or beside or not same:
+            raise CheckFailed(
+                f"the word {word.text!r} and its score disagree with the tokens of the text",
+                expected=f"{text[word.start : word.stop]!r}, {again:.4g}, the {reduce} of its tokens {word.tokens}",
+                got=f"{word.text!r}, {word.score:.4g}",
+            )
+    lost = [
+        column
+        for column, (a, b) in enumerate(offsets)
+        if counted[column] and column not in set(taken) and any(w.start < b and w.stop > a for w in words)
+    ]
+    if lost and len({(w.start, w.stop) for w in words}) == len(words):
+        raise CheckFailed("tokens of words are no word's", expected="a word for each token", got=f"columns {lost[:8]}")

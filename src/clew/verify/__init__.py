@@ -6,6 +6,7 @@ that disagrees is not handed out: it is an error that says what disagrees, and b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,11 @@ from .called import AsCalled, compared, strings_of
 from .placement import of_patches, of_pictures, of_text, of_tokens, padding_share
 from .relevance import of_relevance
 from .target import of_target
+from .windows import verify_windows
 
-__all__ = ["AsCalled", "Made", "verified"]
+__all__ = ["AsCalled", "Made", "verified", "verify_windows"]
 
-_turn = iter(range(10**18))
+_turn = itertools.count()
 
 
 @dataclass(frozen=True)

@@ -222,12 +222,12 @@ class _Call:
             if self.text is None:
                 said = numbers_of(self._whole())
                 return self.against(said, explained)[0], said
-            if not self._asnumbers_of():
+            if not self._as_tensors() or self._one_length:
                 said = self._alone()
                 return self.against(said, explained)[0], said
             said = self._batch()
             found, measured = self.against(said, explained)
-            whole = (bool(self.text.mask.all()) and not self._one_length) or self.subject.cached
+            whole = bool(self.text.mask.all()) or self.subject.cached
             if whole or measured.error <= measured.allowed:
                 return found, said
             alone = self._alone()  # where padding stands may change positions, and so what the model says
@@ -238,7 +238,7 @@ class _Call:
                 return other, alone
             return found, said
 
-    def _asnumbers_of(self) -> bool:
+    def _as_tensors(self) -> bool:
         """Whether token numbers were given as the model takes them."""
         inputs = self.call.inputs
         if not isinstance(inputs, Mapping):
