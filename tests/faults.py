@@ -161,11 +161,11 @@ def scores_of_tokens_moved_by_one(patch):
 
 @fault
 def an_unknown_token_before_each_text(patch):
-    def change(f, texts, *args, **kwargs):
-        first = [(f"zzq {t[0]}", t[1]) if isinstance(t, tuple) else f"zzq {t}" for t in texts]
+    def change(f, text, *args, **kwargs):
+        first = (f"zzq {text[0]}", text[1]) if isinstance(text, tuple) else f"zzq {text}"
         return f(first, *args, **kwargs)
 
-    wrapped(patch, part("prepare_text"), "tokenized", change)
+    wrapped(patch, part("encodings"), "tokenized", change)
 
 
 @fault

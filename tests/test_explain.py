@@ -352,7 +352,7 @@ def test_the_forward_check_is_made_once_and_again_on_request(model, x, monkeypat
         clew.explain(model, x, method="raw_attention", **options)
         return calls
 
-    # The first time one pass more reads the patch grid and is left at the patch embedding; the model is called by itself.
+    # The first time one pass reads the patch grid and is left there, and the model is called by itself.
     assert [passes(), passes(), passes(checks="full"), passes(checks="off")] == [3, 1, 2, 1]
 
 

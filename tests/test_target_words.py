@@ -53,7 +53,7 @@ def test_what_is_typed_is_the_label_that_is_spelled_so(typed, numbered, tmp_path
     clew.load("mini:digits").model.save_pretrained(tmp_path / "model")
     again = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
     items = items_for(numbered, [str(file)], [])
-    found = explained(numbered, items, [("raw_attention", {})], target=typed)[0]
+    found = explained(numbered, items.items, [("raw_attention", {})], target=typed)[0]
     torch.testing.assert_close(found.score[0], expected)
     asked = Asked("mini:digits", [("raw_attention", {})], picture, target=typed)
     (on_page,) = answers(asked, numbered)

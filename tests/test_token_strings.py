@@ -55,11 +55,35 @@ def test_byte_level_vocabularies_are_read():
 
 
 @pytest.mark.parametrize("kind", ["ByT5Tokenizer", "CanineTokenizer"])
-def test_tokens_without_offsets_are_shown_once_and_nothing_behind_them(kind):
+def test_bytes_and_characters_are_shown_once_as_the_text(kind):
     own = getattr(transformers, kind)()
+    a = explained(own, size=max(own(TEXT)["input_ids"]) + 1)
+    pieces = a.pieces(0)
+    assert "".join(p.text for p in pieces if not p.special) == TEXT
+    assert sorted(c for p in pieces for c in p.columns) == list(range(len(own(TEXT)["input_ids"])))
+
+
+class Slow:
+    """A tokenizer that gives no places, as Japanese ones do."""
+
+    is_fast = False
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def __call__(self, *args, return_offsets_mapping=False, **kwargs):
+        assert not return_offsets_mapping
+        return dict(self._inner(*args, **kwargs))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-level", "sentencepiece"])
+def test_tokens_without_offsets_are_shown_once_and_nothing_behind_them(kind):
+    own = Slow(tokenizer(kind))
     ids = own(TEXT)["input_ids"]
-    size = max(ids) + 1
-    a = explained(own, size=size)
+    a = explained(own, size=len(own._inner))
     pieces = a.pieces(0)
     assert a.offsets is None
     assert [p.columns for p in pieces if p.columns] == [(i,) for i in range(len(ids))]

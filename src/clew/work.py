@@ -236,7 +236,7 @@ class _Run:
         row["scores"] = _scores(first, i)
         facts = first.facts(i)
         # What the process or the other examples of a batch decide would make the same run another one.
-        for own in ("options", "clew", "torch", "transformers", "model", "forward difference", "advice"):
+        for own in _DECIDED:
             facts.pop(own, None)
         row["checks"] = json.dumps(facts, ensure_ascii=False)
         for what in whats[1:]:
@@ -250,6 +250,13 @@ class _Run:
     def _failed(self, item: Item, name: str, why: str) -> Row:
         # Addresses would make the same run another one.
         return {"example": item.id, "method": name, "error": re.sub(r" at 0x[0-9a-fA-F]+", "", why)}
+
+
+# Facts that the process or the other examples of a batch decide.
+_DECIDED = (
+    "options", "clew", "torch", "transformers", "model", "advice", "verified", "forward difference", "as called",
+    "padding changes", "attention error", "attention gradient error", "path error",
+)  # fmt: skip
 
 
 def _scores(result: Attribution, i: int) -> list[float]:

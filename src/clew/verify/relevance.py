@@ -20,9 +20,11 @@ def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[s
         account = found.account("all")
         largest = torch.stack([v.abs() for v in account.values()]).amax(0)
         tiny = torch.finfo(largest.dtype).tiny
-        rounding = float(found.conditioning().max()) * max(1, len(found.entries))
-        allowed = max(tolerance(found.semantic.dtype), rounding if rounding == rounding else 0.0)
+        rounding = float(found.conditioning().nan_to_num().max()) * max(1, len(found.entries))
+        allowed = max(tolerance(found.semantic.dtype), rounding)
         words = "relevance that no operation accounts for, of the largest amount of the account"
+        if not isinstance(found.asked, str) and not all(map(_is_ours, found.asked.values())):
+            allowed = float("inf")  # rules of one's own need not write down what they keep: `unexplained` tells
         yield Measured("account", (account["unexplained"].abs() / largest.clamp(min=tiny)).amax(), allowed, words)
         rules = RULE_SETS.get(found.asked, {}) if isinstance(found.asked, str) else found.asked
         wrong = sum(1 for met in found.met if met.rule != rule_for(rules, met.operation, met.place))
@@ -31,11 +33,15 @@ def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[s
         if found.at_leaf is not None:
             words = "relevance of tokens, against input times gradient where it ends"
             yield Measured.of(
-                "order", found.at_leaf, placed, words, allowed=max(allowed, tolerance(found.semantic.dtype))
+                "order", found.at_leaf, placed, words, allowed=max(rounding, tolerance(found.semantic.dtype))
             )
     if subject.relevance:
         yield from _named(subject.relevance[0], method, asked)
         yield from _scores(subject, subject.relevance[0], result, method, asked)
+
+
+def _is_ours(rule: Any) -> bool:
+    return type(rule).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _named(found: Any, method: str, asked: Mapping[str, Any]) -> Iterator[Measured]:

@@ -95,10 +95,12 @@ class _Again:
             return logits.norm() if name.startswith("norm of") else None
         if isinstance(one, Contrast):
             a, b = self._class(one.a), self._class(one.b)
-            self.misnamed += name != f"{self._name(a)} rather than {self._name(b)}"
+            self.misnamed += name not in {
+                f"{one} rather than {other}" for one, other in zip(self._names(a), self._names(b), strict=True)
+            }
             return self._value(logits, a) - self._value(logits, b)
         chosen = int(max(range(len(logits)), key=logits.tolist().__getitem__)) if one is None else self._class(one)
-        self.misnamed += name not in (self._name(chosen), f"feature {chosen}")
+        self.misnamed += name not in self._names(chosen)
         return self._value(logits, chosen)
 
     def _of_tokens(self, one: Any, i: int, name: str) -> Tensor | None:
@@ -171,15 +173,20 @@ class _Again:
         """Labels that do not exclude each other, and one output, have a sigmoid."""
         config: Any = getattr(self._subject.model, "config", None)
         several = getattr(config, "problem_type", None) == "multi_label_classification"
-        several = several or self._subject.target.scale == "sigmoid"
+        several = (several and self._subject.bound.task.endswith("classification")) or (
+            self._subject.target.scale == "sigmoid"
+        )
         return torch.sigmoid if several or count == 1 else lambda x: x.double().softmax(-1)
 
     def _class(self, one: Any) -> int:
         if not isinstance(one, str):
             return int(one)
+        written = [i for i, label in enumerate(self._labels or ()) if label == one]
         labels = [label.lower() for label in self._labels or ()]
         matches = [i for i, label in enumerate(labels) if label == one.lower()]
-        return (matches or [i for i, label in enumerate(labels) if one.lower() in label.split(", ")])[0]
+        return (written or matches or [i for i, label in enumerate(labels) if one.lower() in label.split(", ")])[0]
 
-    def _name(self, index: int) -> str:
-        return self._labels[index] if self._labels and index < len(self._labels) else f"class {index}"
+    def _names(self, index: int) -> tuple[str, str]:
+        """What a class goes by: its label or its number; entries of an embedding are features."""
+        known = self._labels and index < len(self._labels)
+        return self._labels[index] if known and self._labels else f"class {index}", f"feature {index}"
