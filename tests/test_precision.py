@@ -253,3 +253,13 @@ def test_the_kernel_of_a_layer_tells_wrong_floats(four_bits, monkeypatch):
     with packed_as_found(layers[0]), torch.no_grad():
         layers[0](torch.randn(2, 128))
     assert not getattr(layers[0].weight.quant_state, "packing_format_for_cpu", False)
+
+
+def test_4_bit_models_whose_sizes_do_not_fit_can_be_called():
+    """96 columns are no multiple of 64: bitsandbytes would raise inside the plain call, on such a processor."""
+    model = clew.load("mini:reviews-llama", quantize="4bit")
+    ids = torch.randint(5, 90, (1, 7))
+    with torch.no_grad():
+        model.model(ids)
+    found = clew.explain(model, ids, method="attn_lrp")
+    assert "as_called" not in found.checks and found.checks["forward_difference"] < 0.05

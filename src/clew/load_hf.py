@@ -20,6 +20,7 @@ from .hub import announce, not_fetched
 from .images import Backend, Preprocess
 from .loaded import LoadedModel
 from .pair import find_pair, pairs
+from .quantized import never_repacked
 from .shapes import LoadError
 
 logger = logging.getLogger("clew")
@@ -82,6 +83,7 @@ def load_hf(
                 path, weights_only=True, dtype=dtype, output_loading_info=True, **model_args
             )
             _check_complete(model, info, name, task)
+        never_repacked(model)
     except LoadError:
         raise
     except Exception as error:

@@ -48,10 +48,22 @@ def float_weight(module: Any) -> Tensor:
 
 def _is_repacked_when_called(module: Any) -> bool:
     """Whether a plain call would pack the weight anew: on such a processor, where its sizes fit."""
+    able = bool(getattr(module, "support_avx512bf16_for_cpu", False))
+    return able and module.weight.device.type == "cpu" and _fits(module)
+
+
+def never_repacked(model: nn.Module) -> None:
+    """Keep 4-bit layers as they are whose sizes do not fit what bitsandbytes would pack anew: its call would raise."""
+    for module in model.modules():
+        if type(vars(module)["_parameters"].get("weight")).__name__ == "Params4bit" and not _fits(module):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
+
+
+def _fits(module: Any) -> bool:
+    """Whether bitsandbytes can pack a 4-bit weight anew."""
     state = module.weight.quant_state
     rows, columns = state.shape
-    fits = rows % _ROWS == 0 and columns % 2 == 0 and columns % state.blocksize == 0
-    return bool(getattr(module, "support_avx512bf16_for_cpu", False)) and module.weight.device.type == "cpu" and fits
+    return rows % _ROWS == 0 and columns % 2 == 0 and columns % state.blocksize == 0
 
 
 def _with_rounded_scales(functional: Any, state: Any) -> Any:

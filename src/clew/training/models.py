@@ -20,6 +20,7 @@ from ..load_hf import hf_preprocess, preprocessor_config
 from ..load_timm import timm_preprocess
 from ..model_places import places
 from ..prepare_text import longest_text
+from ..quantized import never_repacked
 from ..shapes import LoadError, OptionError, close_matches, optional_import
 
 logger = logging.getLogger("clew")
@@ -218,6 +219,7 @@ def _transformers(
         model = auto.from_pretrained(
             path, config=config, dtype=torch.float32, weights_only=True, ignore_mismatched_sizes=True, **more
         )
+        never_repacked(model)
     except Exception as error:
         raise not_fetched(name, error) from error
     if tokenizer is not None:

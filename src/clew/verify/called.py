@@ -340,6 +340,8 @@ class _Call:
             options = {"padding": "max_length", "max_length": context, "truncation": True}
         encoded: Any = tokenizer(first, second, **options)
         given = {k: torch.tensor([list(v)]) for k, v in encoded.items() if k not in _BOOKS}
+        if getattr(model, "reads_padding", False):  # which is then seen like any token
+            given.pop("attention_mask", None)
         if context and hasattr(tokenizer, "inner"):
             given = {"input_ids": tokenizer.inner([first])}
         taken = inspect.signature(model.forward).parameters
