@@ -32,6 +32,17 @@ CHECKED = sorted(f"clew.{path.stem}" for path in SOURCE.iterdir() if path.stem n
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
+def pytest_configure():
+    """`CLEW_WITHOUT_AVX512BF16=1`: as on a processor without it, where bitsandbytes packs no weight anew."""
+    if os.environ.get("CLEW_WITHOUT_AVX512BF16"):
+        import bitsandbytes.functional
+
+        bitsandbytes.functional.has_avx512bf16 = lambda: False
+        import bitsandbytes.nn.modules
+
+        bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _unchecked_at_every_torch_call():
     from clew.capture import Capture

@@ -337,7 +337,7 @@ class _Call:
         context = getattr(model, "context", None)
         options: dict[str, Any] = {"truncation": True, "max_length": length} if self.call.truncate else {}
         if context and not hasattr(tokenizer, "inner"):
-            options = {"padding": "max_length", "max_length": context, "truncation": True}
+            options = {"padding": "max_length", "max_length": context, "truncation": True, "padding_side": "right"}
         encoded: Any = tokenizer(first, second, **options)
         given = {k: torch.tensor([list(v)]) for k, v in encoded.items() if k not in _BOOKS}
         if getattr(model, "reads_padding", False):  # which is then seen like any token
