@@ -28,16 +28,18 @@ Leaf = tuple[int, Literal["v", "o"]]
 @dataclass
 class Witness:
     """What autograd itself said of `∂score/∂o`, seen by a hook: at a few `rows` (row,), (batch, head, row, dim) for
-    each backward pass; and which rows it `reached` at all, (batch, query) each."""
+    each backward pass; and of the `last` attention which rows it `reached` at all, (batch, query) each."""
 
     rows: Tensor
+    last: bool
     at_rows: list[Tensor] = field(default_factory=list[Tensor])
     reached: list[Tensor] = field(default_factory=list[Tensor])
 
     def sees(self, g: Tensor) -> None:
         """A gradient that comes by."""
         self.at_rows.append(g.detach()[:, :, self.rows.to(g.device)])
-        self.reached.append(g.detach().abs().amax((1, 3)) > 0)
+        if self.last:
+            self.reached.append(g.detach().abs().amax((1, 3)) > 0)
 
 
 @dataclass
@@ -108,7 +110,8 @@ class Capture(Seam):
     parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
     rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
     leave the others zero. `batch` is the number of examples; blocks that get (token, batch, width) show it, or where
-    there are as many tokens as examples `token_first` says so. `witness` keeps what is needed to verify a result.
+    there are as many tokens as examples `token_first` says so. `witness` keeps what is needed to verify a result,
+    `pulls` gets a row of what linear layers pulled back, written out and as it was made.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -125,13 +128,15 @@ class Capture(Seam):
         reads: Sequence[int] | None = None,
         token_first: bool = False,
         witness: bool = False,
+        pulls: list[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.records: dict[int, Attention] = {}
-        self.pulls: list[tuple[Tensor, Tensor]] = []  # a row of what layers pulled back, written out and as it was made
+        self._pulls = pulls
         self._blocks, self._attentions = blocks, attentions
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
         self._inputs: dict[int, Tensor] = {}
+        self._rows: dict[int, Tensor] = {}  # that are looked at, by how many there are
         self._layer: int | None = None
         self._batch, self._token_first, self._witness = batch, token_first, witness
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
@@ -168,7 +173,7 @@ class Capture(Seam):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is F.linear and self._leaf is not None:
-            pulls = self.pulls if self._witness and self.records else None
+            pulls = self._pulls if self.records else None
             return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads, pulls=pulls)
         if self._layer is None:
             return func(*args, **kwargs)
@@ -235,6 +240,14 @@ class Capture(Seam):
     def _maybe_leaf(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_() if self._leaf == (self._layer, name) else tensor
 
+    def _few(self, o: Tensor) -> Tensor:
+        """A few rows of an attention's output."""
+        count = o.shape[2]
+        if count not in self._rows or self._rows[count].device != o.device:
+            few = sorted({0, count // 3, 2 * count // 3, count - 1})
+            self._rows[count] = torch.tensor(few, device=o.device)
+        return self._rows[count]
+
     def _record(self, attention: Attention) -> None:
         layer = cast(int, self._layer)
         if layer in self.records:
@@ -254,9 +267,7 @@ class Capture(Seam):
         if layer in self._hidden:
             attention.hidden = self._inputs.pop(layer, None)
         if self._witness:
-            count = attention.o.shape[2]
-            few = sorted({0, count // 3, 2 * count // 3, count - 1})
-            attention.witness = Witness(torch.tensor(few, device=attention.o.device))
+            attention.witness = Witness(self._few(attention.o), layer == len(self._blocks) - 1)
             if attention.o.requires_grad:
                 attention.o.register_hook(attention.witness.sees)
         self.records[layer] = attention
@@ -297,7 +308,7 @@ def _linear(
     return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows, pulls))
 
 
-_PULLS = 8  # layers of a pass whose gradient is written out in one row
+_PULLS = 64  # layers whose gradient is written out in one row
 _PRODUCTS = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
 )

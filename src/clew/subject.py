@@ -26,6 +26,7 @@ from .measured import Measured
 from .passing import replacing, seen_at
 from .paths import Taken, baseline, chunk_size, in_chunks
 from .precise import Precise
+from .reach import key_of, known
 from .readout import Read, few_rows, read_of
 from .refusals import refused, refused_cache
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
@@ -67,6 +68,7 @@ class Subject:
     verify: bool = False  # whether what a check needs is kept
     traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
     relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
+    pulls: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]], init=False)
     measured: list[Measured] = field(default_factory=list[Measured], init=False)
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
@@ -219,21 +221,17 @@ class Subject:
         wanted, inputs_of = frozenset(attention), frozenset(hidden)
         verified = self.verify and x is None
         keep = wanted | {self.last} if verified else wanted
-        if verified and leaf is None:  # which rows reach the score is seen by a gradient of the last block's tail
+        if (
+            verified and leaf is None and known(lender(self.model), self.reach_key) is None
+        ):  # seen by a gradient of the last block's tail
             leaf = (self.last, "o")
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]
         seam = Capture(
-            self.bound.blocks,
-            self.bound.attentions,
-            batch,
-            keep=keep,
-            hidden=inputs_of,
-            leaf=leaf,
-            reads=reads,
-            token_first=bool(inputs_of) and self.token_first(batch),
-            witness=verified,
-        )
+            self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads,
+            token_first=bool(inputs_of) and self.token_first(batch), witness=verified,
+            pulls=self.pulls if self.verify else None,
+        )  # fmt: skip
         with borrowed(self.model):
             with seam, torch.set_grad_enabled(leaf is not None):
                 output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
@@ -250,7 +248,7 @@ class Subject:
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
         reader = partial(self.read, rows=rows)
         mask = _some(self.mask, rows)
-        trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length, seam.pulls)
+        trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length)
         if verified:
             self.traces.append(trace)
         return trace
@@ -306,6 +304,11 @@ class Subject:
             own = seen[0] if self.each == 1 else torch.stack(seen, 1).flatten(0, 1)
             self.measure("gradient", own, found, "the gradient of the input, against what autograd handed to it")
         return found, score.detach()
+
+    @property
+    def reach_key(self) -> Any:
+        """What decides which rows the score reaches; None for targets of which nothing is known."""
+        return key_of(self.bound, self.given, self.mask, self.target_rows) if self.per_row else None
 
     def measure(self, name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None) -> None:
         """Note how far something that was computed is from what it should be, relative to its largest size."""

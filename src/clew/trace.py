@@ -41,7 +41,6 @@ class Trace:
     mask: Tensor | None = None
     each: int = 1
     length: int = 0
-    pulls: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     _repeated: dict[int, Attention] = field(default_factory=dict[int, Attention], init=False)
 
     def __getitem__(self, layer: int) -> Attention:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..borrow import borrowed
+from ..borrow import borrowed, lender
 from ..capture import Attention
 from ..measured import Measured, tolerance
+from ..reach import known, remember
 from ..readout import take
 from ..shapes import at_least_float32
 from ..subject import Subject
@@ -28,28 +29,59 @@ def of_attention(subject: Subject) -> Iterator[Measured]:
     """Attention of every block that was kept, on a few rows: `A V` against the model's own output, what padding got,
     and `Σ_j A_ij ∂s/∂A_ij = o_i · ∂s/∂o_i` for each head."""
     for trace in subject.traces:
+        outputs, gradients, padded = _Worst(), _Worst(), list[Tensor]()
         for layer, attention in trace.layers.items():
             if attention.witness is None:
                 continue
             rows = attention.witness.rows
             A, o, v = attention.probabilities(rows), take(attention.o.detach(), rows), attention.v.detach()
-            real = trace.real_keys(layer)
-            of_words = torch.ones_like(o[:, :1, :, :1], dtype=torch.bool)  # what padding attends to does not matter
-            if real is not None and real.shape[1] == attention.o.shape[2]:
-                of_words = real[:, None, rows.to(real.device), None]
-            words = f"attention of block {layer} times its values, against what the model made of them"
-            seen = A.to(at_least_float32(v).dtype) @ at_least_float32(v)
-            yield _over_heads("attention", o * of_words, seen.to(o.device) * of_words, words, o.dtype)
+            real, words = trace.real_keys(layer), None
+            if real is not None and real.shape[1] == attention.o.shape[2]:  # what padding attends to does not matter
+                words = real[:, None, rows.to(real.device), None]
+            o, v = at_least_float32(o), at_least_float32(v)
+            seen = (A.to(v.dtype) @ v).to(o.device)
+            if words is not None:
+                o, seen = o * words, seen * words
+            outputs.add(o - seen, o)
             if real is not None and real.shape[1] == A.shape[3]:
-                got = (A * of_words).masked_fill(real[:, None, None].to(A.device), 0.0).amax()
-                yield Measured("padding", got, 1e-6, f"what padding got of the attention of block {layer}")
-            for g in attention.witness.at_rows:
-                G = attention.attention_gradient(g)
-                terms = at_least_float32(o) * at_least_float32(g).to(o.device) * of_words
-                found = (A * G).sum(-1).to(terms) * of_words[..., 0]
-                words = f"attention of block {layer} times its gradient, against output times gradient, for each head"
-                size = terms.abs().sum(-1).amax((0, 2), keepdim=True)
-                yield _relative("attention gradient", terms.sum(-1) - found, size, words, o.dtype)
+                got = A if words is None else A * words
+                padded.append(got.masked_fill(real[:, None, None].to(A.device), 0.0).amax())
+            # Where no gradient came by, any numbers do: the identity holds for all of them.
+            for g in attention.witness.at_rows or [o]:
+                terms = o * at_least_float32(g).to(o.device)
+                found = (A * attention.attention_gradient(g)).sum(-1, keepdim=True).to(terms)
+                gradients.add(terms.sum(-1, keepdim=True) - (found if words is None else found * words), terms)
+        dtype = trace.layers[subject.last].o.dtype
+        said = "attention of a block times its values, against what the model made of them"
+        yield from outputs.measured("attention", said, dtype)
+        said = "attention of a block times its gradient, against output times gradient, for each head"
+        yield from gradients.measured("attention gradient", said, dtype, scale=attention_width(trace))
+        if padded:
+            got = torch.stack(padded).amax()
+            yield Measured("padding", got, 1e-6, "what padding got of the attention of a block")
+
+
+def attention_width(trace: Trace) -> float:
+    """How many terms a sum over the values of a head has."""
+    return float(trace.layers[trace.bound.last].v.shape[3])
+
+
+class _Worst:
+    """The largest difference in each head of each example, relative to the largest size there."""
+
+    def __init__(self) -> None:
+        self._differences: list[Tensor] = []
+        self._sizes: list[Tensor] = []
+
+    def add(self, difference: Tensor, size: Tensor) -> None:
+        self._differences.append(difference.abs().amax((2, 3)).flatten())
+        self._sizes.append(size.abs().amax((2, 3)).flatten())
+
+    def measured(self, name: str, words: str, dtype: torch.dtype, scale: float = 1.0) -> Iterator[Measured]:
+        """The worst of all blocks; sizes times `scale`."""
+        if self._sizes:
+            sizes = torch.cat(self._sizes).clamp(min=torch.finfo(self._sizes[0].dtype).tiny) * scale
+            yield Measured(name, (torch.cat(self._differences) / sizes).amax(), tolerance(dtype), words)
 
 
 def of_readout(subject: Subject) -> Iterator[Measured]:
@@ -59,21 +91,25 @@ def of_readout(subject: Subject) -> Iterator[Measured]:
         record = trace.layers.get(last)
         if record is None or record.witness is None:
             continue
-        if not record.witness.reached and record.o.requires_grad and trace.score.requires_grad:
+        key, owner = subject.reach_key, lender(subject.model)
+        reached = known(owner, key)
+        if not record.witness.reached and reached is None and record.o.requires_grad and trace.score.requires_grad:
             torch.autograd.grad(trace.score.sum(), record.o, retain_graph=True)
-        if not record.witness.reached:
+        if record.witness.reached:
+            reached = torch.stack(record.witness.reached).any(0)
+            remember(owner, key, reached)
+        if reached is None:
             continue
-        reached = torch.stack(record.witness.reached).any(0)
         said = _weights(trace, trace.read(), len(reached))
-        known = reached.any(1, keepdim=True)  # a probability of exactly 1 has no gradient at all
+        moved = reached.any(1, keepdim=True)  # a probability of exactly 1 has no gradient at all
         missed = reached & (said == 0)
         if record.o.dtype.itemsize >= 4:  # in half precision small gradients vanish
-            missed = missed | (known & ~reached & (said != 0))
+            missed = missed | (moved & ~reached & (said != 0))
         words = "rows of the last attention that the score reaches, against those that the head is said to read"
         yield Measured("readout", missed.sum().double(), 0.5, words)
         expected = _expected_weights(bound, layer_is_pool=bound.pooled, reached=reached)
         words = "how the rows that the head reads are weighted"
-        yield Measured.of("readout weights", expected * known, said.to(expected) * known, words, allowed=1e-3)
+        yield Measured.of("readout weights", expected * moved, said.to(expected) * moved, words, allowed=1e-3)
         start = trace.start()[:: trace.each, 0]
         yield Measured.of("readout weights", said.to(start), start, "the rows that methods start from", allowed=1e-5)
         few = subject.rows_read
@@ -118,16 +154,16 @@ def of_chain(subject: Subject) -> Iterator[Measured]:
         weights = torch.arange(1.0, len(rows) + 1, dtype=A.dtype, device=A.device)
         r = A.new_zeros(batch, 1, queries)
         r[:, 0, rows] = weights
-        for normalize in (False, True):
-            found = trace.chain(r, layer, mean_heads, normalize=normalize)
-            C, kept = A.mean(1), 0.0 if pool else 1.0
-            total = C.sum(-1, keepdim=True) + kept if normalize else torch.ones_like(C[..., :1])
-            expected = trace.over_tokens((weights[:, None] * C / total).sum(1, keepdim=True), layer)
-            if not pool:
-                own = torch.zeros_like(r)
-                own[:, 0, rows] = weights / total[..., 0]
-                expected = expected + own
-            yield Measured.of("chain", expected, found, f"a few rows through block {layer}, written out", allowed=1e-4)
+        normalize = bool(next(_turn) % 2)  # the one and the other by turns
+        found = trace.chain(r, layer, mean_heads, normalize=normalize)
+        C, kept = A.mean(1), 0.0 if pool else 1.0
+        total = C.sum(-1, keepdim=True) + kept if normalize else torch.ones_like(C[..., :1])
+        expected = trace.over_tokens((weights[:, None] * C / total).sum(1, keepdim=True), layer)
+        if not pool:
+            own = torch.zeros_like(r)
+            own[:, 0, rows] = weights / total[..., 0]
+            expected = expected + own
+        yield Measured.of("chain", expected, found, f"a few rows through block {layer}, written out", allowed=1e-4)
 
 
 def of_gradients(subject: Subject) -> Iterator[Measured]:
@@ -140,9 +176,8 @@ def of_gradients(subject: Subject) -> Iterator[Measured]:
         words = "the gradient of a sum with known weights"
         yield Measured.of("gradient", weights, made.gradients([(0, "o")])[0, "o"], words)
     words = "the gradient that a linear layer pulled back, in one row, written out"
-    for trace in subject.traces:
-        for expected, found in trace.pulls:
-            yield Measured.of("gradient", expected, found, words)
+    for expected, found in subject.pulls:
+        yield Measured.of("gradient", expected, found, words)
 
 
 def of_projection(subject: Subject) -> Iterator[Measured]:
@@ -162,14 +197,3 @@ def of_projection(subject: Subject) -> Iterator[Measured]:
             own = projection(merged) - projection(torch.zeros_like(merged))
             own = own if scale is None else scale(own)
         yield Measured.of("projection", own, found, f"values of block {layer} through its output projection")
-
-
-def _over_heads(name: str, expected: Tensor, found: Tensor, words: str, dtype: torch.dtype) -> Measured:
-    """The largest difference, relative to the largest size in each head of each example."""
-    size = at_least_float32(expected).abs().amax((2, 3), keepdim=True)
-    return _relative(name, at_least_float32(expected) - found, size, words, dtype)
-
-
-def _relative(name: str, difference: Tensor, size: Tensor, words: str, dtype: torch.dtype) -> Measured:
-    tiny = torch.finfo(difference.dtype).tiny
-    return Measured(name, (difference.abs() / size.clamp(min=tiny)).amax(), tolerance(dtype), words)
