@@ -15,7 +15,6 @@ from collections.abc import Callable
 import timm
 import torch
 from report import ROOT, when_and_where
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import clew
 
@@ -29,19 +28,10 @@ def pictures(name: str, batch: int) -> tuple[torch.nn.Module, Callable[[], torch
     return timm.create_model(name, pretrained=False).eval(), lambda: torch.randn(batch, 3, 224, 224)
 
 
-def texts(batch: int) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
-    config = LlamaConfig(
-        vocab_size=2000, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=1376
-    )
-    return LlamaForCausalLM(config).eval(), lambda: torch.randint(5, 2000, (batch, 512))
-
-
 SETTINGS = {
     "ViT-S/16, 1 picture": lambda: pictures("vit_small_patch16_224", 1),
     "ViT-S/16, 8 pictures": lambda: pictures("vit_small_patch16_224", 8),
     "ViT-B/16, 1 picture": lambda: pictures("vit_base_patch16_224", 1),
-    "ViT-B/16, 8 pictures": lambda: pictures("vit_base_patch16_224", 8),
-    "Llama of 8 blocks, 512 tokens": lambda: texts(1),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -202,6 +202,7 @@ def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Requ
     if packed := sum(map(is_quantized, subject.model.modules())):
         found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
+        made = replace(made, quantised=packed > 0)
         found |= verified(subject, request.call, made, again=settings.checks == "full")
     return found
 

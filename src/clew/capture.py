@@ -308,7 +308,7 @@ def _linear(
     return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows, pulls))
 
 
-_PULLS = 64  # layers whose gradient is written out in one row
+_PULLS = 4  # layers whose gradient is written out in one row
 _PRODUCTS = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
 )

@@ -221,9 +221,8 @@ class Subject:
         wanted, inputs_of = frozenset(attention), frozenset(hidden)
         verified = self.verify and x is None
         keep = wanted | {self.last} if verified else wanted
-        if (
-            verified and leaf is None and known(lender(self.model), self.reach_key) is None
-        ):  # seen by a gradient of the last block's tail
+        # Which rows the score reaches is seen by a gradient of the last block's tail.
+        if verified and leaf is None and known(lender(self.model), self.reach_key) is None:
             leaf = (self.last, "o")
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]

@@ -56,6 +56,7 @@ class Made:
     preprocess: Any = None
     grid: tuple[int, int] | None = None
     patch: tuple[int, int] | None = None
+    quantised: bool = False
 
 
 def verified(subject: Subject, call: AsCalled, made: Made, *, again: bool = False) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _all(subject: Subject, made: Made) -> Iterator[Measured]:
     yield from of_relevance(subject, made.result, made.method, made.asked)
     yield from of_target(subject, made.target, made.kind, made.score, made.names, made.labels, made.text)
     yield from _placed(subject, made)
-    yield from _quantised(subject)
+    yield from _quantised(subject, made)
 
 
 def _placed(subject: Subject, made: Made) -> Iterator[Measured]:
@@ -134,9 +135,9 @@ def _placed(subject: Subject, made: Made) -> Iterator[Measured]:
         yield from of_pictures(subject.given, made.pictures, made.preprocess)
 
 
-def _quantised(subject: Subject) -> Iterable[Measured]:
-    layers = [part for part in subject.model.modules() if is_quantized(part)]
-    if layers:
+def _quantised(subject: Subject, made: Made) -> Iterable[Measured]:
+    if made.quantised:
+        layers = [part for part in subject.model.modules() if is_quantized(part)]
         layer = layers[next(_turn) % len(layers)]
         words = "a quantised layer in floats, against its own kernel"
         yield Measured("quantised weights", kernel_difference(layer), 0.03, words)

@@ -46,8 +46,8 @@ def of_attention(subject: Subject) -> Iterator[Measured]:
             if real is not None and real.shape[1] == A.shape[3]:
                 got = A if words is None else A * words
                 padded.append(got.masked_fill(real[:, None, None].to(A.device), 0.0).amax())
-            # Where no gradient came by, any numbers do: the identity holds for all of them.
-            for g in attention.witness.at_rows or [o]:
+            # Where no gradient came by, any numbers do, in one block: the identity holds for all of them.
+            for g in attention.witness.at_rows or ([o] if attention.witness.last else []):
                 terms = o * at_least_float32(g).to(o.device)
                 found = (A * attention.attention_gradient(g)).sum(-1, keepdim=True).to(terms)
                 gradients.add(terms.sum(-1, keepdim=True) - (found if words is None else found * words), terms)
@@ -74,8 +74,8 @@ class _Worst:
         self._sizes: list[Tensor] = []
 
     def add(self, difference: Tensor, size: Tensor) -> None:
-        self._differences.append(difference.abs().amax((2, 3)).flatten())
-        self._sizes.append(size.abs().amax((2, 3)).flatten())
+        self._differences.append(torch.linalg.vector_norm(difference, torch.inf, (2, 3)).flatten())
+        self._sizes.append(torch.linalg.vector_norm(size, torch.inf, (2, 3)).flatten())
 
     def measured(self, name: str, words: str, dtype: torch.dtype, scale: float = 1.0) -> Iterator[Measured]:
         """The worst of all blocks; sizes times `scale`."""
