@@ -122,3 +122,18 @@ def test_it_equals_transformers_with_shortest_edge_and_crop(size):
     theirs = Processor(**settings)(picture(*size), return_tensors="pt")["pixel_values"][0]
     ours, _ = clew.Preprocess.from_hf(settings, (48, 48))(picture(*size))
     torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=1e-5)
+
+
+def test_doctor_sees_a_preprocessing_that_the_model_was_not_trained_with():
+    from dataclasses import replace
+
+    import timm
+
+    from clew.load_timm import timm_preprocess
+
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, num_classes=3).eval()
+    right = timm_preprocess(model, model.pretrained_cfg)
+    for preprocess, ok in ((right, True), (replace(right, mean=(0.1, 0.2, 0.3)), False)):
+        found = {f.name: f for f in clew.doctor(clew.LoadedModel(model, preprocess))}
+        assert found["pictures"].ok == ok, found["pictures"].seen
+    assert "the model was trained with" in found["pictures"].seen

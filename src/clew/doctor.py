@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .architectures import Architecture, Bound
@@ -22,6 +23,7 @@ from .relevance import propagate
 from .shapes import ClewError
 from .targets import Token
 from .things import Things, things
+from .verify import of_pictures
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def doctor(
     """Try on one model what every method relies on; `inputs` default to two random images of the model's size, or to
     two random texts, one of them padded.
 
-    Checked: a declaration fits; the forward pass is unchanged; the attention seen, times the values, is the attention
+    Checked: a declaration fits; pictures are prepared with the colours, mean and deviation of the model's own
+    configuration; the forward pass is unchanged; the attention seen, times the values, is the attention
     output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
     padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
     LRP's account closes; nothing is left behind. Of an image–text model both towers are tried, or that of the inputs.
@@ -66,15 +69,16 @@ def doctor(
     except ClewError as error:
         return [Finding("declaration", False, str(error))]
     findings: list[Finding] = []
+    answers = ready.bound.task == "question-answering"
 
     def attempt(name: str, check: Callable[[], tuple[bool, str]]) -> None:
         try:
             findings.append(Finding(name, *check()))
-        except (ClewError, RuntimeError, ValueError) as error:
+        except (ClewError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             findings.append(Finding(name, False, str(error)))
 
     def declaration() -> tuple[bool, str]:
-        trace = subject.run([subject.last])
+        trace = subject.run([0, subject.last])  # a pool may see the patches alone
         if ready.text is not None:
             expected, parts = ready.text.length, f"a model for {ready.bound.task}"
         else:
@@ -88,8 +92,8 @@ def doctor(
 
     def unchanged() -> tuple[bool, str]:
         with torch.no_grad(), borrowed(ready.model):
-            plain = _output(subject.forward())
-        seen = _output(subject.run(range(subject.last + 1)).output)
+            plain = _output(subject.forward(), asked=answers)
+        seen = _output(subject.run(range(subject.last + 1)).output, asked=answers)
         difference = float((plain - seen).abs().max())
         return difference <= tolerance * float(plain.abs().max()), f"largest change of a logit {difference:.1e}"
 
@@ -142,7 +146,26 @@ def doctor(
         ill = float(found.conditioning().max()) * len(found.entries)
         return share <= max(tolerance, ill), f"{words}; {share:.1e} of the largest unexplained"
 
+    def prepared() -> tuple[bool, str]:
+        preprocess: Any = model.preprocess if isinstance(model, LoadedModel) else None
+        colours = torch.randint(0, 256, (96, 128, 3), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        picture = Image.fromarray(colours.mul(torch.tensor([1.0, 0.6, 0.3])).to(torch.uint8).numpy())
+        x, shown = preprocess.batch([picture])
+        worst = max(float(one.error) for one in of_pictures(x, shown, preprocess))
+        mean, std = ([round(v, 3) for v in values] for values in (preprocess.mean, preprocess.std))
+        said = f"{preprocess.size[0]} x {preprocess.size[1]}, mean {mean}, deviation {std}"
+        own: Any = getattr(inside, "pretrained_cfg", None) or {}
+        same = all(
+            max(abs(float(a) - float(b)) for a, b in zip(own[k], v, strict=True)) < 1e-4
+            for k, v in (("mean", preprocess.mean), ("std", preprocess.std))
+            if own.get(k) is not None and len(own[k]) == len(v)
+        )
+        told = "" if same else f"; the model was trained with mean {own.get('mean')}, deviation {own.get('std')}"
+        return same and worst <= 0.15, f"{said}; colours are off by {worst:.1e}{told}"
+
     attempt("declaration", declaration)
+    if isinstance(model, LoadedModel) and model.preprocess is not None and ready.text is None:
+        attempt("pictures", prepared)
     attempt("forward unchanged", unchanged)
     attempt("attention captured", captured)
     attempt("readout", read_out)
@@ -173,8 +196,8 @@ def _tower(
     return [replace(one, name=f"{side}: {one.name}") for one in findings]
 
 
-def _output(output: Any) -> Tensor:
-    answers = answer_logits_of(output)
+def _output(output: Any, *, asked: bool = False) -> Tensor:
+    answers = answer_logits_of(output, asked=asked)
     return torch.cat(answers, 1) if answers is not None else logits_of(output)
 
 

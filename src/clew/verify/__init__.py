@@ -28,7 +28,7 @@ from .relevance import of_relevance
 from .target import of_target
 from .windows import verify_windows
 
-__all__ = ["AsCalled", "Made", "verified", "verify_windows"]
+__all__ = ["AsCalled", "Made", "of_pictures", "verified", "verify_windows"]
 
 _turn = itertools.count()
 
