@@ -183,3 +183,11 @@ def test_image_text_models_take_the_same():
         torch.testing.assert_close(clip.encode(given), expected)
     with pytest.raises(InputError, match=r"neither images nor texts(.|\n)*shape \(5, 80, 80\)"):
         clip.encode(torch.randn(5, 80, 80))
+
+
+def test_dim_tensors_of_a_loaded_model_are_no_pictures_to_compare_with():
+    """What is shown of a tensor is stretched to the full range, so its colours are not those of the input."""
+    model = clew.load("mini:digits")
+    x = 0.1 * model.preprocess.batch(clew.scenes().images[:2])[0]
+    for given in (x, x.numpy(), list(x), {"pixel_values": x}):
+        assert "pixels" not in clew.explain(model, given, method="raw_attention").checks["verified"]

@@ -90,7 +90,7 @@ def prepare(
     labels = by_number(loaded.labels) if loaded is not None else names_of(getattr(module, "config", None))
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
         labels = None
-    made = loaded.preprocess if loaded is not None and not isinstance(inputs, (Tensor, Mapping)) else None
+    made = loaded.preprocess if loaded is not None and text is None and holds_pictures(inputs) else None
     return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
 
 
