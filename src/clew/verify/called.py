@@ -269,9 +269,10 @@ class _Call:
         inputs = self.call.inputs
         if isinstance(inputs, Mapping):
             return self.call.model(**self._moved({str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()}))
-        if isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim >= self.subject.given.ndim - 1:
-            batch = inputs if inputs.ndim == self.subject.given.ndim else inputs[None]
-            return self.call.model(*self._moved({"x": batch}).values())
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            for batch in (inputs, inputs[None]):
+                if batch.shape == self.subject.given.shape:
+                    return self.call.model(*self._moved({"x": batch}).values())
         given = self._moved(self.subject.inputs)
         return self.call.model(*[v for k, v in given.items() if not k], **{k: v for k, v in given.items() if k})
 
