@@ -115,7 +115,7 @@ def test_methods_models_and_doctor():
     assert "n_steps=8" in run("methods", "beyond_intuition_head").output
     assert "timm_vit" in run("models").output
     done = run("doctor", "mini:digits")
-    assert (done.exit_code, done.output.count("│ ok │")) == (0, 8)
+    assert (done.exit_code, done.output.count("│ ok │")) == (0, 9)
 
 
 def test_demo(tmp_path):
