@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import timm
 import torch
 from faults import FAULTS, LATER, QUANTISED
 
@@ -120,3 +123,31 @@ def test_wrong_quantised_weights_are_refused(name, bits, settings, monkeypatch, 
     for method in ("attn_lrp", "input_x_gradient", "beyond_intuition_token"):
         with pytest.raises(clew.shapes.CheckFailed, match="quantised layer"):
             clew.explain(model, texts, method=method)
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_scores_near_zero_are_not_refused_for_their_rounding(classes):
+    """One output that is 0, and two that are equal: relative to these all rounding is large."""
+    model = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, img_size=64, depth=4, num_classes=classes
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        logits = model(x)[0]
+        model.head.bias[0] -= logits[0] - (logits[1] if classes == 2 else 0)
+    target = clew.Contrast(0, 1) if classes == 2 else 0
+    for method in clew.methods():
+        found = clew.explain(model, x, method=method, target=target, **FEW.get(method, {}))
+        assert float(found.score[0].abs()) < 1e-4
+        assert found.checks["forward_difference"] < 1e-4
+
+
+def test_of_equal_logits_either_may_be_the_predicted_one(settings):
+    model, images, _ = settings["images"]
+    equal = clew.LoadedModel(copy.deepcopy(model.model), model.preprocess, model.labels)
+    with torch.no_grad():
+        equal.model.classifier.weight.zero_()
+        equal.model.classifier.bias.zero_()
+    assert len(clew.explain(equal, images, method="raw_attention").target) == 2

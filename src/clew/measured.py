@@ -12,6 +12,9 @@ from .shapes import at_least_float32
 # What rounding may explain of a relative difference between two ways to compute the same.
 _ALLOWED = {torch.float64: 1e-6, torch.float32: 1e-4}
 
+# A logit is a sum of numbers about as large as 1: where it comes out near 0, rounding is measured by these.
+LEAST_LOGIT = 0.1
+
 
 def tolerance(*dtypes: torch.dtype) -> float:
     """What rounding may explain of a relative difference, by the shortest dtype that was computed in."""
@@ -28,8 +31,10 @@ class Measured:
     words: str
 
     @staticmethod
-    def of(name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None) -> Measured:
-        """The largest difference, relative to the largest size of what is expected; `allowed` by the dtypes."""
+    def of(
+        name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None, least: float = 0.0
+    ) -> Measured:
+        """The largest difference, relative to the largest size of what is expected or `least`; `allowed` by the dtypes."""
         if allowed is None:
             allowed = tolerance(expected.dtype, found.dtype)
         if expected.shape != found.shape:
@@ -37,5 +42,5 @@ class Measured:
         expected, found = at_least_float32(expected.detach()), at_least_float32(found.detach())
         if not expected.numel():
             return Measured(name, torch.zeros(()), allowed, words)
-        size = expected.abs().amax().clamp(min=torch.finfo(expected.dtype).tiny)
+        size = expected.abs().amax().clamp(min=max(least, torch.finfo(expected.dtype).tiny))
         return Measured(name, (expected - found.to(expected)).abs().amax() / size, allowed, words)

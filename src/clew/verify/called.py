@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..arguments import NO_INPUT, copied
 from ..borrow import lender
-from ..measured import Measured
+from ..measured import LEAST_LOGIT, Measured
 from ..outputs import kept_rows, numbers_of
 from ..quantized import is_quantized, packed_as_found
 from ..shapes import at_least_float32
@@ -197,7 +197,7 @@ class _Call:
             a, b = a.to(torch.promote_types(a.dtype, b.dtype)), b.to(torch.promote_types(a.dtype, b.dtype))
             difference = torch.where(a == b, 0.0, (a - b).abs()).reshape(len(a), -1).amax(1)
             size = torch.where(a.isfinite(), a.abs(), 0.0).reshape(len(a), -1).amax(1)
-            errors.append((difference / size.clamp(min=1e-6)).amax())
+            errors.append((difference / size.clamp(min=LEAST_LOGIT)).amax())
             largest.append(difference.amax())
         words = "the pass that was explained, against the model called as its user calls it"
         absolute = float(torch.stack(largest).amax())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..measured import Measured, tolerance
+from ..measured import LEAST_LOGIT, Measured, tolerance
 from ..outputs import answer_logits_of, kept_rows, logits_of
 from ..shapes import ClewError, at_least_float32
 from ..subject import Subject
@@ -44,7 +44,8 @@ def of_target(
     yield Measured("target", torch.tensor(float(made.misnamed)), 0.5, "what was explained, against the name it goes by")
     for trace in subject.traces:
         words, computed = "the score of the pass that attention was taken from", trace.layers[subject.last].o.dtype
-        yield Measured.of("score", score, trace.score, words, allowed=tolerance(computed))
+        least = made.largest_logit if kind == "logit" else 0.0  # of two logits the difference may be near 0
+        yield Measured.of("score", score, trace.score, words, allowed=tolerance(computed), least=least)
 
 
 def _each(target: Any, batch: int, each: int) -> list[Any]:
@@ -78,6 +79,12 @@ class _Again:
             self._logits = None
         self.misnamed = 0
 
+    @property
+    def largest_logit(self) -> float:
+        """The largest size of a logit, by which rounding of scores is measured."""
+        parts = [t for t in (self._logits, *(self._answers or ())) if t is not None]
+        return max([LEAST_LOGIT, *(float(t.detach().nan_to_num(neginf=0.0).abs().max()) for t in parts)])
+
     def of(self, one: Any, i: int, name: str) -> Tensor | None:
         """The score of one example; None where this way knows none."""
         if isinstance(one, Similarity):
@@ -99,9 +106,12 @@ class _Again:
                 f"{one} rather than {other}" for one, other in zip(self._names(a), self._names(b), strict=True)
             }
             return self._value(logits, a) - self._value(logits, b)
-        chosen = int(max(range(len(logits)), key=logits.tolist().__getitem__)) if one is None else self._class(one)
-        self.misnamed += name not in self._names(chosen)
-        return self._value(logits, chosen)
+        if bool(logits.isnan().any()):
+            return None
+        largest = [i for i, value in enumerate(logits.tolist()) if value == float(logits.max())]  # several may be equal
+        chosen = largest if one is None else [self._class(one)]
+        self.misnamed += not any(name in self._names(i) for i in chosen)
+        return self._value(logits, chosen[0])
 
     def _of_tokens(self, one: Any, i: int, name: str) -> Tensor | None:
         subject, text = self._subject, self._text
