@@ -34,7 +34,7 @@ class Measured:
     def of(
         name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None, least: float = 0.0
     ) -> Measured:
-        """The largest difference, relative to the largest size of what is expected or `least`; `allowed` by the dtypes."""
+        """The largest difference, relative to the largest size expected, or to `least`; `allowed` by the dtypes."""
         if allowed is None:
             allowed = tolerance(expected.dtype, found.dtype)
         if expected.shape != found.shape:
