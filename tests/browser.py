@@ -31,6 +31,18 @@ def chromium() -> str:
     pytest.skip(f"no browser: {INSTALL}")
 
 
+@contextmanager
+def started() -> Generator[Any]:
+    """A headless Chromium."""
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playing:
+        found = playing.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -116,18 +116,39 @@ def the_chain_of_another_layer(patch):
 # Masks, padding, positions
 
 
-@fault
-def a_mask_that_is_dropped_before_the_model(patch):
-    def change(f, self, *args, **kwargs):
-        kept = self.inputs
-        if "attention_mask" in kept:
-            self.inputs = {**kept, "attention_mask": torch.ones_like(kept["attention_mask"])}
+def in_calls(name, change):
+    """A fault of what the model is called with: an attribute of the subject is another one during each call."""
+
+    def called(f, self, *args, **kwargs):
+        kept = getattr(self, name)
+        setattr(self, name, change(self, kept))
         try:
             return f(self, *args, **kwargs)
         finally:
-            self.inputs = kept
+            setattr(self, name, kept)
 
-    wrapped(patch, part("subject").Subject, "forward", change)
+    return lambda patch: wrapped(patch, part("subject").Subject, "forward", called)
+
+
+def with_mask(change):
+    def changed(subject, inputs):
+        mask = inputs.get("attention_mask")
+        return inputs if mask is None else {**inputs, "attention_mask": change(mask.clone())}
+
+    return in_calls("inputs", changed)
+
+
+def with_odd_positions(subject, constant):
+    if subject.bound.architecture.name not in ("hf_bert", "hf_llama"):
+        return constant
+    return {**constant, "position_ids": torch.arange(1, 2 * subject.given.shape[1], 2)[None]}
+
+
+names(
+    a_mask_that_is_dropped_before_the_model=with_mask(torch.ones_like),
+    one_real_token_masked_for_the_model=with_mask(lambda mask: mask.index_fill_(1, torch.tensor([2]), 0)),
+    positions_that_are_every_other_one=in_calls("constant", with_odd_positions),
+)
 
 
 @fault
@@ -136,22 +157,6 @@ def masks_left_out_of_attention_made_again(patch):
         return f(dataclasses.replace(self, mask=None, causal=False), *args, **kwargs)
 
     wrapped(patch, Attention, "probabilities", change)
-
-
-@fault
-def one_real_token_masked_for_the_model(patch):
-    def change(f, self, *args, **kwargs):
-        kept = self.inputs
-        if "attention_mask" in kept:
-            mask = kept["attention_mask"].clone()
-            mask[:, 2] = 0
-            self.inputs = {**kept, "attention_mask": mask}
-        try:
-            return f(self, *args, **kwargs)
-        finally:
-            self.inputs = kept
-
-    wrapped(patch, part("subject").Subject, "forward", change)
 
 
 @fault
@@ -177,21 +182,6 @@ def token_numbers_in_another_order(patch):
         return found
 
     wrapped(patch, TextBatch, "arranged", change)
-
-
-@fault
-def positions_that_begin_at_one(patch):
-    def change(f, self, *args, **kwargs):
-        kept = self.constant
-        if self.bound.is_text and self.bound.architecture.name in ("hf_bert", "hf_llama"):
-            length = self.given.shape[1]
-            self.constant = {**kept, "position_ids": torch.arange(1, 2 * length, 2)[None]}
-        try:
-            return f(self, *args, **kwargs)
-        finally:
-            self.constant = kept
-
-    wrapped(patch, part("subject").Subject, "forward", change)
 
 
 # Readout

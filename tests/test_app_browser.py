@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from browser import Page, chromium, served
+from browser import Page, chromium, served, started
 from PIL import Image
 
 import clew
@@ -48,13 +48,8 @@ def server(folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with started() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from browser import chromium
+from browser import started
 from PIL import Image
 
 import clew
@@ -32,13 +32,8 @@ BOXES = """[...document.querySelectorAll('.stack img')].map(i => {
 
 @pytest.fixture(scope="module")
 def browser():
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with started() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

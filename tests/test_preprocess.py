@@ -18,7 +18,6 @@ import clew
 from clew.load_hf import hf_preprocess
 from clew.shapes import InputError, LoadError
 
-pytest.importorskip("open_clip")
 transform = importlib.import_module("open_clip.transform")
 
 # Sides where rounding to the nearest, down and to even differ, of one pixel, and in all orders of size.

@@ -172,7 +172,8 @@ T5 = {"d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 3, "vo
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks for it
 def test_models_of_peft_are_told_what_to_pass(tmp_path):
-    peft = pytest.importorskip("peft")
+    import peft
+
     bert = build_text("bert").float()
     adapted = peft.get_peft_model(bert, peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
     adapted.eval()

@@ -83,21 +83,8 @@ def _of_images(
             todo="correct `prefix` or `patches` in the declaration",
         )
     common = _common(ready, subject, method, result, settings)
-    made = Made(
-        method=method,
-        asked=request.options,
-        target=request.target,
-        kind=subject.target.kind,
-        result=result,
-        names=common["target"],
-        score=common["score"],
-        labels=ready.labels,
-        placed=scores[:, bound.prefix :],
-        pictures=ready.pictures,
-        preprocess=ready.preprocess,
-        grid=grid,
-        patch=patch,
-    )
+    shown: dict[str, Any] = {"pictures": ready.pictures, "preprocess": ready.preprocess, "grid": grid, "patch": patch}
+    made = _made(ready, subject, method, result, request, common, placed=scores[:, bound.prefix :], **shown)
     checks = _checked(subject, scores, settings, request, made)
     checks["prefix_share"] = _share(scores, scores[:, : bound.prefix])
     if settings.zero_cls and bound.prefix:
@@ -132,18 +119,7 @@ def _of_texts(
         )
     scores = text.restored(scores)
     common = _common(ready, subject, method, result, settings)
-    made = Made(
-        method=method,
-        asked=request.options,
-        target=request.target,
-        kind=subject.target.kind,
-        result=result,
-        names=common["target"],
-        score=common["score"],
-        labels=ready.labels,
-        placed=scores,
-        text=text,
-    )
+    made = _made(ready, subject, method, result, request, common, placed=scores, text=text)
     checks = _checked(subject, scores, settings, request, made)
     special = text.special.to(scores.device)
     checks["special_share"] = _share(scores, scores * special)
@@ -193,6 +169,29 @@ def _scores(method: str, result: Result) -> Tensor:
     if result.scores is None:
         raise OptionError(f"{method} returned neither scores nor pixels", expected="Result(scores=…) or (pixels=…)")
     return result.scores
+
+
+def _made(
+    ready: Prepared,
+    subject: Subject,
+    method: str,
+    result: Result,
+    request: Request,
+    common: dict[str, Any],
+    **more: Any,
+) -> Made:
+    """What is verified of a result: what was asked, and what the result will say."""
+    return Made(
+        method=method,
+        asked=request.options,
+        target=request.target,
+        kind=subject.target.kind,
+        result=result,
+        names=common["target"],
+        score=common["score"],
+        labels=ready.labels,
+        **more,
+    )
 
 
 def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Request, made: Made) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Trace:
     mask: Tensor | None = None
     each: int = 1
     length: int = 0
+    normalized: bool = field(default=False, init=False)  # whether a chain divided rows by their sums
     _repeated: dict[int, Attention] = field(default_factory=dict[int, Attention], init=False)
 
     def __getitem__(self, layer: int) -> Attention:
@@ -103,6 +104,7 @@ class Trace:
         `mix` maps a block of query rows `(batch, head, query, key)` to `(batch, query, key)`. `normalize` divides each
         row of `I + C_l` by its sum. An attention pool has no residual, so there it is `r C_l`.
         """
+        self.normalized |= normalize
         attention = self[layer]
         gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         pool = self.bound.pooled and layer == self.bound.last

@@ -22,7 +22,7 @@ from ..shapes import at_least_float32
 from ..subject import Subject
 from ..trace import Trace, mean_heads
 
-_turn = itertools.count()  # what is tried on one block at a time is tried on another one next time
+_chains, _projections = itertools.count(), itertools.count()  # of one block at a time, another one next time
 
 
 def of_attention(subject: Subject) -> Iterator[Measured]:
@@ -142,9 +142,10 @@ def _expected_weights(bound: Any, *, layer_is_pool: bool, reached: Tensor) -> Te
 
 
 def of_chain(subject: Subject) -> Iterator[Measured]:
-    """`r (I + C)` of one block, for a few rows, against the sums written out; and gradients of a sum that is known."""
+    """`r (I + C)` of one block, for a few rows, against the sums written out; with rows normalised where the method's
+    were."""
     for trace in subject.traces[:1]:
-        layer = sorted(trace.layers)[next(_turn) % len(trace.layers)]
+        layer = sorted(trace.layers)[next(_chains) % len(trace.layers)]
         attention = trace.layers[layer]
         if attention.witness is None:
             continue
@@ -154,7 +155,7 @@ def of_chain(subject: Subject) -> Iterator[Measured]:
         weights = torch.arange(1.0, len(rows) + 1, dtype=A.dtype, device=A.device)
         r = A.new_zeros(batch, 1, queries)
         r[:, 0, rows] = weights
-        normalize = bool(next(_turn) % 2)  # the one and the other by turns
+        normalize = trace.normalized
         found = trace.chain(r, layer, mean_heads, normalize=normalize)
         C, kept = A.mean(1), 0.0 if pool else 1.0
         total = C.sum(-1, keepdim=True) + kept if normalize else torch.ones_like(C[..., :1])
@@ -186,7 +187,7 @@ def of_projection(subject: Subject) -> Iterator[Measured]:
         layers = [k for k, a in trace.layers.items() if a.hidden is not None and a.witness is not None]
         if not layers:
             continue
-        layer = layers[next(_turn) % len(layers)]
+        layer = layers[next(_projections) % len(layers)]
         attention = trace.layers[layer]
         assert attention.witness is not None
         v = take(attention.v.detach(), attention.witness.rows % attention.v.shape[2])

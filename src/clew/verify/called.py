@@ -103,16 +103,18 @@ def compared(call: AsCalled, subject: Subject, text: TextBatch | None, *, again:
             return Compared(known.difference)
     try:
         found, said = own.made(explained)
-    except Exception as error:  # it is the user's model that raises, whatever that is
-        line = next(iter(str(error).splitlines()), "")
-        told = {"as_called": f"the model's own call raises {type(error).__name__}: {line}"}
-        return Compared(float("nan"), None, told)
+    except _Raised as raised:
+        return Compared(float("nan"), None, {"as_called": f"the model's own call raises {raised}"})
     known = by_key.setdefault(key, _Known())
     known.difference = found.difference
     known.remember(given, said)
     while len(by_key) > _KEPT:
         by_key.popitem(last=False)
     return found
+
+
+class _Raised(Exception):
+    """The user's model raises where it is called by itself, whatever that is."""
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -238,6 +240,13 @@ class _Call:
                 return other, alone
             return found, said
 
+    def _output(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.call.model(*args, **kwargs)
+        except Exception as error:
+            line = next(iter(str(error).splitlines()), "")
+            raise _Raised(f"{type(error).__name__}: {line}") from error
+
     def _as_tensors(self) -> bool:
         """Whether token numbers were given as the model takes them."""
         inputs = self.call.inputs
@@ -268,13 +277,13 @@ class _Call:
         """A batch of pictures."""
         inputs = self.call.inputs
         if isinstance(inputs, Mapping):
-            return self.call.model(**self._moved({str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()}))
+            return self._output(**self._moved({str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()}))
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             for batch in (inputs, inputs[None]):
                 if batch.shape == self.subject.given.shape:
-                    return self.call.model(*self._moved({"x": batch}).values())
+                    return self._output(*self._moved({"x": batch}).values())
         given = self._moved(self.subject.inputs)
-        return self.call.model(*[v for k, v in given.items() if not k], **{k: v for k, v in given.items() if k})
+        return self._output(*[v for k, v in given.items() if not k], **{k: v for k, v in given.items() if k})
 
     def _batch(self) -> list[Tensor]:
         """Token numbers as they were given, of which what is real is read."""
@@ -283,11 +292,11 @@ class _Call:
         kept = self.subject.constant.get("logits_to_keep") if self._kept() and bool(text.mask.all()) else None
         more = {} if kept is None else {"logits_to_keep": kept}
         if isinstance(inputs, Tensor):
-            output = self.call.model(*self._moved({"x": text.input_ids}).values(), **more)
+            output = self._output(*self._moved({"x": text.input_ids}).values(), **more)
         else:
             given = self._moved({str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()})
             whole = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in given.items()}
-            output = self.call.model(**whole, **more)
+            output = self._output(**whole, **more)
         found = numbers_of(output, answers=self._answers)
         if not self._by_token:
             return found
@@ -314,7 +323,7 @@ class _Call:
             given = self._cut_out(i, length) if again or strings is None else self._encoded(strings[i], length)
             if kept is not None:
                 given["logits_to_keep"] = torch.tensor(rows[i], device=self.subject.given.device)
-            found = numbers_of(self.call.model(**given), answers=self._answers)
+            found = numbers_of(self._output(**given), answers=self._answers)
             parts.append([t[0] if kept is not None else t[0, rows[i]] for t in found] if self._by_token else found)
         return [torch.cat([part[k] for part in parts]) for k in range(len(parts[0]))]
 
@@ -354,8 +363,13 @@ class _Call:
 def strings_of(inputs: Any) -> list[Any] | None:
     """Texts, where they were given as strings or pairs of strings."""
     items: list[Any] = list(cast("list[Any]", inputs)) if isinstance(inputs, list) else [inputs]
-    plain = all(isinstance(one, str) or (isinstance(one, tuple) and len(cast("tuple[Any]", one)) == 2) for one in items)
-    return items if plain and items else None
+
+    def is_pair(one: Any) -> bool:
+        return (
+            isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, str) for part in cast("list[Any]", one))
+        )
+
+    return items if items and all(isinstance(one, str) or is_pair(one) for one in items) else None
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def of_pictures(inputs: Tensor, pictures: Sequence[Picture], preprocess: Any) ->
         seen = x.detach().double().cpu().numpy()[:, rows][:, :, columns]
         seen = seen * std[:, None, None] + mean[:, None, None]
         left, top, right, bottom = picture.box
-        down = (top + (rows + 0.5) / height * (bottom - top)).astype(int)
-        across = (left + (columns + 0.5) / width * (right - left)).astype(int)
+        down = np.floor(top + (rows + 0.5) / height * (bottom - top)).astype(int)
+        across = np.floor(left + (columns + 0.5) / width * (right - left)).astype(int)
         inside_rows = (down >= 0) & (down < picture.pixels.shape[0])
         inside_columns = (across >= 0) & (across < picture.pixels.shape[1])
         shown = picture.pixels[down[inside_rows]][:, across[inside_columns]].astype(np.float64) / 255

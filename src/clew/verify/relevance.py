@@ -23,9 +23,9 @@ def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[s
         rounding = float(found.conditioning().nan_to_num().max()) * max(1, len(found.entries))
         allowed = max(tolerance(found.semantic.dtype), rounding)
         words = "relevance that no operation accounts for, of the largest amount of the account"
-        if not isinstance(found.asked, str) and not all(map(_is_ours, found.asked.values())):
-            allowed = float("inf")  # rules of one's own need not write down what they keep: `unexplained` tells
-        yield Measured("account", (account["unexplained"].abs() / largest.clamp(min=tiny)).amax(), allowed, words)
+        # Rules of one's own need not write down what they keep: `unexplained` tells.
+        if isinstance(found.asked, str) or all(map(_is_ours, found.asked.values())):
+            yield Measured("account", (account["unexplained"].abs() / largest.clamp(min=tiny)).amax(), allowed, words)
         rules = RULE_SETS.get(found.asked, {}) if isinstance(found.asked, str) else found.asked
         wrong = sum(1 for met in found.met if met.rule != rule_for(rules, met.operation, met.place))
         yield Measured("rules", torch.tensor(float(wrong)), 0.5, f"rules that were used, against the set {found.rules}")
