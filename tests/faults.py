@@ -498,6 +498,17 @@ LATER = {
     "windows lose a token": of_windows(without_the_first),
 }
 
+# What only language models and pairs of texts have
+
+
+def swapped_types(subject, inputs):
+    return {**inputs, "token_type_ids": 1 - inputs["token_type_ids"]}
+
+
+def row_before(patch):
+    wrapped(patch, part("explain"), "rows_of", lambda f, *a: f(*a) - 1)
+
+
 # Quantised weights
 QUANTISED = {
     "weights too large": lambda w: 1.05 * w,

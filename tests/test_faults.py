@@ -10,7 +10,8 @@ import copy
 import pytest
 import timm
 import torch
-from faults import FAULTS, LATER, QUANTISED
+from faults import FAULTS, LATER, QUANTISED, in_calls, row_before, swapped_types
+from tiny_text import build_text
 
 import clew
 from clew.verify import called
@@ -151,3 +152,24 @@ def test_of_equal_logits_either_may_be_the_predicted_one(settings):
         equal.model.classifier.weight.zero_()
         equal.model.classifier.bias.zero_()
     assert len(clew.explain(equal, images, method="raw_attention").target) == 2
+
+
+@pytest.mark.parametrize("method", ["attn_lrp", "input_x_gradient", "raw_attention"])
+@pytest.mark.parametrize("target", [None, clew.Span(5, 7), clew.Token(4, 9)])
+def test_a_token_explained_at_the_row_before_is_refused(target, method, writer, monkeypatch, untyped):
+    ids = torch.randint(5, 60, (2, 9))
+    clew.explain(writer, ids, method=method, target=target)
+    row_before(monkeypatch)
+    with pytest.raises(clew.shapes.CheckFailed):
+        clew.explain(writer, ids, method=method, target=target)
+
+
+@pytest.mark.parametrize("method", ["attn_lrp", "saliency", "attention_rollout"])
+def test_other_token_types_are_refused(method, monkeypatch, untyped):
+    model = build_text("bert").float()
+    types = torch.tensor([[0] * 5 + [1] * 4])
+    inputs = {"input_ids": torch.randint(5, 60, (1, 9)), "token_type_ids": types}
+    clew.explain(model, inputs, method=method, target=1)
+    in_calls("inputs", swapped_types)(monkeypatch)
+    with pytest.raises(clew.shapes.CheckFailed, match="called as its user calls it"):
+        clew.explain(model, inputs, method=method, target=1)

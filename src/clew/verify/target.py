@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..measured import LEAST_LOGIT, Measured, tolerance
 from ..outputs import answer_logits_of, kept_rows, logits_of
-from ..shapes import ClewError, at_least_float32
+from ..shapes import CheckFailed, ClewError, at_least_float32
 from ..subject import Subject
 from ..target_kinds import Contrast, Each, Similarity, Span, Token
 from ..texts import TextBatch
@@ -142,7 +142,13 @@ class _Again:
     def _slots(self, i: int, rows: list[int]) -> list[int]:
         """Where rows of a text are in the output, which may hold some rows only."""
         kept = kept_rows(self._subject.constant.get("logits_to_keep"), self._subject.clean_output)
-        return rows if kept is None else [kept.index(row) for row in rows]
+        if kept is None:
+            return rows
+        if not set(rows) <= set(kept):
+            raise CheckFailed(
+                "the model was asked for other rows of the text than the target reads", expected=rows, got=kept
+            )
+        return [kept.index(row) for row in rows]
 
     def _places(self, start: Any, stop: Any, nth: int | None, i: int, real: list[int]) -> list[int]:
         assert self._text is not None
