@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..arguments import NO_INPUT, copied
 from ..borrow import lender
+from ..encodings import BOOKKEEPING
 from ..measured import LEAST_LOGIT, Measured
 from ..outputs import kept_rows, numbers_of
 from ..quantized import is_quantized, packed_as_found
@@ -33,7 +34,7 @@ _KEPT = 16  # signatures of one model that are remembered,
 _INPUTS = 4  # and inputs of one signature
 _LARGEST = 2**24  # numbers of an output or input that are remembered at most
 # What comes with token numbers and is no input of a model.
-_BOOKS = (*NO_INPUT, "offset_mapping", "special_tokens_mask", "overflow_to_sample_mapping", "length")
+_BOOKS = (*NO_INPUT, *BOOKKEEPING)
 
 _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
