@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from .architectures import Bound
 
 _KEPT = 64  # of one model
+_AGAIN = 64  # looked at again every so many results
 _reached: WeakKeyDictionary[nn.Module, OrderedDict[Any, Tensor]] = WeakKeyDictionary()
+_asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def key_of(bound: Bound, given: Tensor, mask: Tensor | None, target_rows: Tensor | None) -> Any:
@@ -29,6 +31,12 @@ def known(model: nn.Module, key: Any) -> Tensor | None:
     """The rows (input, row) that a score reached before."""
     found = _reached.get(model)
     return None if found is None or key is None else found.get(key)
+
+
+def is_due(model: nn.Module, key: Any) -> bool:
+    """Whether the rows are to be seen: where they are not known, and now and then."""
+    _asked[model] = _asked.get(model, 0) + 1
+    return known(model, key) is None or _asked[model] % _AGAIN == 0
 
 
 def remember(model: nn.Module, key: Any, rows: Tensor) -> None:

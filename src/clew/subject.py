@@ -26,7 +26,7 @@ from .measured import Measured
 from .passing import replacing, seen_at
 from .paths import Taken, baseline, chunk_size, in_chunks
 from .precise import Precise
-from .reach import key_of, known
+from .reach import is_due, key_of
 from .readout import Read, few_rows, read_of
 from .refusals import refused, refused_cache
 from .shapes import CaptureError, ClewError, InputError, OptionError, Values
@@ -222,7 +222,7 @@ class Subject:
         verified = self.verify and x is None
         keep = wanted | {self.last} if verified else wanted
         # Which rows the score reaches is seen by a gradient of the last block's tail.
-        if verified and leaf is None and known(lender(self.model), self.reach_key) is None:
+        if verified and leaf is None and is_due(lender(self.model), self.reach_key):
             leaf = (self.last, "o")
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]

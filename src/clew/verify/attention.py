@@ -93,7 +93,7 @@ def of_readout(subject: Subject) -> Iterator[Measured]:
             continue
         key, owner = subject.reach_key, lender(subject.model)
         reached = known(owner, key)
-        if not record.witness.reached and reached is None and record.o.requires_grad and trace.score.requires_grad:
+        if not record.witness.reached and record.o.requires_grad and trace.score.requires_grad:
             torch.autograd.grad(trace.score.sum(), record.o, retain_graph=True)
         if record.witness.reached:
             reached = torch.stack(record.witness.reached).any(0)
