@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -391,46 +390,31 @@ def pictures_upside_down(patch):
 names(patches_summed_in_another_order=result_of(part("assemble"), "_patch_sums", lambda s: s.roll(1, -1)))
 
 
-# The loan
+# The twin
 
 
-def while_lent(enter):
-    """A fault that lasts while the model is lent."""
+def of_twins(change):
+    """A fault in the modules that are explained in place of the model's own."""
 
     def put(patch):
-        for home in (part("subject"), part("relevance"), part("pair_model")):
-            original = home.borrowed
+        for home in (part("prepare"), part("pair_model")):
 
-            @contextmanager
-            def lent(model, original=original):
-                with original(model), enter(model):
-                    yield
+            def changed(model, original=home.twin, **options):
+                found = original(model, **options)
+                change(found)
+                return found
 
-            patch.setattr(home, "borrowed", lent)
+            patch.setattr(home, "twin", changed)
 
     return put
 
 
-@contextmanager
 def larger(model):
-    """Larger once, however often it is lent inside itself."""
-    if getattr(larger, "inside", False):
-        yield
-        return
-    larger.inside = True
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p.data for p in weights]
-    for p in weights:
-        p.data = p.data * 1.05
-    try:
-        yield
-    finally:
-        larger.inside = False
-        for p, data in zip(weights, kept, strict=True):
-            p.data = data
+    for p in model.parameters():
+        if p.ndim > 1:
+            p.data = p.data * 1.05
 
 
-@contextmanager
 def without_a_block(model):
     blocks = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1)
 
@@ -438,17 +422,10 @@ def without_a_block(model):
         x = args[0] if args else kwargs["hidden_states"]
         return (x, *output[1:]) if isinstance(output, tuple) else x
 
-    hook = blocks[1].register_forward_hook(dropped, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
+    blocks[1].register_forward_hook(dropped, with_kwargs=True)
 
 
-names(
-    weights_larger_while_the_model_is_lent=while_lent(larger),
-    a_block_dropped_while_the_model_is_lent=while_lent(without_a_block),
-)
+names(weights_larger_in_the_twin=of_twins(larger), a_block_dropped_in_the_twin=of_twins(without_a_block))
 
 
 # Projections

@@ -13,7 +13,8 @@ SOURCE = Path(clew.__file__).parent
 
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
-    "shapes": 0, "discovery": 0, "outputs": 1, "files": 1, "words": 1, "quantized": 1, "borrow": 2, "quadrature": 1,
+    "shapes": 0, "discovery": 0, "outputs": 1, "files": 1, "words": 1, "quantized": 1, "quadrature": 1,
+    "twin": 2, "guest": 0, "gradient_stops": 1,
     "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 1,
     "passes": 1, "passing": 1, "measured": 1, "paths": 2,
     "arguments": 1, "spelling": 1, "token_numbers": 4, "encodings": 5, "padding": 6, "answers": 5, "prompts": 12,

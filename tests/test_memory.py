@@ -45,3 +45,32 @@ def test_so_are_the_books_of_every_rule(rules):
     before = tensors()
     clew.explain(loaded, image, method="lrp", rules=rules, part="all", target=clew.Each(1, 2))
     assert tensors() == before
+
+
+@pytest.mark.parametrize("method", sorted(clew.methods()))
+@pytest.mark.parametrize("model", ["mini:digits", "mini:reviews-llama"])
+def test_nothing_waits_for_the_collector(model, method):
+    loaded = clew.load(model)
+    given = clew.scenes("digits").images[0] if model == "mini:digits" else TEXT
+    clew.explain(loaded, given, method=method)
+    before = tensors()
+    gc.disable()
+    try:
+        clew.explain(loaded, given, method=method)
+        left = sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left == before
+
+
+def test_nor_do_layers_in_8_bits():
+    loaded = clew.load("mini:reviews-llama", quantize="8bit")
+    clew.explain(loaded, TEXT, method="attn_lrp")
+    before = tensors()
+    gc.disable()
+    try:
+        clew.explain(loaded, TEXT, method="attn_lrp")
+        left = sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left == before

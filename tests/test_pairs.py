@@ -16,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import clew
-from clew.borrow import borrowed
 from clew.pair import find_pair
 from clew.pair_model import encoded
 from clew.precise import Precise
@@ -55,7 +54,7 @@ def own_logits(name, model, x, ids):
     if name in READS_PADDING or name.startswith(("open", "coca")):
         length = {"siglip": 14, "siglip2": 14}.get(name, tiny_pairs.CONTEXT)
         ids = F.pad(ids, (0, length - ids.shape[1]))
-    with torch.no_grad(), borrowed(model), Precise(model):  # transformers 4 makes no causal mask in float64
+    with torch.no_grad(), Precise(model):  # transformers 4 makes no causal mask in float64
         if name == "siglip2":
             patches = x.reshape(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(x), 16, -1)
             shapes, mask = torch.tensor([[4, 4]] * len(x)), torch.ones(len(x), 16, dtype=torch.long)
@@ -226,7 +225,7 @@ def test_the_released_ratio_is_that_of_the_stream_behind_the_attention():
                 lambda m, a, o, kept=kept: kept.update(attention=o[0])
             ),
         ]
-        with torch.no_grad(), borrowed(model):
+        with torch.no_grad():
             model(x)
         for handle in handles:
             handle.remove()

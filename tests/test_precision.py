@@ -9,8 +9,9 @@ from scipy.stats import spearmanr
 import clew
 from clew.doctor import state
 from clew.methods import parse
-from clew.quantized import float_forward, float_weight, is_quantized, kernel_difference, packed_as_found
+from clew.quantized import float_forward, float_weight, is_quantized, kernel_difference
 from clew.shapes import InputError, LoadError
+from clew.twin import twin
 
 METHODS = [
     "raw_attention", "generic_attribution", "beyond_intuition_head", "beyond_intuition_token", "input_x_gradient",
@@ -250,8 +251,8 @@ def test_the_kernel_of_a_layer_tells_wrong_floats(four_bits, monkeypatch):
     monkeypatch.setattr(quantized, "float_weight", lambda module: 1.05 * right(module))
     assert float(kernel_difference(layers[0])) > 0.04
     monkeypatch.undo()
-    with packed_as_found(layers[0]), torch.no_grad():
-        layers[0](torch.randn(2, 128))
+    with torch.no_grad():
+        twin(layers[0], as_is=True)(torch.randn(2, 128))
     assert not getattr(layers[0].weight.quant_state, "packing_format_for_cpu", False)
 
 

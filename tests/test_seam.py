@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import clew
-from clew.borrow import borrowed
 from clew.capture import Capture
 from clew.precise import Precise
 from clew.shapes import CaptureError
+from clew.twin import twin
 
 
 class Handwritten(nn.Module):
@@ -152,8 +152,9 @@ def test_multi_head_attention_is_torchs_own_to_the_last_bit(kind, mask, need_wei
     try:
         with torch.no_grad():
             expected, weights = module(*inputs, **options)
-            with borrowed(module), Capture([module], [module], BATCH, keep=frozenset({0})) as seam:
-                found, found_weights = module(*inputs, **options)
+            lent = twin(module)
+            with Capture([lent], [lent], BATCH, keep=frozenset({0})) as seam:
+                found, found_weights = lent(*inputs, **options)
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
     assert torch.equal(found, expected)
@@ -208,7 +209,7 @@ def test_hooks_are_gone_after_an_error():
     assert not module._forward_pre_hooks
 
 
-def test_threads_explaining_one_model_take_turns():
+def test_threads_explain_one_model_at_once():
     model, x = tiny.build("timm_token"), tiny.images((32, 32))
     expected = clew.explain(model, x, method="beyond_intuition_head", target=1).scores
     found: list[torch.Tensor] = []
@@ -223,19 +224,6 @@ def test_threads_explaining_one_model_take_turns():
         thread.join()
     assert len(found) == 4
     assert all(torch.allclose(f, expected, rtol=1e-10) for f in found)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_borrowing_switches_checkpointing_and_unseen_kernels_and_back():
-    model = tiny.build("hf_vit")
-    model.config._attn_implementation = "flash_attention_2"
-    model.gradient_checkpointing = True
-    with borrowed(model):
-        assert model.config._attn_implementation == "sdpa"
-        assert not model.gradient_checkpointing
-        assert not any(p.requires_grad for p in model.parameters())
-    assert model.config._attn_implementation == "flash_attention_2"
-    assert model.gradient_checkpointing
     assert all(p.requires_grad for p in model.parameters())
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .architectures import Architecture, Bound
 from .architectures import find as find_architecture
-from .borrow import borrowed
 from .explain import explain, subject_of
+from .guest import guest
 from .load import LoadedModel
 from .outputs import answer_logits_of, logits_of
 from .pair import SIDES, Pair, Side, find_pair, tower
@@ -35,6 +35,7 @@ class Finding:
     seen: str
 
 
+@guest()
 def doctor(
     model: nn.Module | LoadedModel,
     inputs: Any = None,
@@ -91,7 +92,7 @@ def doctor(
         return trace.tokens == expected, seen
 
     def unchanged() -> tuple[bool, str]:
-        with torch.no_grad(), borrowed(ready.model):
+        with torch.no_grad():
             plain = _output(subject.forward(), asked=answers)
         seen = _output(subject.run(range(subject.last + 1)).output, asked=answers)
         difference = float((plain - seen).abs().max())
@@ -117,17 +118,17 @@ def doctor(
     def batches() -> tuple[bool, str]:
         options: dict[str, Any] = {"architecture": ready.bound.architecture, "checks": "off", "n_steps": 2}
         last = ready.batch - 1  # of two texts the padded one
-        everyone = explain(ready.model, ready.inputs, target=target, **options).scores[last]
+        everyone = explain(inside, ready.inputs, target=target, **options).scores[last]
         single = {k: v[last:] for k, v in ready.inputs.items()}
         if ready.text is not None:  # without its padding
             count = int(ready.text.lengths[last])
             single, everyone = {k: v[:, :count] for k, v in single.items()}, everyone[:count]
-        alone = explain(ready.model, single, target=target[last:] if target else None, **options).scores[0]
+        alone = explain(inside, single, target=target[last:] if target else None, **options).scores[0]
         difference = float((everyone - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
         return difference <= tolerance, f"largest relative difference {difference:.1e}"
 
     def ruled() -> tuple[bool, str]:
-        with torch.no_grad(), borrowed(ready.model):
+        with torch.no_grad():
             plain = subject.score(subject.forward(), clean=True)
         found = propagate(subject, rules, positions=subject.bound.is_text)
         difference = float(((found.total - plain) / plain.abs().clamp(min=1e-6)).abs().max())
@@ -173,7 +174,7 @@ def doctor(
     name = rules if isinstance(rules, str) else "own rules"
     attempt(f"rules: {name}", ruled)
     attempt("account of relevance", accounted)
-    findings.append(Finding("nothing left behind", state(ready.model) == before, "hooks, gradients, modes, kernels"))
+    findings.append(Finding("nothing left behind", state(inside) == before, "hooks, gradients, modes, kernels"))
     return findings
 
 

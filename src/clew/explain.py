@@ -13,6 +13,7 @@ from .architectures import Architecture
 from .arguments import keeps_logits
 from .assemble import Request, Settings, attribution_of
 from .attribution import Attribution
+from .guest import guest
 from .heads import head_of
 from .loaded import LoadedModel
 from .methods import find as find_method
@@ -30,6 +31,7 @@ from .verify import AsCalled
 from .windows import Windows
 
 
+@guest()
 def explain(
     model: nn.Module | LoadedModel,
     inputs: Any,
@@ -102,16 +104,14 @@ def explain(
             raise OptionError("an image–text model takes neither score nor window", expected="logit", todo=todo)
         more |= {"normalize": normalize, "zero_cls": zero_cls, "truncate": truncate}
         found = model if isinstance(model, LoadedModel) else LoadedPair(module, name=type(module).__name__)
-        with torch.inference_mode(False):
-            return Pairs(explain, pair, more).of(replace(found, model=module), inputs, target, side)
+        return Pairs(explain, pair, more).of(replace(found, model=module), inputs, target, side)
     if side is not None:
         todo = "leave side out; `clew.load` an image–text model"
         raise OptionError("only image–text models have sides", expected="CLIP and its kin", got=side, todo=todo)
     if window is not None:
         more["architecture"] = architecture
         return Windows(explain, window, stride, more, settings).of(model, inputs, target)
-    # Gradients are needed whatever mode the caller is in.
-    with torch.inference_mode(False), torch.enable_grad(), progress_bar(chosen.name, show_progress) as progress:
+    with progress_bar(chosen.name, show_progress) as progress:
         ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)
         subject = subject_of(ready, target, score, details=details, progress=progress, verify=checks != "off")
         if ready.text is None:
@@ -143,17 +143,14 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
             kept = rows[rows >= 0].unique()
             constant["logits_to_keep"] = kept.to(ready.device)
 
-    head = head_of(ready.model, task)
+    head, batch, labels = head_of(ready.model, task), ready.batch, ready.labels
 
     def fix(output: Any) -> Any:
         places = slots
         if places is not None and "logits_to_keep" in constant and _logits_given(output) == len(kept):
             places = torch.where(places >= 0, torch.searchsorted(kept, places.clamp(min=0)), -1)
         more: dict[str, Any] = {"text": text, "rows": rows, "slots": places, "answers": task == "question-answering"}
-        found = resolve(target, output, ready.batch, ready.labels, score, head=head, **more)
-        if found.answer:
-            subject.target_rows = found.plus
-        return found
+        return resolve(target, output, batch, labels, score, head=head, **more)
 
     subject = Subject(
         ready.model,

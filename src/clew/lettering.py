@@ -34,7 +34,16 @@ _PACKAGES = {"CJK": "fonts-noto-cjk", "HIRAGANA": "fonts-noto-cjk", "KATAKANA": 
              "HALFWIDTH": "fonts-noto-cjk", "IDEOGRAPHIC": "fonts-noto-cjk", "symbols": "fonts-symbola"}  # fmt: skip
 _told: set[str] = set()
 _chosen: dict[tuple[str, str], str] = {}  # by language and character: the font, empty where none has it
-_searching = threading.Lock()
+
+
+class _Rulers(threading.local):
+    """Rulers by the size of letters, of each thread its own: a lock would be copied held into a process that forks."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[float, Ruler] = {}
+
+
+_rulers = _Rulers()
 
 
 class Font(NamedTuple):
@@ -176,14 +185,13 @@ def installed(*, newly: bool = False) -> list[Font]:
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     if newly:
-        with _searching:
-            known = {entry.fname for entry in fontManager.ttflist}
-            for path in findSystemFonts():
-                if path not in known:
-                    try:
-                        fontManager.addfont(path)
-                    except (OSError, RuntimeError, ValueError):  # pictures for letters, which matplotlib cannot draw
-                        continue
+        known = {entry.fname for entry in fontManager.ttflist}
+        for path in findSystemFonts():
+            if path not in known:
+                try:
+                    fontManager.addfont(path)
+                except (OSError, RuntimeError, ValueError):  # pictures for letters, which matplotlib cannot draw
+                    continue
     plain: dict[str, tuple[Any, Font]] = {}
     for entry in list(fontManager.ttflist):
         if _NO_LETTERS.search(entry.name):
@@ -304,20 +312,19 @@ class Ruler:
         self._text: Any = figure.text(0, 0, "", fontsize=size)
         self._plain = self._text.get_fontfamily()
         self._renderer: Any = FigureCanvasAgg(figure).get_renderer()
-        self._language, self._lock = language, threading.Lock()
-        self._dpi, self._known = dpi, dict[tuple[str, bool], tuple[float, float]]()
+        self._language, self._dpi = language, dpi
+        self._known = dict[tuple[str, bool], tuple[float, float]]()
 
     def of(self, words: str, italic: bool = False) -> tuple[float, float]:
         """Width and height in points."""
         key = words, italic
-        with self._lock:
-            if key not in self._known:
-                style = "italic" if italic else "normal"
-                self._text.update({"text": words, "style": style, "fontfamily": self._plain})
-                settle(self._text, self._language)
-                box = self._text.get_window_extent(self._renderer)
-                self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
-            return self._known[key]
+        if key not in self._known:
+            style = "italic" if italic else "normal"
+            self._text.update({"text": words, "style": style, "fontfamily": self._plain})
+            settle(self._text, self._language)
+            box = self._text.get_window_extent(self._renderer)
+            self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
+        return self._known[key]
 
 
 def fitted(text: str, points: float, size: float, lines: int) -> str:
@@ -331,6 +338,7 @@ def fitted(text: str, points: float, size: float, lines: int) -> str:
         width -= 1
 
 
-@cache
 def _ruler(size: float) -> Ruler:
-    return Ruler(size, 100)
+    if size not in _rulers.by_size:
+        _rulers.by_size[size] = Ruler(size, 100)
+    return _rulers.by_size[size]

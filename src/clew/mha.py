@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .borrow import frozen
 from .shapes import CaptureError
+from .twin import wanted_gradient
 
 _packed: Callable[..., list[Tensor]] = getattr(F, "_in_projection_packed")  # noqa: B009
 _MHA_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
@@ -76,11 +76,11 @@ def multi_head_attention(*args: Any, batch_first: bool = False, **kwargs: Any) -
 
 
 def _as_found(weight: Tensor) -> Tensor:
-    """A weight that asks for its gradient if it did before it was frozen.
+    """A weight that asks for its gradient if the model's own does.
 
     On inputs that are not contiguous, whether it asks decides how torch folds the matrix product, and so the last bit.
     """
-    return weight.detach().requires_grad_() if id(weight) in frozen else weight
+    return weight.detach().requires_grad_() if wanted_gradient(weight) else weight
 
 
 def _merge_masks(

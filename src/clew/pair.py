@@ -87,7 +87,7 @@ class Tower(nn.Module):
     `owner` is the whole model, which is shared, not copied. `features` (class, width) have length 1.
     """
 
-    lends = "owner"  # the model that is borrowed while a tower is explained
+    lends = "owner"  # the model that a tower is one of
     side: Side
 
     def __init__(self, owner: nn.Module, pair: Pair, features: Tensor) -> None:

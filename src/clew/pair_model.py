@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .borrow import borrowed
+from .guest import as_caller, guest
 from .loaded import LoadedModel
 from .pair import Pair, find_pair, tower
 from .precise import Precise
@@ -19,25 +19,30 @@ from .prepare import encoder_inputs, unwrap
 from .quantized import is_quantized
 from .shapes import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture
 from .things import Things, things
+from .twin import twin
 
 _CHUNK = 64  # texts or images encoded at a time
 
 Template = str | Callable[[str], str]
 
 
+@guest()
 def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = False, truncate: bool = False) -> Tensor:
     """Features (item, width) of texts or images, not yet of length 1, without a graph.
 
     Raises `InputError` where the model refuses them.
     """
-    made = tower(unwrap(model.model), pair, some.side, torch.zeros(1, 1))
+    made: Any = tower(unwrap(model.model), pair, some.side, torch.zeros(1, 1))
+    # As the model's user calls it; quantised layers compute with floats, and casts are left out, only where asked.
+    if precise or any(map(is_quantized, made.modules())):
+        made = twin(made)
     found: list[Tensor] = []
     for start in range(0, len(some.items), _CHUNK):
         chunk = some.some(range(start, min(start + _CHUNK, len(some.items))))
         inputs = encoder_inputs(replace(model, model=made), chunk, is_text=some.side == "text", truncate=truncate)
         if not truncate:
             _same_tokens(chunk, inputs, model.tokenizer)
-        with _lent(made, precise), torch.no_grad():  # in this order: leaving inference mode turns gradients on
+        with as_caller(), Precise(made) if precise else nullcontext(), torch.no_grad():
             try:
                 found.append(made.encode(**inputs))
             except ClewError:
@@ -61,17 +66,6 @@ def _same_tokens(texts: Any, inputs: Mapping[str, Any], tokenizer: Any) -> None:
             raise CheckFailed(
                 "a text reaches the model with other tokens than its own", expected=own, got=found, todo="report this"
             )
-
-
-@contextmanager
-def _lent(made: nn.Module, precise: bool) -> Generator[None]:
-    """As the model's user calls it; quantised layers compute with floats, and casts are left out, only where asked."""
-    if precise or any(map(is_quantized, made.modules())):
-        with borrowed(made), Precise(made) if precise else nullcontext():
-            yield
-        return
-    with torch.inference_mode(False):
-        yield
 
 
 @dataclass

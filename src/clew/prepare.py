@@ -24,6 +24,7 @@ from .prepare_text import text_inputs
 from .quantized import is_quantized
 from .shapes import InputError, UnknownArchitecture
 from .texts import TextBatch
+from .twin import twin
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def prepare(
         )
     if compute_dtype is not None:
         module = in_dtype(module, compute_dtype)
+    module = twin(module)
     bound = (architecture or find_architecture(module)).bind(module)
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
@@ -84,7 +86,7 @@ def prepare(
         tensors, text = text_inputs(inputs, module, bound, tokenizer, truncate=truncate)
     else:
         tensors, pictures = _as_tensors(inputs, loaded, bound.architecture.input_name or "", bound.channels)
-    like = _first_floats(bound.patches, module)
+    like = _like(bound.patches, module)
     moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
     labels = by_number(loaded.labels) if loaded is not None else names_of(getattr(module, "config", None))
@@ -94,9 +96,24 @@ def prepare(
     return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
 
 
-def _first_floats(*modules: nn.Module) -> Tensor:
-    """The first parameter of floats: where inputs go, and in which precision."""
-    return next((p for m in modules for p in m.parameters() if p.is_floating_point()), torch.empty(0))
+def _like(*modules: nn.Module) -> Tensor:
+    """A tensor where inputs go, and in their precision: as the first parameter of floats, or if its weights are kept
+    elsewhere, where accelerate's hooks say that it runs. Raises `InputError` for a model without weights."""
+    first = next((p for m in modules for p in m.parameters() if p.is_floating_point()), torch.empty(0))
+    if first.device.type != "meta":
+        return first
+    hooks = (vars(part).get("_hf_hook") for m in modules for part in m.modules())
+    parts = (part for hook in hooks if hook is not None for part in getattr(hook, "hooks", (hook,)))
+    devices = (getattr(part, "execution_device", None) for part in parts)
+    device = next((d for d in devices if d is not None), None)
+    if device is None:
+        raise InputError(
+            f"{type(modules[-1]).__name__} is on the meta device: it has shapes, but no numbers",
+            expected="a model with its weights",
+            got="parameters on the device meta",
+            todo="load the weights, or let accelerate offload them (device_map, cpu_offload, disk_offload)",
+        )
+    return torch.empty(0, dtype=first.dtype, device=torch.device(device))
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -146,7 +163,7 @@ def encoder_inputs(model: LoadedModel, inputs: Any, *, is_text: bool, truncate: 
         tensors = text_inputs(inputs, model.model, bound, model.tokenizer, truncate=truncate)[0]
     else:
         tensors = _as_tensors(inputs, model, "pixel_values", None if bound is None else bound.channels)[0]
-    like = _first_floats(model.model)
+    like = _like(model.model)
     return {name: _moved(value, like) for name, value in tensors.items()}
 
 

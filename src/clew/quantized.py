@@ -11,8 +11,8 @@ where that will happen: a model is explained as its user's calls compute, whethe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,7 +42,8 @@ def float_weight(module: Any) -> Tensor:
         if _is_repacked_when_called(module):
             state = _with_rounded_scales(functional, state)
         return functional.dequantize_4bit(packed.data, state).detach()
-    scale = packed.SCB if packed.SCB is not None else module.state.SCB  # moved there at the first use
+    scale = packed.SCB
+    scale = module.state.SCB if scale is None else scale  # moved there at the first use
     return functional.int8_vectorwise_dequant(packed.data, scale).detach()
 
 
@@ -91,10 +92,12 @@ def _repacked_weight(data: Tensor, state: Any) -> Tensor:
     return values.to(getattr(state, "original_dtype", state.dtype))
 
 
-def float_forward(module: Any) -> Callable[[Tensor], Tensor]:
+def float_forward(layer: Any) -> Callable[[Tensor], Tensor]:
     """What a quantised layer computes meanwhile: `x Wᵀ + b`, with `W` made again when the backward pass needs it."""
+    layer_of = weakref.ref(layer)  # of which the function will be a part
 
     def forward(x: Tensor) -> Tensor:
+        module: Any = layer_of()
         with torch.no_grad():
             W = float_weight(module).to(x.dtype)
         place, dtype = W.data_ptr(), x.dtype
@@ -112,24 +115,13 @@ def float_forward(module: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-@contextmanager
-def packed_as_found(model: nn.Module) -> Generator[None]:
-    """Around a plain call of a model: 4-bit weights that it packs anew are put back, exception or not."""
-    found: list[tuple[Any, Tensor, Any, dict[str, Any], dict[str, Any]]] = []
-    for module in model.modules():
-        weight: Any = vars(module)["_parameters"].get("weight")
-        if type(weight).__name__ == "Params4bit":
-            own = {k: v for k, v in vars(module).items() if k in ("compute_dtype", "compute_type_is_set")}
-            found.append((module, weight.data, weight.quant_state, dict(vars(weight.quant_state)), own))
-    try:
-        yield
-    finally:
-        for module, data, state, values, own in found:
-            module.weight.data = data
-            vars(state).clear()
-            vars(state).update(values)
-            module.weight.quant_state = state
-            vars(module).update(own)
+def apart(weight: Any) -> Any:
+    """A packed weight as an object of its own, in the same memory: what a plain call makes of it stays there."""
+    found: Any = torch.Tensor._make_subclass(type(weight), weight.data, False)
+    vars(found).update(vars(weight))
+    if getattr(weight, "quant_state", None) is not None:
+        found.quant_state = copy.copy(weight.quant_state)
+    return found
 
 
 def kernel_difference(module: Any) -> Tensor:
@@ -141,7 +133,7 @@ def kernel_difference(module: Any) -> Tensor:
     eight = type(module.weight).__name__ == "Int8Params"  # which are told in words to be given half precision
     dtype = torch.float16 if eight else getattr(module, "compute_dtype", None) or torch.float32
     x = torch.randn(2, module.in_features, generator=generator, device="cpu").to(module.weight.device, dtype)
-    with torch.enable_grad(), packed_as_found(module):  # an input with a gradient is not packed for
+    with torch.enable_grad():  # an input with a gradient is not packed for
         own = type(module).forward(module, x.requires_grad_()).detach().float()
     found = F.linear(x.detach().float(), float_weight(module).float())
     own = own if module.bias is None else own - module.bias.float()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from . import operations as operations  # fills the tape's table
-from .borrow import borrowed
 from .ledger import Entry, Flow, Met
 from .outputs import answer_logits_of, logits_of
 from .rule_sets import rule_set
@@ -33,7 +32,8 @@ class Relevance:
     the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from input to
     output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention `A_l`.
     `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are the
-    rules as they were asked for; `at_leaf` (batch, patch) is input times gradient where relevance ends, by autograd.
+    rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input times
+    gradient where relevance ends, by autograd.
     """
 
     rules: str
@@ -49,6 +49,7 @@ class Relevance:
     attention: Mapping[int, Tensor]
     inner: Positions
     depth: int
+    dtype: torch.dtype
     asked: str | Mapping[str, Any] = ""
     at_leaf: Tensor | None = None
 
@@ -119,7 +120,7 @@ class Relevance:
     def conditioning(self) -> Tensor:
         """Rounding of sums against the total: unit round-off × largest `Σ|R|` of a stage / `|total|`, (batch,)."""
         largest = torch.stack([f.size for f in self.flow.values()]).amax(0)
-        return torch.finfo(self.semantic.dtype).eps * largest / self.total.abs()
+        return torch.finfo(self.dtype).eps * largest / self.total.abs()
 
     def checks(self, part: str) -> dict[str, Any]:
         """The account, relevance by stage, and a word of advice where the numbers are not to be trusted."""
@@ -131,7 +132,7 @@ class Relevance:
         finite = all(bool(v.isfinite().all()) for v in (self.semantic, self.position, found["unexplained"]))
         if not finite or bool((conditioning > _ILL).any()):
             found["advice"] = (
-                f"relevance is {'ill-conditioned' if finite else 'not finite'} in {self.semantic.dtype} under these "
+                f"relevance is {'ill-conditioned' if finite else 'not finite'} in {self.dtype} under these "
                 "rules: explain again with compute_dtype=torch.float64"
             )
         return found
@@ -175,13 +176,14 @@ def propagate(
         positions=positions,
         by_head=by_head,
     )
-    with borrowed(subject.model), torch.enable_grad():
+    with torch.enable_grad():
         x = None
         if level == "pixel":
             x = tape.leaf = subject.given.detach().requires_grad_()
         with tape:
             output = subject.forward(None if x is None else repeated(x, subject.each))
         score = subject.score(output, clean=True)
+        subject.need_gradient(score)
         if tape.leaf is None:
             raise CaptureError(
                 "the declared patch embedding was not called",
@@ -304,6 +306,7 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         attention=dict(tape.attention),
         inner=tape.positional,
         depth=subject.depth,
+        dtype=tape.shorter or semantic.dtype,
     )
 
 

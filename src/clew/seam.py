@@ -12,10 +12,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .borrow import depth
+from .guest import depth
+
+# Products, which autocast makes in its dtype.
+_AUTOCAST: frozenset[Any] = frozenset({
+    F.linear, F.conv1d, F.conv2d, F.conv3d, F.scaled_dot_product_attention, torch.matmul, torch.mm, torch.bmm,
+    torch.addmm, torch.baddbmm, torch.einsum, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.baddbmm,
+    Tensor.__matmul__, Tensor.__rmatmul__,
+})  # fmt: skip
 
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any], Any]
@@ -29,6 +38,7 @@ class Seam(TorchFunctionMode):
         self._on = False
         self._stack = ExitStack()
         self._thread = self._within = 0
+        self.shorter: torch.dtype | None = None  # that autocast was seen to make products in
 
     def __enter__(self) -> Seam:
         self._thread, self._within = threading.get_ident(), depth()
@@ -62,7 +72,23 @@ class Seam(TorchFunctionMode):
     ) -> Any:
         if self._within != depth():  # another model is explained in the middle of this pass
             return func(*args, **(kwargs or {}))
+        if func in _AUTOCAST:
+            args, kwargs = self._cast(args, kwargs or {})
         return self.call(func, args, kwargs or {})
+
+    def _cast(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments as autocast will cast them, where it is on: products have one dtype, forward and backward."""
+        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        if not torch.is_autocast_enabled(device):
+            return args, kwargs
+        dtype = self.shorter = torch.get_autocast_dtype(device)
+
+        def cast(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype in (dtype, torch.float64):
+                return value
+            return self.seen(Tensor.to, (value, dtype), {})
+
+        return tuple(map(cast, args)), {k: cast(v) for k, v in kwargs.items()}
 
     def seen(self, steps: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call whose torch calls are seen too; a mode is off inside its own handler."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from .architectures import Bound
 from .arguments import CACHES, for_call, is_cache
-from .blocks import attend, project
-from .borrow import borrowed, lender
+from .blocks import attend, layers_from, project
 from .capture import Attention, Capture, Leaf
+from .gradient_stops import no_gradient
+from .guest import as_caller
 from .measured import Measured
 from .passing import replacing, seen_at
 from .paths import Taken, baseline, chunk_size, in_chunks
@@ -29,8 +30,9 @@ from .precise import Precise
 from .reach import is_due, key_of
 from .readout import Read, few_rows, read_of
 from .refusals import refused, refused_cache
-from .shapes import CaptureError, ClewError, InputError, OptionError, Values
+from .shapes import CaptureError, ClewError, Values
 from .trace import Trace, gradients_of, repeated
+from .twin import lender, original
 
 # Whether blocks get (token, batch, width), by the first of them.
 _token_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -73,6 +75,7 @@ class Subject:
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
     backend: str | None = field(default=None, init=False)
+    shorter: torch.dtype | None = field(default=None, init=False)  # that autocast was seen to make products in
     _main: str = field(init=False)
     _values: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], init=False)
 
@@ -149,15 +152,7 @@ class Subject:
         """
         default = text if text is not None and self.bound.is_text else image
         default = pair if pair is not None and self.bound.architecture.pair else default
-        start: Any = max(default, 0) if start_layer is None else start_layer
-        if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < self.depth:
-            raise OptionError(
-                "start_layer is out of range",
-                expected=f"0 to {self.depth - 1}, for this model's {self.depth} blocks (counted from 0)",
-                got=repr(start),
-                todo="leave it out for the default of the method",
-            )
-        return range(start, self.last + 1)
+        return layers_from(start_layer, max(default, 0), self.depth, self.last)
 
     # Forward passes
 
@@ -186,15 +181,13 @@ class Subject:
                 stack.callback(replacing(at or self.bound.patches, x).remove)
             if self.precise:
                 stack.enter_context(Precise(self.model))
+            stack.enter_context(as_caller())
             try:
                 return self.model(*args, **kwargs)
             except ClewError:
                 raise
             except (ValueError, AssertionError, TypeError, IndexError) as error:
-                raise self._refused(error) from error
-
-    def _refused(self, error: Exception) -> InputError:
-        return refused(lender(self.model), error, tuple(self.given.shape), is_text=self.bound.is_text)
+                raise refused(lender(self.model), error, self.given.shape, is_text=self.bound.is_text) from error
 
     def refuse_cache(self) -> None:
         """Raise `InputError` where there is a cache: attention goes to its tokens, which cannot have scores."""
@@ -218,9 +211,8 @@ class Subject:
         last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
         """
         self.refuse_cache()
-        wanted, inputs_of = frozenset(attention), frozenset(hidden)
-        verified = self.verify and x is None
-        keep = wanted | {self.last} if verified else wanted
+        verified, wanted_graph, inputs_of = self.verify and x is None, leaf is not None, frozenset(hidden)
+        keep = frozenset(attention) | ({self.last} if verified else set())
         # Which rows the score reaches is seen by a gradient of the last block's tail.
         if verified and leaf is None and is_due(lender(self.model), self.reach_key):
             leaf = (self.last, "o")
@@ -231,19 +223,21 @@ class Subject:
             token_first=bool(inputs_of) and self.token_first(batch), witness=verified,
             pulls=self.pulls if self.verify else None,
         )  # fmt: skip
-        with borrowed(self.model):
-            with seam, torch.set_grad_enabled(leaf is not None):
-                output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
-            missing = sorted(keep - seam.records.keys())
-            if missing:
-                raise CaptureError(
-                    f"no attention was seen in block {missing[0]} of {self.depth}",
-                    expected="softmax attention inside the declared attention module",
-                    got=type(self.bound.attentions[missing[0]]).__name__,
-                    todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
-                )
-            with torch.set_grad_enabled(leaf is not None):
-                score = self.score(output, rows, clean=x is None)
+        with seam, torch.set_grad_enabled(leaf is not None):
+            output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
+        self.shorter = seam.shorter or self.shorter
+        missing = sorted(keep - seam.records.keys())
+        if missing:
+            raise CaptureError(
+                f"no attention was seen in block {missing[0]} of {self.depth}",
+                expected="softmax attention inside the declared attention module",
+                got=type(self.bound.attentions[missing[0]]).__name__,
+                todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
+            )
+        with torch.set_grad_enabled(leaf is not None):
+            score = self.score(output, rows, clean=x is None)
+        if wanted_graph:
+            self.need_gradient(score)
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
         reader = partial(self.read, rows=rows)
         mask = _some(self.mask, rows)
@@ -251,6 +245,12 @@ class Subject:
         if verified:
             self.traces.append(trace)
         return trace
+
+    def need_gradient(self, score: Tensor) -> None:
+        """Raise `CaptureError` for a score that no gradient leads to, with the place where it stops."""
+        if not score.requires_grad:
+            x = self.x.detach().requires_grad_()
+            raise no_gradient(self.model, lambda: self.forward(x))
 
     def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
         """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
@@ -267,11 +267,11 @@ class Subject:
 
     def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
         """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim), by the block's own layers."""
-        return project(self.model, self.bound, layer, values, bias=bias)
+        return project(self.bound, layer, values, bias=bias, autocast=self.shorter)
 
     def attend(self, layer: int, hidden: Tensor) -> Attention:
         """What the attention of a block computes of another input (batch, token, width)."""
-        return attend(self.model, self.bound, layer, hidden)
+        return attend(self.bound, layer, hidden, autocast=self.shorter)
 
     @property
     def rows_read(self) -> Any:
@@ -283,21 +283,23 @@ class Subject:
         if self.target is None and clean:
             self.clean_output = output
             self.target = self.resolve(output)
+            if getattr(self.target, "answer", False):  # the best answer is known by its tokens now
+                self.target_rows = self.target.plus
         elif self.target is None:
             with torch.no_grad():
                 self.score(self.forward(), clean=True)
-        target: Any = self.target
-        return target(output, rows)
+        return cast("Score", self.target)(output, rows)
 
     def input_gradient(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`∂score/∂x` at `x`, and the score. The gradient of the input alone; parameters get none."""
         clean = x is self.x and rows is None
-        with borrowed(self.model), torch.enable_grad():
+        with torch.enable_grad():
             once = x[:: self.each].detach().requires_grad_()
             seen: list[Tensor] = []
             if self.verify:
                 once.register_hook(lambda g: seen.append(g.detach()))
             score = self.score(self.forward(repeated(once, self.each), rows), rows, clean=clean)
+            self.need_gradient(score)
             found = gradients_of(score, [once], self.each)[0]
         if seen:
             own = seen[0] if self.each == 1 else torch.stack(seen, 1).flatten(0, 1)
@@ -343,17 +345,11 @@ class Subject:
         """
         if self.bound.grid is not None:
             return self.bound.grid((self.given.shape[-2], self.given.shape[-1]))
-        known = _grids.setdefault(self.bound.patches, {})
-        shape = self.given.shape[1:]
+        known, shape = _grids.setdefault(original(self.bound.patches), {}), self.given.shape[1:]
         if shape not in known:
             seen = self._output_of(self.bound.patches, torch.zeros(1, dtype=torch.long, device=self.given.device))
             if seen is None or seen.ndim != 4:
-                raise CaptureError(
-                    "the declared patch embedding did not show a grid",
-                    expected="an output of four axes: (batch, width, grid height, grid width)",
-                    got=tuple(seen.shape) if seen is not None else "it was not called",
-                    todo="correct `patches` in the declaration",
-                )
+                raise _unseen("patch embedding", "a grid", "four axes: (batch, width, grid height, grid width)", seen)
             known[shape] = seen.shape[-2], seen.shape[-1]
         return known[shape]
 
@@ -361,11 +357,8 @@ class Subject:
         if module not in self._values:
             seen = self._output_of(module, None)
             if seen is None or seen.ndim != 3:
-                raise CaptureError(
-                    f"the declared embedding {type(module).__name__} did not show a sequence",
-                    expected="an output of three axes: (batch, token, width)",
-                    got=tuple(seen.shape) if seen is not None else "it was not called",
-                    todo="correct `patches` and `embeddings` in the declaration",
+                raise _unseen(
+                    f"embedding {type(module).__name__}", "a sequence", "three axes: (batch, token, width)", seen
                 )
             self._values[module] = seen
         return self._values[module]
@@ -374,11 +367,11 @@ class Subject:
         """Whether blocks get (token, batch, width), where a pass of `batch` examples cannot show it: seen on one."""
         if batch != self.length:
             return False
-        block = self.bound.blocks[0]
-        if block not in _token_first:
+        block, key = self.bound.blocks[0], original(self.bound.blocks[0])
+        if key not in _token_first:
             seen = self._output_of(block, torch.zeros(1, dtype=torch.long, device=self.given.device), entering=True)
-            _token_first[block] = seen is not None and seen.ndim == 3 and seen.shape[0] != 1 == seen.shape[1]
-        return _token_first[block]
+            _token_first[key] = seen is not None and seen.ndim == 3 and seen.shape[0] != 1 == seen.shape[1]
+        return _token_first[key]
 
     def _output_of(self, module: nn.Module, rows: Tensor | None, *, entering: bool = False) -> Tensor | None:
         """What a module puts out, or what enters it, in a pass that is left there: of all inputs, or of some `rows`."""
@@ -390,9 +383,18 @@ class Subject:
                 groups = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
                 self.forward(self._repeated[groups], groups)
 
-        with torch.no_grad(), borrowed(self.model):
+        with torch.no_grad():
             return seen_at(module, call, entering=entering)
 
 
 def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
     return values if values is None or rows is None else values[rows.to(values.device)]
+
+
+def _unseen(name: str, what: str, axes: str, seen: Tensor | None) -> CaptureError:
+    return CaptureError(
+        f"the declared {name} did not show {what}",
+        expected=f"an output of {axes}",
+        got=tuple(seen.shape) if seen is not None else "it was not called",
+        todo="correct `patches` and `embeddings` in the declaration",
+    )

@@ -21,6 +21,7 @@ from ..shapes import CheckFailed
 from ..subject import Subject
 from ..texts import TextBatch
 from ..trace import Result
+from ..twin import original, twin
 from .attention import of_attention, of_chain, of_gradients, of_projection, of_readout
 from .called import AsCalled, compared, strings_of
 from .placement import of_patches, of_pictures, of_text, of_tokens, padding_share
@@ -140,4 +141,4 @@ def _quantised(subject: Subject, made: Made) -> Iterable[Measured]:
         layers = [part for part in subject.model.modules() if is_quantized(part)]
         layer = layers[next(_turn) % len(layers)]
         words = "a quantised layer in floats, against its own kernel"
-        yield Measured("quantised weights", kernel_difference(layer), 0.03, words)
+        yield Measured("quantised weights", kernel_difference(twin(original(layer), as_is=True)), 0.03, words)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..borrow import borrowed, lender
+from ..blocks import autocast_to
 from ..capture import Attention
 from ..measured import Measured, tolerance
 from ..reach import known, remember
@@ -21,6 +21,7 @@ from ..readout import take
 from ..shapes import at_least_float32
 from ..subject import Subject
 from ..trace import Trace, mean_heads
+from ..twin import lender
 
 _chains, _projections = itertools.count(), itertools.count()  # of one block at a time, another one next time
 
@@ -193,7 +194,7 @@ def of_projection(subject: Subject) -> Iterator[Measured]:
         v = take(attention.v.detach(), attention.witness.rows % attention.v.shape[2])
         found = subject.project(layer, v)
         projection, scale = subject.bound.projections[layer], subject.bound.scales[layer]
-        with torch.no_grad(), borrowed(subject.model):
+        with torch.no_grad(), autocast_to(v, subject.shorter):
             merged = torch.stack([v[:, :, i].flatten(1) for i in range(v.shape[2])], 1)
             own = projection(merged) - projection(torch.zeros_like(merged))
             own = own if scale is None else scale(own)

@@ -1,4 +1,4 @@
-"""The model called as its user calls it: with the user's arguments, its own kernels, outside all that is borrowed.
+"""The model called as its user calls it: with the user's arguments, its own kernels, outside all that clew makes of it.
 
 Once for each model, signature and shape, and again now and then; what it said of the very same input is remembered, so
 that this costs nothing a second time.
@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -20,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import NO_INPUT, copied
-from ..borrow import lender
 from ..encodings import BOOKKEEPING
+from ..guest import as_caller, callers_autocast
 from ..measured import LEAST_LOGIT, Measured
 from ..outputs import kept_rows, numbers_of
-from ..quantized import is_quantized, packed_as_found
+from ..quantized import is_quantized
 from ..shapes import at_least_float32
 from ..subject import Subject
 from ..texts import TextBatch
+from ..twin import lender, twin
 
 _AGAIN = 64  # a signature that is known is called again every so many results: less than 2 % of a forward pass
 _KEPT = 16  # signatures of one model that are remembered,
@@ -94,7 +96,7 @@ def compared(call: AsCalled, subject: Subject, text: TextBatch | None, *, again:
     known = by_key.get(key)
     if known is not None and not again:
         known.uses += 1
-        by_key.move_to_end(key)
+        by_key[key] = by_key.pop(key, known)  # the newest last; another thread may have dropped it
         said = known.of(given)
         if said is not None:
             found, measured = own.against(said, explained)
@@ -132,13 +134,19 @@ class _Call:
     subject: Subject
     text: TextBatch | None
 
+    @cached_property
+    def _own(self) -> nn.Module:
+        """The user's model; of one whose layers are packed anew when called, a twin, which takes the change."""
+        model = self.call.model
+        return twin(model, as_is=True) if any(map(is_quantized, model.modules())) else model
+
     def signature(self) -> Any:
         """What calls that are alike share."""
         tensors = {k: v for k, v in self.subject.inputs.items() if isinstance(v, Tensor)}
         shapes = tuple((k, tuple(v.shape), v.dtype, str(v.device)) for k, v in tensors.items())
         name, kind = self.subject.bound.architecture.name, type(self.call.inputs).__name__
         rows = tuple(map(tuple, self._rows())) if self._by_token else ()
-        return shapes, tuple(self._kept() or ()), rows, name, kind, self.subject.precise, torch.is_autocast_enabled()
+        return shapes, tuple(self._kept() or ()), rows, name, kind, self.subject.precise, callers_autocast()
 
     def given(self) -> list[Any]:
         """What was given to be explained, as it was given where it can be compared, and all that a score depends on."""
@@ -211,7 +219,7 @@ class _Call:
         """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
         model = self.call.model
         floats = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        if not floats or any(map(is_quantized, model.modules())) or torch.is_autocast_enabled():
+        if not floats or any(map(is_quantized, model.modules())) or callers_autocast():
             return 0.1
         if self.subject.given.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
             return 2e-2
@@ -221,7 +229,7 @@ class _Call:
 
     def made(self, explained: list[Tensor]) -> tuple[Compared, list[Tensor]]:
         """The comparison, and what the model said."""
-        with _plainly(self.call.model):
+        with _plainly():
             if self.text is None:
                 said = numbers_of(self._whole())
                 return self.against(said, explained)[0], said
@@ -243,7 +251,7 @@ class _Call:
 
     def _output(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self.call.model(*args, **kwargs)
+            return self._own(*args, **kwargs)
         except Exception as error:
             line = next(iter(str(error).splitlines()), "")
             raise _Raised(f"{type(error).__name__}: {line}") from error
@@ -374,12 +382,8 @@ def strings_of(inputs: Any) -> list[Any] | None:
 
 
 @contextmanager
-def _plainly(model: nn.Module) -> Generator[None]:
-    """Around a plain call: no graph, and weights that it packs anew are put back."""
-    with torch.inference_mode(False), torch.no_grad():
-        if not any(map(is_quantized, model.modules())):
-            yield
-            return
-        with packed_as_found(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of kernels, about precision, which is told here in numbers
-            yield
+def _plainly() -> Generator[None]:
+    """Around a plain call: the caller's autocast, and no graph."""
+    with as_caller(), torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="bitsandbytes")  # about precision, which is told here in numbers
+        yield

@@ -21,7 +21,7 @@ def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[s
         largest = torch.stack([v.abs() for v in account.values()]).amax(0)
         tiny = torch.finfo(largest.dtype).tiny
         rounding = float(found.conditioning().nan_to_num().max()) * max(1, len(found.entries))
-        allowed = max(tolerance(found.semantic.dtype), rounding)
+        allowed = max(tolerance(found.dtype), rounding)
         words = "relevance that no operation accounts for, of the largest amount of the account"
         # Rules of one's own need not write down what they keep: `unexplained` tells.
         if isinstance(found.asked, str) or all(map(_is_ours, found.asked.values())):
@@ -32,9 +32,7 @@ def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[s
         placed = at_least_float32(found.semantic[:, found.prefix :]).sum(-1)
         if found.at_leaf is not None:
             words = "relevance of tokens, against input times gradient where it ends"
-            yield Measured.of(
-                "order", found.at_leaf, placed, words, allowed=max(rounding, tolerance(found.semantic.dtype))
-            )
+            yield Measured.of("order", found.at_leaf, placed, words, allowed=max(rounding, tolerance(found.dtype)))
     if subject.relevance:
         yield from _named(subject.relevance[0], method, asked)
         yield from _scores(subject, subject.relevance[0], result, method, asked)
@@ -73,5 +71,5 @@ def _scores(subject: Subject, found: Any, result: Result, method: str, asked: Ma
         for _, positive in found.inner.biases.values():
             expected = expected + positive.to(expected)
     words = "scores, against input times gradient where relevance ends"
-    allowed = max(1e-3, tolerance(found.semantic.dtype))
+    allowed = max(1e-3, tolerance(found.dtype))
     yield Measured.of("order", expected, result.scores[:, found.prefix :], words, allowed=allowed)

@@ -1,0 +1,73 @@
+"""A guest in a process that others use: torch's modes are found as they were, whatever happens in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch._C import (
+    _len_torch_function_stack as len_torch_function_stack,  # pyright: ignore[reportPrivateUsage]
+)
+from torch._C import (
+    _pop_torch_function_stack as pop_torch_function_stack,  # pyright: ignore[reportPrivateUsage]
+)
+
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+class _State(threading.local):
+    """What a thread is doing."""
+
+    depth = 0
+    autocast: tuple[tuple[str, torch.dtype], ...] = ()  # of the caller
+
+
+_state = _State()
+
+
+def depth() -> int:
+    """How many explanations this thread is in, nested; a seam sees only what is done at its own depth."""
+    return _state.depth
+
+
+@contextmanager
+def guest() -> Generator[None]:
+    """Around everything that explains: gradients are made whatever mode the caller is in, and outside of autocast.
+
+    Used as a decorator: then an interrupt at any line of clew still comes by the code that puts back.
+    """
+    modes, grad = len_torch_function_stack(), torch.is_grad_enabled()
+    found = _state.depth, _state.autocast
+    autocast = tuple((d, torch.get_autocast_dtype(d)) for d in _DEVICES if torch.is_autocast_enabled(d))
+    try:
+        _state.depth, _state.autocast = found[0] + 1, autocast
+        with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            for device, dtype in autocast:
+                stack.enter_context(torch.autocast(device, dtype, enabled=False))
+            stack.enter_context(torch.enable_grad())
+            yield
+    finally:  # where an interrupt came between two lines above, and else for a second time
+        while len_torch_function_stack() > modes:
+            pop_torch_function_stack()
+        for device, _ in autocast:
+            torch.set_autocast_enabled(device, True)
+        torch.set_grad_enabled(grad)
+        _state.depth, _state.autocast = found
+
+
+def callers_autocast() -> tuple[tuple[str, torch.dtype], ...]:
+    """Devices and dtypes of the caller's autocast."""
+    return _state.autocast
+
+
+@contextmanager
+def as_caller() -> Generator[None]:
+    """Around a call of the user's model: in the caller's autocast, if there is one."""
+    with ExitStack() as stack:
+        for device, dtype in _state.autocast:
+            stack.enter_context(torch.autocast(device, dtype))
+        yield
