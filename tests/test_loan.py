@@ -24,6 +24,7 @@ from clew.guest import as_caller, guest
 from clew.prepare import prepare
 from clew.reach import known
 from clew.relevance import propagate
+from clew.shapes import InputError
 
 HOME = str(Path(clew.__file__).parent)
 TEXT = "a quiet film that is brilliant indeed"
@@ -356,7 +357,7 @@ def test_weights_that_are_kept_elsewhere(where, tmp_path):
 def test_a_model_without_weights_is_refused():
     with torch.device("meta"):
         model = tiny_text.build_text("llama").eval()
-    with pytest.raises(clew.InputError, match="meta device"):
+    with pytest.raises(InputError, match="meta device"):
         clew.explain(model, torch.randint(5, 60, (1, 9)), target=3)
 
 

@@ -108,8 +108,8 @@ class _Again:
             return self._value(logits, a) - self._value(logits, b)
         if bool(logits.isnan().any()):
             return None
-        largest = [i for i, value in enumerate(logits.tolist()) if value == float(logits.max())]  # several may be equal
-        chosen = largest if one is None else [self._class(one)]
+        largest = (logits == logits.max()).nonzero().flatten()  # several may be equal
+        chosen = largest.tolist() if one is None else [self._class(one)]
         self.misnamed += not any(name in self._names(i) for i in chosen)
         return self._value(logits, chosen[0])
 
