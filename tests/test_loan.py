@@ -354,6 +354,13 @@ def test_weights_that_are_kept_elsewhere(where, tmp_path):
     assert all(p.device.type == "meta" for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["mini:digits", "mini:reviews-llama", "mini:digits-clip"])
+def test_a_model_that_is_loaded_in_inference_mode_is_an_ordinary_one(name):
+    with torch.inference_mode():
+        model = clew.load(name).model
+    assert not any(t.is_inference() for t in (*model.parameters(), *model.buffers()))
+
+
 def test_a_model_without_weights_is_refused():
     with torch.device("meta"):
         model = tiny_text.build_text("llama").eval()

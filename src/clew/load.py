@@ -32,6 +32,7 @@ MINIS = {
 }
 
 
+@torch.inference_mode(False)  # weights made in a caller's inference mode could never train
 def load(
     name: str | Path,
     *,
