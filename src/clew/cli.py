@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from .datasets.labels import class_names
 from .demo import show
 from .doctor import doctor as examine
 from .explaining import explained, items_for, kind_of
+from .files import NO_ROOM
 from .generation import explain_generation
 from .load import MINIS, load
 from .methods import find, methods, parse
@@ -283,11 +285,20 @@ def _options(options: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is shown without its traceback."""
+    """Run the command line; an error of ours, and a disk that is full, is shown without its traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except ClewError as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left would be tried again
+        errors.print(f"[red]error:[/red] what was to be written is not complete: {escape(str(error))}; make room there")
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write
+from .files import write_all
 from .report_data import Group, group, grouped
 from .report_page import Show, report_page
 from .report_rows import RunLike
@@ -44,6 +44,7 @@ def report(
     Raises:
         InputError, OptionError: no run, one run twice, a run without a column that its metrics need; a file that is
             no .html, a level out of range.
+        WriteError: a file that cannot be written; then none is.
     """
     out = Path(out)
     out = out / "report.html" if out.is_dir() or not out.suffix else out
@@ -53,8 +54,8 @@ def report(
     shows = _shows(runs, show)
     page = report_page(groups, title=title or _title(runs), level=level, correction=correction, shows=shows)
     rows = [row for _, each in groups for row in plain(each)]
-    texts = dict(zip(_SUFFIXES, (page, as_csv(rows), as_markdown(groups), as_latex(groups)), strict=True))
-    return [write(out.with_suffix(suffix), {suffix: texts[suffix].encode}) for suffix in _SUFFIXES]
+    texts = page, as_csv(rows), as_markdown(groups), as_latex(groups)
+    return write_all({out.with_suffix(suffix): text for suffix, text in zip(_SUFFIXES, texts, strict=True)})
 
 
 def summary(

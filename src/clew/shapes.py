@@ -32,6 +32,7 @@ __all__ = [
     "TargetError",
     "UnknownArchitecture",
     "Values",
+    "WriteError",
     "at_least_float32",
     "close_matches",
     "optional_import",
@@ -93,6 +94,10 @@ class CheckFailed(ClewError, RuntimeError):
 
 class LoadError(ClewError, OSError):
     """A model, a checkpoint or a result could not be read."""
+
+
+class WriteError(ClewError, OSError):
+    """A file could not be written; what was there before is as it was. `errno` is the system's number of the reason."""
 
 
 class MissingDependency(ClewError, ImportError):

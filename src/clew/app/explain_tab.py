@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 import zipfile
@@ -13,10 +14,11 @@ from typing import Any
 
 from ..attribution import Attribution
 from ..compare import compare
+from ..files import write_all, write_errors
 from ..loaded import LoadedModel
 from ..methods import methods
 from ..minis import captioned_scenes, reviews, scenes
-from ..shapes import ClewError
+from ..shapes import ClewError, WriteError
 from .asking import Asked, Models, answers, checked, opened, predictions, snippet
 from .maps import Card, cards, message, row_of
 from .pieces import AT_ONCE, QUEUED, Inputs, status
@@ -53,7 +55,8 @@ class _Folders:
 
     def new(self, keep: bool = False) -> Path:
         """A new and empty one."""
-        made = tempfile.TemporaryDirectory(prefix="clew-ui-")
+        with write_errors("a temporary folder"):
+            made = tempfile.TemporaryDirectory(prefix="clew-ui-")
         if keep:
             self._kept.append(made)
         else:
@@ -101,7 +104,7 @@ def explain_tab(gr: Any, models: Models) -> None:
             told = gr.HTML(status(NOTHING), elem_id="status")
             shown = gr.HTML("", elem_id="maps")
             with gr.Row():
-                files = [
+                downloads = [
                     gr.DownloadButton(label, interactive=False, size="sm", min_width=110, elem_id=f"download-{name}")
                     for label, name in (
                         ("Page (HTML)", "html"),
@@ -139,7 +142,13 @@ def explain_tab(gr: Any, models: Models) -> None:
             said = f"{len(found)} of {len(asked_for)} methods" if failed else "done"
             written = snippet(asked, loaded, cut)
             yield status(said), _shown(loaded, found, made, failed), written, *off
-            yield status(said), _shown(loaded, found, made, failed), written, *_files(gr, found)
+            try:
+                files = _files(gr, found)
+            except WriteError:  # what is shown stays
+                logger.exception("what is shown cannot be written")
+                failed += message("This cannot be downloaded: the server could not write it. Its log says why.")
+                files = off
+            yield status(said), _shown(loaded, found, made, failed), written, *files
         except ClewError as error:
             yield status("not explained"), message(str(error)), "", *off
         except Exception as error:
@@ -147,7 +156,7 @@ def explain_tab(gr: Any, models: Models) -> None:
             said = f"Something went wrong on the server: {type(error).__name__}. Its log says more."
             yield status("not explained"), message(said), "", *off
 
-    outputs = [told, shown, code, *files]
+    outputs = [told, shown, code, *downloads]
     given = [model, *inputs.all, target, names, parts, truncate]
     events = [go.click(explain, given, outputs, trigger_mode="always_last", **QUEUED)]
     for widget in (inputs.text, target):
@@ -193,11 +202,11 @@ def _files(gr: Any, found: Sequence[Attribution]) -> list[Any]:
 
 
 def _zipped(found: Sequence[Attribution], folder: Path) -> Path:
-    path = folder / "clew.zip"
-    with zipfile.ZipFile(path, "w") as archive:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
         for i, result in enumerate(found):
             archive.writestr(f"{i + 1}-{result.method}.safetensors", result.to_safetensors())
-    return path
+    return write_all({folder / "clew.zip": content.getvalue()})[0]
 
 
 def _examples(models: Models) -> dict[str, tuple[Any, ...]]:
@@ -205,9 +214,9 @@ def _examples(models: Models) -> dict[str, tuple[Any, ...]]:
     folder = folders.new(keep=True)
 
     def picture(name: str, image: Any) -> str:
-        path = folder / f"{name}.png"
-        image.save(path)
-        return str(path)
+        content = io.BytesIO()
+        image.save(content, format="PNG")
+        return str(write_all({folder / f"{name}.png": content.getvalue()})[0])
 
     digit, two = scenes(), captioned_scenes()
     review = reviews(2)

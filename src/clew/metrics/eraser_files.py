@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..files import write_all
 from ..shapes import InputError, OptionError, close_matches
 
 Row: TypeAlias = Mapping[str, Any]
@@ -298,14 +299,12 @@ def write_top_k(
     """
     if variant not in VARIANTS:
         raise OptionError("unknown variant", got=variant, todo=close_matches(variant, VARIANTS))
-    target, paths = Path(folder), list[Path]()
-    target.mkdir(parents=True, exist_ok=True)
+    target, texts = Path(folder), dict[Path, str | bytes]()
     for number, k in enumerate(ks):
         after = ks[:number] if variant == "beyond_intuition" else ()
         lines = [json.dumps(top_k_predictions(name, one, k, after=after)) for name, one in word_scores.items()]
-        paths.append(target / f"identifier_results_{k}.json")
-        paths[-1].write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    return paths
+        texts[target / f"identifier_results_{k}.json"] = "".join(f"{line}\n" for line in lines)
+    return write_all(texts)
 
 
 def _at_least_one(k: int) -> int:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, ViTConfig, ViTForImageClassification
 
 from .digit_scenes import SIZE, Split, compose
-from .training import training_arguments, write_model, write_processor
+from .training import training_arguments, write_model, write_processor, write_scenes
 
 FOLDER = Path(__file__).parent / "digits"
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -85,8 +85,8 @@ def save(model: ViTForImageClassification, output: Path) -> None:
     write_model(model, output, measured)
     write_processor(output, "ViTImageProcessor", SIZE)
     scenes = [compose("test", TEST_SCENES + i) for i in range(SHIPPED_SCENES)]
-    np.savez_compressed(
-        output / "scenes.npz",
+    write_scenes(
+        output,
         images=np.stack([s.image for s in scenes]),
         masks=np.stack([s.mask for s in scenes]),
         labels=np.array([s.label for s in scenes]),

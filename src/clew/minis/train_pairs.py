@@ -25,7 +25,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, Trainer
 from .captioned import OF_BOTH, OF_ONE, SIZE, compose_captioned
 from .captions import WORDS, with_article
 from .digit_scenes import Split
-from .training import training_arguments, write_model, write_processor
+from .training import training_arguments, write_model, write_processor, write_scenes
 
 FOLDER = Path(__file__).parent / "digits-clip"
 TRAIN_SCENES = (200_000, 26_000)  # against each other, and pair by pair
@@ -215,8 +215,8 @@ def save(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, output: Path) -> 
     write_model(model, output, measured, tokenizer)
     write_processor(output, "CLIPImageProcessor", SIZE)
     scenes = [compose_captioned("test", TEST_SCENES + i) for i in range(SHIPPED_SCENES)]
-    np.savez_compressed(
-        output / "scenes.npz",
+    write_scenes(
+        output,
         images=np.stack([s.image for s in scenes]),
         masks=np.stack([s.masks for s in scenes]),
         labels=np.array([s.labels for s in scenes]),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainingArguments
+
+from ..files import write_all, write_errors
 
 
 def training_arguments(output: Path, *, batch: int, warmup: int, **more: Any) -> TrainingArguments:
@@ -33,10 +37,12 @@ def training_arguments(output: Path, *, batch: int, warmup: int, **more: Any) ->
 def write_model(model: Any, output: Path, measured: dict[str, Any], tokenizer: Any = None) -> None:
     """Write a model in float16 with its tokenizer, and what was measured of it; what training left there goes."""
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    model.half().save_pretrained(output)
+    with write_errors(output):
+        model.half().save_pretrained(output)
     _write(output / "measured.json", measured)
     if tokenizer is not None:
-        tokenizer.save_pretrained(output)
+        with write_errors(output):
+            tokenizer.save_pretrained(output)
         told = json.loads((output / "tokenizer_config.json").read_text())
         told["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
         _write(output / "tokenizer_config.json", told)
@@ -56,5 +62,12 @@ def write_processor(output: Path, kind: str, size: int) -> None:
     _write(output / "preprocessor_config.json", {"image_processor_type": kind, **resized, **scaled})
 
 
+def write_scenes(output: Path, **arrays: np.ndarray) -> None:
+    """Write the scenes that ship with a model."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_all({output / "scenes.npz": content.getvalue()})
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_all({path: json.dumps(content, indent=2) + "\n"})
