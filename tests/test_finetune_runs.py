@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +17,12 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from full_disk import longest_file
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from test_finetune_data import reviews, table
 from text_data import refused
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 from typer.testing import CliRunner
 
 import clew
@@ -27,7 +30,8 @@ import clew.training.loop
 import clew.training.session
 from clew.cli import app
 from clew.finetune import finetune
-from clew.shapes import InputError, OptionError
+from clew.shapes import InputError, OptionError, WriteError
+from clew.training.checkpoints import last_checkpoint, seal
 from clew.training.data import divided
 from clew.training.models import Trainable
 from clew.training.recipes import TASKS
@@ -88,7 +92,65 @@ def whole(source, tmp_path_factory):
     return quick(source, tmp_path_factory.mktemp("whole"), eval_steps=3, epochs=4.0, patience=0)
 
 
-@pytest.mark.parametrize("torn", [False, True])
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+TORN = {
+    "none": lambda newest: None,
+    "state gone": lambda newest: (newest / "trainer_state.json").unlink(),
+    "state cut": lambda newest: cut(newest / "trainer_state.json"),
+    "weights gone": lambda newest: (newest / "model.safetensors").unlink(),
+    "weights cut": lambda newest: cut(newest / "model.safetensors"),
+    "weights zero": lambda newest: (newest / "model.safetensors").write_bytes(bytes(9)),
+    "optimizer gone": lambda newest: (newest / "optimizer.pt").unlink(),
+    "optimizer empty": lambda newest: (newest / "optimizer.pt").write_bytes(b""),
+    "random numbers gone": lambda newest: (newest / "rng_state.pth").unlink(),
+    "random numbers cut": lambda newest: cut(newest / "rng_state.pth"),
+    "not finished": lambda newest: (newest / "whole.json").unlink(),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(source, tmp_path_factory):
+    """A training that was stopped with several checkpoints."""
+    folder = tmp_path_factory.mktemp("stopped") / "out"
+    with pytest.raises(Stopped):
+        quick(source, folder, tell=stopping(4), eval_steps=3, epochs=4.0, patience=0)
+    return folder
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_checkpoint_that_is_torn_is_passed_over_for_the_last_whole_one(stopped, tmp_path, torn, caplog):
+    checkpoints = shutil.copytree(stopped / "checkpoints", tmp_path / "checkpoints")
+    TORN[torn](checkpoints / "checkpoint-9")
+    found = last_checkpoint(checkpoints)
+    assert found is not None and (found.name == "checkpoint-9") == (torn == "none")
+    assert ("checkpoint-9 is passed over, and removed: " in caplog.text) == (torn != "none")
+    for older in checkpoints.iterdir():
+        TORN["weights cut"](older)
+    assert last_checkpoint(checkpoints) is None and not list(checkpoints.iterdir())
+
+
+def test_the_newest_checkpoint_is_of_no_use_without_the_best_weights(tmp_path, caplog):
+    def checkpoint(step, best):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir(exist_ok=True)
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "best_global_step": best}))
+        for name in ("model.safetensors", "optimizer.pt"):
+            (folder / name).write_bytes(b"numbers")
+        seal(folder)
+        return folder
+
+    first, last = checkpoint(3, 3), checkpoint(12, 3)
+    (first / "optimizer.pt").unlink()  # which the end does not need
+    assert last_checkpoint(tmp_path) == last
+    cut(first / "model.safetensors")
+    assert last_checkpoint(tmp_path) is None
+    assert "the best weights are those of checkpoint-3, and model.safetensors is torn" in caplog.text
+
+
+@pytest.mark.parametrize("torn", ["none", "state gone", "optimizer empty"])
 def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(source, whole, tmp_path, torn):
     asked = {"eval_steps": 3, "epochs": 4.0, "patience": 0}
     with pytest.raises(Stopped):
@@ -96,12 +158,11 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(source, whole, t
     checkpoints = tmp_path / "checkpoints"
     assert "results" not in facts(tmp_path) and not (tmp_path / "model.safetensors").exists()
     assert (checkpoints / "checkpoint-9" / "trainer_state.json").is_file()
-    if torn:  # cut off while it was written: the state is what comes last
-        (checkpoints / "checkpoint-9" / "trainer_state.json").unlink()
+    TORN[torn](checkpoints / "checkpoint-9")
     said = []
     done = quick(source, tmp_path, tell=said.append, **asked)
     going = [line for line in said if line.startswith("going on from")]
-    assert len(going) == 1 and going[0].endswith("checkpoint-9") != torn
+    assert len(going) == 1 and going[0].endswith("checkpoint-9") == (torn == "none")
     same(tmp_path, whole.folder)
     assert done.facts["results"] == whole.facts["results"]
     assert sorted(p.name for p in tmp_path.iterdir()) == FILES
@@ -269,10 +330,31 @@ def test_a_folder_that_was_moved_keeps_its_best_weights(source, tmp_path, monkey
     same(quick(source, tmp_path / "there", epochs=3.0).folder, whole.folder)
 
 
+def test_a_full_disk_costs_the_checkpoint_that_did_not_fit(source, whole, tmp_path, monkeypatch):
+    asked = {"eval_steps": 3, "epochs": 4.0, "patience": 0}
+    real = Trainer._save_rng_state
+
+    def full(self, folder):
+        if self.state.global_step < 9:
+            return real(self, folder)
+        with longest_file(2_000):
+            return real(self, folder)
+
+    monkeypatch.setattr(Trainer, "_save_rng_state", full)
+    with pytest.raises(WriteError, match=r"checkpoint-9\n[\s\S]*make room[\s\S]*from the last checkpoint"):
+        quick(source, tmp_path, **asked)
+    assert not (tmp_path / "checkpoints" / "checkpoint-9").exists()
+    monkeypatch.undo()
+    said = []
+    quick(source, tmp_path, tell=said.append, **asked)
+    assert any("going on from" in line for line in said)
+    same(tmp_path, whole.folder)
+
+
 @pytest.mark.parametrize("broken", ["write", "check", "replace"])
 def test_what_stops_while_the_model_is_written_leaves_no_half_of_it(source, tmp_path, monkeypatch, broken):
     def fail(*_args, **_more):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     if broken == "write":
         real = Trainable.write
@@ -288,9 +370,11 @@ def test_what_stops_while_the_model_is_written_leaves_no_half_of_it(source, tmp_
     else:
         replace = os.replace
         monkeypatch.setattr(os, "replace", lambda a, b: fail() if ".writing" in str(a) else replace(a, b))
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="no space left") as error:
         quick(source, tmp_path)
+    assert broken == "check" or (isinstance(error.value, WriteError) and "make room" in str(error.value))
     assert "results" not in facts(tmp_path) and not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / ".writing").exists()
     monkeypatch.undo()
     said = []
     done = quick(source, tmp_path, tell=said.append)  # nothing is trained anew

@@ -64,7 +64,7 @@ def finetune(
     tell: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Finetuned:
-    """Train a model on labelled texts or pictures; the same call again goes on where it stopped.
+    """Train a model on labelled texts or pictures; the same call again goes on from its last whole checkpoint.
 
     The weights that are best on the validation part are kept, and measured on the whole test part. Under
     `accelerate launch` several GPUs or machines share each batch.
@@ -97,6 +97,7 @@ def finetune(
     Raises:
         InputError: data that cannot be read, have no labels or one class; a folder with another training.
         LoadError: a model that cannot be had. OptionError: unknown options, or out of range.
+        WriteError: a full disk, say; what was there before is kept, and the same call goes on from it.
     """
     optional_import("accelerate", extra="train", purpose="train models")
     chosen, source = _task(task, data)

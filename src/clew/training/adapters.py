@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-from ..shapes import OptionError, optional_import
+from ..files import write_errors
+from ..shapes import OptionError, WriteError, optional_import
 from .models import Trainable, heads
+
+AGAIN = "run the same again: nothing is trained anew"
 
 
 def with_adapter(made: Trainable, rank: int, *, quantized: bool, checkpointing: bool) -> Trainable:
@@ -38,9 +42,15 @@ def merged(trained: Any, again: Trainable | None, folder: Path) -> Any:
     """The adapter written to a folder, and the plain model with what it learned added to its weights.
 
     A quantised model's adapter is added to the weights in floats: those of `again`, the same model loaded anew.
+    Raises `WriteError`.
     """
     peft = optional_import("peft", extra="train", purpose="train with LoRA")
-    trained.save_pretrained(folder)
+    try:
+        with write_errors(folder, then=AGAIN):
+            trained.save_pretrained(folder)
+    except WriteError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     if again is not None:
         trained = peft.PeftModel.from_pretrained(again.model, folder)
     return trained.merge_and_unload()

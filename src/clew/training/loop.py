@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,14 +24,15 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..files import write_errors
 from ..images import Preprocess
-from ..shapes import InputError, OptionError, optional_import
+from ..shapes import InputError, OptionError, WriteError, optional_import
+from .checkpoints import seal
 from .data import Part, Parts
 from .models import Trainable
 from .recipes import Recipe
 from .state import on_cpu, processes
 
-logger = logging.getLogger("clew")
 Tell = Callable[[str], None]
 
 
@@ -123,12 +122,24 @@ def logits_of(predictions: Any) -> Any:
     return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
-class _OwnNames(Trainer):
-    """Writes checkpoints under the model's own names, under which `Trainer` reads them.
+class _Checkpointing(Trainer):
+    """Writes checkpoints whole, and under the model's own names, under which `Trainer` reads them.
 
     `save_pretrained` of transformers 5 writes some models under the names of earlier releases; of those a checkpoint
     would be read back in part, without an error.
     """
+
+    def _save_checkpoint(self, *args: Any, **more: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            with write_errors(folder, then="run the same again: it goes on from the last checkpoint"):
+                super()._save_checkpoint(*args, **more)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal(folder)
+        except WriteError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -183,7 +194,7 @@ def make_trainer(
     callbacks: list[TrainerCallback] = [Progress(tell, show_progress)]
     if recipe.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.patience))
-    trainer = _OwnNames(
+    trainer = _Checkpointing(
         made.model,
         arguments,
         train_dataset=encoded(made, parts.train, recipe, training=True),
@@ -221,18 +232,6 @@ def _pieces(batch: int, devices: int, largest: int | None) -> tuple[int, int]:
         raise OptionError("micro_batch is a number of examples", expected="1 or more", got=largest)
     each = next(n for n in range(min(share, largest or share), 0, -1) if share % n == 0)
     return each, share // each
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; those that were cut off while they were written are removed."""
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        try:  # the state is written last
-            found.append((int(json.loads((path / "trainer_state.json").read_text())["global_step"]), path))
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s was not finished, and is removed", path)
-            shutil.rmtree(path, ignore_errors=True)
-    return max(found, default=(0, None))[1]
 
 
 class Progress(TrainerCallback):

@@ -16,13 +16,14 @@ from accelerate import PartialState
 from transformers import Trainer, set_seed
 from transformers.utils import logging as hf_logging
 
-from ..files import umask
+from ..files import umask, write_errors
 from ..load import load
 from ..shapes import ClewError
-from .adapters import merged, with_adapter
+from .adapters import AGAIN, merged, with_adapter
 from .card import card, scores
+from .checkpoints import last_checkpoint
 from .data import Parts
-from .loop import Machine, Tell, encoded, evaluations, last_checkpoint, logits_of, make_trainer
+from .loop import Machine, Tell, encoded, evaluations, logits_of, make_trainer
 from .models import Trainable, save_memory, trainable
 from .recipes import Recipe
 from .state import from_main, save
@@ -115,16 +116,20 @@ class Session:
             made.model = merged(trainer.accelerator.unwrap_model(trainer.model), again, self.folder / "adapter")
         new = self.folder / ".writing"
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        made.write(new)
-        (new / "README.md").write_text(card(self.facts), encoding="utf-8")
-        if self.quantize is None:  # packed weights are rounded: what is written is better than what was trained
-            self._check(new, logits[0])
-        self.facts["files"] = sorted(file.name for file in new.iterdir())
-        for file in sorted(new.iterdir()):
-            file.chmod(0o666 & ~umask())
-            os.replace(file, self.folder / file.name)
-        new.rmdir()
+        try:
+            with write_errors(self.folder, then=AGAIN):
+                new.mkdir(parents=True)
+                made.write(new)
+                (new / "README.md").write_text(card(self.facts), encoding="utf-8")
+            if self.quantize is None:  # packed weights are rounded: what is written is better than what was trained
+                self._check(new, logits[0])
+            self.facts["files"] = sorted(file.name for file in new.iterdir())
+            with write_errors(self.folder, then=AGAIN):
+                for file in sorted(new.iterdir()):
+                    file.chmod(0o666 & ~umask())
+                    os.replace(file, self.folder / file.name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         save(self.folder, self.facts)  # last: now it is done
 
     def _check(self, folder: Path, logits: Any) -> None:

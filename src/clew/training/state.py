@@ -94,7 +94,7 @@ def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, An
 
 def save(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write what is known so far."""
-    write(folder / STATE, {".json": lambda: json.dumps(facts, indent=2) + "\n"})
+    write(folder / STATE, {".json": lambda: json.dumps(facts, indent=2) + "\n"}, then="run the same again: it goes on")
 
 
 def command(task: str, given: Mapping[str, Any], recipe: Recipe, usual: Recipe) -> str:
