@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from running import counting, files, lasting, run
 
 import clew
 import clew.store
-from clew.shapes import InputError
+from clew.shapes import InputError, OptionError
 
 # Going on
 
@@ -64,11 +68,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_byte(case, tmp_path)
     assert resumed.failed == whole.failed == 0
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert all(files(tmp_path / "killed")[name] == content for name, content in before.items())
-    ours, theirs = lasting(tmp_path / "killed"), lasting(tmp_path / "whole")
-    for found in (ours, theirs):  # whether the first batch is also tried without instrumentation is the process's
-        for shard in found["shards"].values():
-            del shard["forwards"]
-    assert ours == theirs
+    assert lasting(tmp_path / "killed") == lasting(tmp_path / "whole")
 
 
 def test_the_same_run_twice_computes_nothing(digits, tmp_path):
@@ -133,7 +133,158 @@ def test_a_folder_with_other_files_and_one_in_use_are_refused(digits, tmp_path):
     run(digits, other, limit=2)
 
 
+# Manifests and shards that were changed
+
+
+def setting(*names, to):
+    """An edit of a manifest; `to` ... removes."""
+
+    def edit(folder, manifest):
+        inner = manifest
+        for name in names[:-1]:
+            inner = inner[name]
+        if to is ...:
+            del inner[names[-1]]
+        else:
+            inner[names[-1]] = to
+
+    return edit
+
+
+def renamed(name):
+    def edit(folder, manifest):
+        manifest["shards"][name] = manifest["shards"].pop(FIRST)
+
+    return edit
+
+
+def rewritten(change):
+    """A shard that was changed, and the sum that its manifest has of it."""
+
+    def edit(folder, manifest):
+        change(folder / FIRST)
+        manifest["shards"][FIRST]["sha256"] = hashlib.sha256((folder / FIRST).read_bytes()).hexdigest()
+
+    return edit
+
+
+def table(change):
+    return rewritten(lambda file: pq.write_table(change(pq.read_table(file, partitioning=None)), file))
+
+
+def linked(folder, manifest):
+    (folder / FIRST).rename(folder.parent / "elsewhere")
+    (folder / FIRST).symlink_to(folder.parent / "elsewhere")
+
+
+FIRST = "part-00000.parquet"
+MANIFESTS = {
+    **{f"no {name}": (setting(name, to=...), name) for name in ("model", "methods", "shards", "complete", "protocol")},
+    "model is a text": (setting("model", to="mini"), "model"),
+    "no name": (setting("data", "name", to=...), r"data\.name"),
+    "examples": (setting("data", "examples", to=9.0), r"data\.examples"),
+    "fewer examples": (setting("data", "examples", to=5), r"shards"),
+    "methods twice": (setting("methods", to=["random", "random"]), "methods"),
+    "a method more": (setting("methods", to=["random", "raw_attention", "x"]), "rows"),
+    "asked": (setting("asked", to=[{}]), r"asked\[0\]"),
+    "grid": (setting("grid", to={"random": {"base": "random", "values": {}}}), "grid"),
+    "threads": (setting("threads", to="2"), "threads"),
+    "truth": (setting("complete", to="yes"), "complete"),
+    "shards": (setting("shards", to=[FIRST]), "shards"),
+    "a shard": (setting("shards", FIRST, to="x"), FIRST),
+    "no sum": (setting("shards", FIRST, "sha256", to=...), "sha256"),
+    "rows": (setting("shards", FIRST, "rows", to=3), "rows"),
+    "seconds": (setting("shards", FIRST, "seconds", to={"random": 1.0}), "seconds"),
+    "negative": (setting("shards", FIRST, "forwards", "random", to=-1), "forwards"),
+    "lost": (setting("shards", FIRST, to=...), "missing"),
+    **{name: (renamed(name), "shards") for name in ("../x", "/etc/passwd", "part-0.parquet", "part-00009.parquet")},
+}
+SHARDS = {
+    "other examples": (rewritten(lambda file: shutil.copy(file.with_name("part-00001.parquet"), file)), "example"),
+    "no table": (rewritten(lambda file: file.write_bytes(b"x")), "Parquet"),
+    "no column": (table(lambda t: t.drop(["error"])), "error"),
+    "too few rows": (table(lambda t: t.slice(0, 3)), "4 examples"),
+    "another order": (table(lambda t: t.take([0, 3, 2, 1, 4, 5, 6, 7])), "mixed up"),
+    "a link": (linked, "leads out of the folder"),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(digits, tmp_path_factory):
+    return run(digits, tmp_path_factory.mktemp("ended") / "run").path
+
+
+def changed(ended, tmp_path, edit):
+    folder = shutil.copytree(ended, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    edit(folder, manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_that_was_changed_is_refused(digits, ended, tmp_path, case):
+    edit, said = MANIFESTS[case]
+    folder = changed(ended, tmp_path, edit)
+    before = files(folder)
+    for use in (lambda: clew.Run(folder), lambda: run(digits, folder)):
+        with pytest.raises(InputError, match=rf"json was changed: [\s\S]*{said}[\s\S]*to do: .*another folder"):
+            use()
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("case", SHARDS)
+def test_a_shard_that_was_changed_with_its_sum_is_refused(digits, ended, tmp_path, case):
+    edit, said = SHARDS[case]
+    folder = changed(ended, tmp_path, edit)
+    with pytest.raises(InputError, match=rf"{said}[\s\S]*to do: .*remove"):
+        run(digits, folder)
+    with pytest.raises(InputError, match=r"other rows|leads out"):
+        _ = clew.Run(folder).table
+    (folder / FIRST).unlink()  # as it says
+    run(digits, folder)
+    assert files(folder) == files(ended)
+
+
+def test_what_a_manifest_cannot_be(ended, tmp_path):
+    folder = shutil.copytree(ended, tmp_path / "run")
+    text = (folder / "manifest.json").read_text()
+    twice = text.replace('"shards": {', '"shards": {"part-00000.parquet": {},')
+    for wrong in (twice, "[" * 100_000, "\udcff", ""):
+        (folder / "manifest.json").write_text(wrong, errors="surrogateescape")
+        with pytest.raises(InputError, match="cannot be read"):
+            clew.Run(folder)
+
+
+def test_a_lock_is_no_way_to_empty_a_file(digits, ended, tmp_path):
+    folder = shutil.copytree(ended, tmp_path / "run")
+    (tmp_path / "mine").write_text("mine")
+    (folder / ".lock").unlink()
+    (folder / ".lock").symlink_to(tmp_path / "mine")
+    run(digits, folder)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 # What makes two runs the same
+
+
+def test_threads_belong_to_a_run_and_are_those_that_it_began_with(digits, tmp_path):
+    seen = []
+
+    def method(subject: clew.Subject) -> torch.Tensor:
+        """Ones."""
+        seen.append(torch.get_num_threads())
+        return torch.ones(subject.batch, subject.run([subject.last]).tokens)
+
+    first = run(digits, tmp_path, [method], limit=6, threads=3)
+    assert first.manifest["threads"] == 3 and torch.get_num_threads() == 1
+    (tmp_path / "part-00001.parquet").unlink()
+    run(digits, tmp_path, [method], limit=6)  # not asked for: as it began
+    assert set(seen) == {3} and torch.get_num_threads() == 1
+    with pytest.raises(InputError, match="threads: there 3, asked for 1"):
+        run(digits, tmp_path, [method], limit=6, threads=1)
+    with pytest.raises(OptionError, match="number of threads"):
+        run(digits, tmp_path, [method], limit=6, threads=0)
 
 
 @pytest.mark.parametrize("change", ["mean", "labels", "config"])

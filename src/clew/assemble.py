@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attribution import Attribution
+from .checking import checking
 from .image_attribution import ImageAttribution
 from .outputs import logits_of
 from .prepare import Prepared
@@ -202,7 +203,8 @@ def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Requ
         found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
         made = replace(made, quantised=packed > 0)
-        found |= verified(subject, request.call, made, again=settings.checks == "full")
+        with checking():
+            found |= verified(subject, request.call, made, again=settings.checks == "full")
     return found
 
 

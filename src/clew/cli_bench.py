@@ -63,7 +63,12 @@ _COMMON: list[tuple[str, Any, Any, str]] = [
     ("engine", str, "local", "local, or ray for several processes or machines."),
     ("address", str | None, None, "Of a Ray cluster: auto, or HOST:PORT. Default: this machine."),
     ("workers", int | None, None, "Ray: how many hold the model. Default: as many as fit."),
-    ("threads", int | None, None, "Ray: CPUs for each worker."),
+    (
+        "threads",
+        int | None,
+        None,
+        "Of torch, for each example; they belong to the run. Default: as it began, or as here.",
+    ),
     ("checkpoint", Path | None, None, "Weights to use instead (.safetensors or .pth, read as weights only)."),
     ("linear", Path | None, None, "Weights of a DINO linear head on a timm backbone."),
     ("mean", str | None, None, "Normalisation of pixels where a checkpoint's differs: R,G,B."),

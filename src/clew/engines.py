@@ -28,9 +28,9 @@ def ray_engine(
     """Shards on Ray: on the cluster at `address`, on the one that Ray is connected to, or on this machine.
 
     Each of `workers` actors (default: as many as fit) holds the model, on `gpus` of a GPU (default: one if the model is
-    on one), and uses `threads` CPUs (default: as many as torch does here, so that results are those of the local
-    engine). Examples are read, and shards written, by this process alone. A worker that is killed is started anew, and
-    its shard with it, up to three times.
+    on one), and has `threads` CPUs of the cluster (default: the run's threads, at most all). Each example is computed
+    with the run's threads wherever it is, so that results are those of the local engine. Examples are read, and shards
+    written, by this process alone. A worker that is killed is started anew, and its shard with it, up to three times.
     """
 
     def engine(work: Work, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
@@ -66,7 +66,7 @@ def _on_ray(
     gpus: float | None,
 ) -> Generator[tuple[int, Shard]]:
     resources = ray.cluster_resources()
-    cpus = int(threads or min(torch.get_num_threads(), max(1, int(resources.get("CPU", 1)))))
+    cpus = int(threads or min(work.threads or torch.get_num_threads(), max(1, int(resources.get("CPU", 1)))))
     if gpus is None:  # the device of the model, on which results depend, is the caller's choice
         gpus = 1.0 if next(loaded.model.parameters()).device.type == "cuda" else 0.0
     fit = int(resources.get("GPU", 0) // gpus) if gpus else int(resources.get("CPU", 1)) // cpus
@@ -74,7 +74,7 @@ def _on_ray(
         raise OptionError("no worker fits the cluster", expected=f"{cpus} CPUs and {gpus:g} GPUs", got=resources)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
     shared = ray.put((work, loaded))
-    actors = [remote.remote(shared, cpus, bool(gpus)) for _ in range(min(workers or fit, fit))]
+    actors = [remote.remote(shared, bool(gpus)) for _ in range(min(workers or fit, fit))]
     running: dict[Any, tuple[int, Any, int]] = {}
     free = list(actors)
     try:
@@ -105,8 +105,7 @@ def _on_ray(
 class _Worker:
     """An actor: the model, on this worker's device."""
 
-    def __init__(self, shared: tuple[Work, LoadedModel], threads: int, gpu: bool) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, shared: tuple[Work, LoadedModel], gpu: bool) -> None:
         self.work, loaded = shared
         self.loaded = loaded.to("cuda") if gpu else loaded
 

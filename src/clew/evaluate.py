@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,18 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .architectures import find as find_architecture
 from .asked import Asking, Grid, all_that_work, asked_for, expanded, identities
 from .benchmarks import Benchmark, make
 from .datasets import Dataset, fingerprint, open_dataset
 from .engines import Engine, local, ray_engine
+from .files import temporary_folder
 from .identity import model_identity, versions
 from .loaded import LoadedModel
+from .manifest import FORMAT, MANIFEST, read_manifest
 from .pair_model import LoadedPair
 from .run import Run
 from .shapes import InputError, MissingDependency, OptionError, close_matches
-from .store import FORMAT, MANIFEST, Store, read_manifest
-from .work import Item, Work, in_words
+from .store import Store
+from .work import Item, Work, in_words, with_threads
 
 logger = logging.getLogger("clew")
 
@@ -68,7 +71,9 @@ def evaluate(
             combinations; `clew.chosen(run)` chooses on one half of the examples and reports on the other.
         batch_size: examples explained at a time. `shard_size`: examples stored at a time (default: 4 batches).
         seed: of what is drawn for each example.
-        engine: "local"; or "ray", with the `address` of a cluster, so many `workers` and `threads` for each.
+        engine: "local"; or "ray", with the `address` of a cluster and so many `workers`.
+        threads: of torch, that each example is computed with: they decide how sums are rounded, so they belong to the
+            run. Default: those that a run in `out` began with, else `torch.get_num_threads()`.
         show_progress: a bar on the error stream.
         **options: of the benchmark, `variant` among them.
 
@@ -76,57 +81,60 @@ def evaluate(
         InputError: data that cannot be read or used; a folder with another run, with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
-    protocol = make(benchmark, options) if isinstance(benchmark, str) else benchmark
+    begun = read_manifest(Path(out)) if out is not None and (Path(out) / MANIFEST).exists() else {}
+    count = threads if threads is not None else begun.get("threads") or torch.get_num_threads()
+    if count < 1:
+        raise OptionError("a number of threads", expected="1 or more", got=count)
     if batch_size < 1 or (shard_size is not None and shard_size < 1):
         raise OptionError("sizes of batches and shards", expected="1 or more", got=(batch_size, shard_size))
-    dataset = open_dataset(data, limit=limit, **(data_options or {}))
-    if not len(dataset):
-        raise InputError("the data has no examples", expected="at least one", got=dataset.name)
-    if twice := [name for name, count in Counter(dataset.ids).items() if count > 1]:
-        raise InputError("examples have ids of their own", expected="each once", got=f"twice: {twice[:3]}")
-    loaded = classifier_of(model, dataset, zero_shot)
-    _fits(protocol, loaded)
-    protocol = protocol.fitted(loaded, dataset)
-    numbering = numbers_of(dataset.classes, loaded.labels)
-    work = Work(protocol, {}, batch_size, seed, numbering)
-    if methods is not None:
-        asked = asked_for(methods)
-    elif out is not None and (Path(out) / MANIFEST).exists():  # all that worked when it began
-        asked = asked_for(read_manifest(Path(out))["asked"])
-    else:
-        asked = all_that_work(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
-    bases = list(asked)
-    asked, origin = expanded(asked, grid)
-    work = replace(work, methods=asked)
-    size = shard_size or 4 * batch_size
-    with _bar(show_progress) as bar:
-        bar("hashing model and data", 1)
-        manifest = {
-            "format": FORMAT,
-            "benchmark": protocol.name,
-            "version": protocol.version,
-            "protocol": protocol.options(),
-            "model": model_identity(loaded, numbering),
-            "data": {"name": dataset.name, "hash": fingerprint(dataset), "examples": len(dataset)},
-            "methods": list(asked),
-            "asked": bases,
-            "method_hashes": identities(asked),
-            "grid": {k: {"base": one.base, "values": dict(one.values)} for k, one in origin.items()} or None,
-            "seed": seed,
-            "batch_size": batch_size,
-            "shard_size": size,
-            "versions": versions(),
-        }
-        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="clew-"))
-        store = Store(folder, manifest)
-        try:
-            _fill(store, work, loaded, dataset, size, _engine(engine, address, workers, threads), bar)
-        except BaseException:
-            if out is None:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        finally:
-            store.close()
+    protocol = make(benchmark, options) if isinstance(benchmark, str) else benchmark
+    chosen_engine = _engine(engine, address, workers, threads)
+    with with_threads(count):
+        dataset = _opened(data, limit=limit, **(data_options or {}))
+        loaded = classifier_of(model, dataset, zero_shot)
+        _fits(protocol, loaded)
+        protocol = protocol.fitted(loaded, dataset)
+        numbering = numbers_of(dataset.classes, loaded.labels)
+        work = Work(protocol, {}, batch_size, seed, numbering, count)
+        if methods is not None:
+            asked = asked_for(methods)
+        elif begun:  # all that worked when it began
+            asked = asked_for(begun.get("asked") or begun["methods"])
+        else:
+            asked = all_that_work(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
+        bases = list(asked)
+        asked, origin = expanded(asked, grid)
+        work = replace(work, methods=asked)
+        size = shard_size or 4 * batch_size
+        with _bar(show_progress) as bar:
+            bar("hashing model and data", 1)
+            manifest = {
+                "format": FORMAT,
+                "benchmark": protocol.name,
+                "version": protocol.version,
+                "protocol": protocol.options(),
+                "model": model_identity(loaded, numbering),
+                "data": {"name": dataset.name, "hash": fingerprint(dataset), "examples": len(dataset)},
+                "methods": list(asked),
+                "asked": bases,
+                "method_hashes": identities(asked),
+                "grid": {k: {"base": one.base, "values": dict(one.values)} for k, one in origin.items()} or None,
+                "seed": seed,
+                "batch_size": batch_size,
+                "shard_size": size,
+                "threads": count,
+                "versions": versions(),
+            }
+            folder = Path(out) if out is not None else temporary_folder("clew-")
+            store = Store(folder, manifest)
+            try:
+                _fill(store, work, loaded, dataset, size, chosen_engine, bar)
+            except BaseException:
+                if out is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            finally:
+                store.close()
     run = Run(folder)
     if out is None:
         weakref.finalize(run, shutil.rmtree, folder, ignore_errors=True)
@@ -136,12 +144,22 @@ def evaluate(
     return run
 
 
+def _opened(data: str | Path | Dataset, **options: Any) -> Dataset:
+    """The data, whose examples have ids of their own."""
+    dataset = open_dataset(data, **options)
+    if not len(dataset):
+        raise InputError("the data has no examples", expected="at least one", got=dataset.name)
+    if twice := [name for name, count in Counter(dataset.ids).items() if count > 1]:
+        raise InputError("examples have ids of their own", expected="each once", got=f"twice: {twice[:3]}")
+    return dataset
+
+
 def _fill(
     store: Store, work: Work, loaded: LoadedModel, dataset: Dataset, size: int, engine: Engine, bar: Callable[..., Any]
 ) -> None:
     """Compute the shards that are not there."""
     starts = list(range(0, len(dataset), size))
-    there = store.done()
+    there = store.done([_name_of(dataset, i) for i in range(len(dataset))])
     wanted = [k for k in range(len(starts)) if k not in there]
     done = bar(work.benchmark.name, len(dataset))
     done(sum(min(size, len(dataset) - starts[k]) for k in there))
@@ -162,9 +180,13 @@ def _targets(benchmark: Benchmark) -> list[str]:
     return [str(one) for one in several[1:]] if isinstance(several, tuple) else []
 
 
+def _name_of(dataset: Dataset, position: int) -> str:
+    """What an example is called in a run; file names may be no text."""
+    return dataset.ids[position].encode("utf-8", "backslashreplace").decode()
+
+
 def _item(dataset: Dataset, position: int) -> Item:
-    # File names may be no text.
-    name = dataset.ids[position].encode("utf-8", "backslashreplace").decode()
+    name = _name_of(dataset, position)
     try:
         return Item(position, name, dataset.read(position))
     except (MissingDependency, OptionError):
@@ -179,7 +201,7 @@ def _engine(engine: str | Engine, address: str | None, workers: int | None, thre
     if engine not in ("local", "ray"):
         raise OptionError(f"no engine {engine!r}", got=engine, todo=close_matches(engine, ("local", "ray")))
     if engine == "local":
-        if any(v is not None for v in (address, workers, threads)):
+        if any(v is not None for v in (address, workers)):
             raise OptionError("the local engine is one process", expected="engine='ray' for workers", got="local")
         return local
     return ray_engine(address=address, workers=workers, threads=threads)
@@ -231,10 +253,10 @@ def numbers_of(classes: Sequence[str] | None, labels: Sequence[str] | None) -> d
     """
     if labels is None:
         return None
-    have = [_name(label) for label in labels]
+    have = [_spelled(label) for label in labels]
     if classes is None:
         return {name: i for i, label in enumerate(labels) for name in (label, label.lower())}
-    wanted = [_name(one) for one in classes]
+    wanted = [_spelled(one) for one in classes]
     if wanted == have:
         return None
     whole, short = _places(have), _places([name.partition(",")[0] for name in have])
@@ -248,7 +270,7 @@ def numbers_of(classes: Sequence[str] | None, labels: Sequence[str] | None) -> d
     return found
 
 
-def _name(label: str) -> str:
+def _spelled(label: str) -> str:
     return label.strip().lower().replace("_", " ")
 
 

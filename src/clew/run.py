@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks import Benchmark, Curve, Metric, make
+from .manifest import read_manifest
 from .metrics import write_top_k
 from .report import report as write_report
 from .report import summary
 from .shapes import InputError, OptionError, close_matches
-from .store import read_manifest, read_table
+from .store import read_table
 from .work import LEFT_OUT
 
 
@@ -46,7 +47,7 @@ class Run:
     @cached_property
     def table(self) -> Any:
         """All rows as a `pyarrow.Table`: example, method, error, target, scores, checks, and the protocol's columns."""
-        return read_table(self.path, self.manifest["shards"])
+        return read_table(self.path, self.manifest, self.benchmark.columns)
 
     @property
     def errors(self) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .attribution import Attribution
 from .benchmarks import Batch, Benchmark, Values
+from .checking import is_checking
 from .datasets import Example
 from .explain import explain
 from .loaded import LoadedModel
@@ -75,6 +76,7 @@ class Work:
     batch_size: int
     seed: int = 0
     numbering: Mapping[Any, int] | None = None  # from the data's classes to the model's
+    threads: int | None = None  # of torch, which decide how sums are rounded; None: those that the process has
 
     def numbered(self, example: Example) -> Example:
         """The example with the model's number of its class."""
@@ -86,13 +88,25 @@ class Work:
         """The rows of a shard. `done` is told how many examples are finished."""
         shard = Shard([], dict.fromkeys(self.methods, 0.0), dict.fromkeys(self.methods, 0))
         run = _Run(self, loaded, shard)
-        for start in range(0, len(items), self.batch_size):
-            batch = items[start : start + self.batch_size]
-            found = run.rows(batch)
-            shard.rows += [found[item.position, name] for item in batch for name in self.methods]
-            if done is not None:
-                done(len(batch))
+        with with_threads(self.threads):
+            for start in range(0, len(items), self.batch_size):
+                batch = items[start : start + self.batch_size]
+                found = run.rows(batch)
+                shard.rows += [found[item.position, name] for item in batch for name in self.methods]
+                if done is not None:
+                    done(len(batch))
         return shard
+
+
+@contextmanager
+def with_threads(count: int | None) -> Generator[None]:
+    """Compute with so many threads of torch, also where they are more than the machine has cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 Found = dict[tuple[int, str], Row]
@@ -213,21 +227,41 @@ class _Run:
 
     @contextmanager
     def _counted(self, name: str) -> Generator[None]:
-        """Seconds, and examples that ran through the model."""
+        """Seconds, and examples that ran through the whole model.
+
+        A process calls the model once by itself to check what was explained, and once to see a shape, which ends
+        midway: these are not the method's, and a run that goes on would count them twice.
+        """
         module: nn.Module = self.loaded.model
+        began: list[float] = []  # of checks
+        checks = 0.0
 
-        def count(_module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]) -> None:
-            named = [more[key] for key in ("pixel_values", "input_ids", "inputs_embeds") if more.get(key) is not None]
-            first = next((v for v in (*named, *given) if isinstance(v, Tensor)), None)
-            self.shard.forwards[name] += 1 if first is None else len(first)
+        def enters(_module: nn.Module, _given: tuple[Any, ...], _more: dict[str, Any]) -> None:
+            if is_checking():
+                began.append(_now())
 
-        handle = module.register_forward_pre_hook(count, with_kwargs=True)
-        began = time.perf_counter()
+        def leaves(_module: nn.Module, given: tuple[Any, ...], more: dict[str, Any], output: Any) -> None:
+            nonlocal checks
+            if is_checking():
+                checks += _now() - began.pop()
+            elif output is not None:
+                named = [
+                    more[key] for key in ("pixel_values", "input_ids", "inputs_embeds") if more.get(key) is not None
+                ]
+                first = next((v for v in (*named, *given) if isinstance(v, Tensor)), None)
+                self.shard.forwards[name] += 1 if first is None else len(first)
+
+        handles = [
+            module.register_forward_pre_hook(enters, with_kwargs=True),
+            module.register_forward_hook(leaves, with_kwargs=True, always_call=True),
+        ]
+        start = time.perf_counter()
         try:
             yield
         finally:
-            handle.remove()
-            self.shard.seconds[name] += time.perf_counter() - began
+            for handle in handles:
+                handle.remove()
+            self.shard.seconds[name] += time.perf_counter() - start - checks
 
     def _row(self, item: Item, name: str, result: Mapping[str, Attribution], i: int, values: Values) -> Row:
         whats = list(result)
@@ -274,6 +308,13 @@ def in_words(error: Exception) -> str:
         return "out of memory"
     words = str(error).strip() or type(error).__name__
     return words if isinstance(error, ClewError) else f"{type(error).__name__}: {words}"
+
+
+def _now() -> float:
+    """The time at which all that was asked of the devices is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -65,7 +65,7 @@ def write_processor(output: Path, kind: str, size: int) -> None:
 def write_scenes(output: Path, **arrays: np.ndarray) -> None:
     """Write the scenes that ship with a model."""
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, allow_pickle=False, **arrays)
     write_all({output / "scenes.npz": content.getvalue()})
 
 

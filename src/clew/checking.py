@@ -1,0 +1,29 @@
+"""Whether a result is being verified: passes that are made for that are not the method's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+class _Here(threading.local):
+    value = False
+
+
+_here = _Here()
+
+
+@contextmanager
+def checking() -> Generator[None]:
+    """While a result is verified, in this thread."""
+    before, _here.value = _here.value, True
+    try:
+        yield
+    finally:
+        _here.value = before
+
+
+def is_checking() -> bool:
+    """Whether this thread verifies a result just now."""
+    return _here.value
