@@ -49,7 +49,7 @@ def noting(folder: Path):
 
     def noted(subject: clew.Subject) -> torch.Tensor:
         """Attention of the last block."""
-        (folder / f"{os.getpid()}-{len(list(folder.iterdir()))}").touch()
+        (folder / f"{os.getpid()}-{len(list(folder.iterdir()))}-{torch.get_num_threads()}").touch()
         armed = folder / "armed"
         if armed.exists() and len(list(folder.iterdir())) > 3:
             armed.rename(folder / "killed")
@@ -76,13 +76,14 @@ def test_a_worker_that_is_killed_loses_nothing(cluster, digits, tmp_path):
         (tmp_path / folder).mkdir()
     (tmp_path / "there" / "armed").touch()
     here, there = (noting(tmp_path / folder) for folder in ("here", "there"))
-    run(digits, tmp_path / "local", [here, "random"], shard_size=2)
-    # What began here goes on there.
+    run(digits, tmp_path / "local", [here, "random"], shard_size=2, threads=2)
+    # What began here goes on there, with as many threads, though no machine has two cores.
     shutil.copytree(tmp_path / "local", tmp_path / "ray")
     for k in (1, 3, 4):
         (tmp_path / "ray" / f"part-{k:05d}.parquet").unlink()
     found = run(digits, tmp_path / "ray", [there, "random"], engine="ray", shard_size=2, workers=1)
     assert (tmp_path / "there" / "killed").exists()
+    assert {p.name[-2:] for p in (tmp_path / "there").iterdir() if p.name != "killed"} == {"-2"}
     assert found.failed == 0 and files(tmp_path / "ray") == files(tmp_path / "local")
 
 
@@ -95,4 +96,4 @@ def test_errors_of_workers_are_ours(cluster, digits, tmp_path):
         run(digits, tmp_path, [wrong], engine="ray")
     assert json.loads((tmp_path / "manifest.json").read_text())["shards"] == {}
     with pytest.raises(OptionError, match="no worker fits"):
-        run(digits, tmp_path, [wrong], engine="ray", threads=64)
+        run(digits, tmp_path / "other", [wrong], engine="ray", threads=64)

@@ -28,9 +28,10 @@ def ray_engine(
     """Shards on Ray: on the cluster at `address`, on the one that Ray is connected to, or on this machine.
 
     Each of `workers` actors (default: as many as fit) holds the model, on `gpus` of a GPU (default: one if the model is
-    on one), and has `threads` CPUs of the cluster (default: the run's threads, at most all). Each example is computed
-    with the run's threads wherever it is, so that results are those of the local engine. Examples are read, and shards
-    written, by this process alone. A worker that is killed is started anew, and its shard with it, up to three times.
+    on one), and has `threads` CPUs of the cluster (default: the run's threads, at most the largest machine's CPUs).
+    Each example is computed with the run's threads wherever it is, so that results are those of the local engine.
+    Examples are read, and shards written, by this process alone. A worker that is killed is started anew, and its shard
+    with it, up to three times.
     """
 
     def engine(work: Work, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
@@ -65,13 +66,18 @@ def _on_ray(
     threads: int | None,
     gpus: float | None,
 ) -> Generator[tuple[int, Shard]]:
-    resources = ray.cluster_resources()
-    cpus = int(threads or min(work.threads or torch.get_num_threads(), max(1, int(resources.get("CPU", 1)))))
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = max(int(node.get("CPU", 1)) for node in nodes)  # a worker is on one of them
+    cpus = int(threads or min(work.threads or torch.get_num_threads(), max(1, largest)))
     if gpus is None:  # the device of the model, on which results depend, is the caller's choice
         gpus = 1.0 if next(loaded.model.parameters()).device.type == "cuda" else 0.0
-    fit = int(resources.get("GPU", 0) // gpus) if gpus else int(resources.get("CPU", 1)) // cpus
+    fit = 0
+    for node in nodes:
+        room = int(node.get("CPU", 0)) // cpus
+        fit += min(room, int(node.get("GPU", 0) // gpus)) if gpus else room
     if fit < 1:
-        raise OptionError("no worker fits the cluster", expected=f"{cpus} CPUs and {gpus:g} GPUs", got=resources)
+        got = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise OptionError("no worker fits a machine of the cluster", expected=f"{cpus} CPUs and {gpus:g} GPUs", got=got)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
     shared = ray.put((work, loaded))
     actors = [remote.remote(shared, bool(gpus)) for _ in range(min(workers or fit, fit))]
