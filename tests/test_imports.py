@@ -13,7 +13,7 @@ SOURCE = Path(clew.__file__).parent
 
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
-    "shapes": 0, "discovery": 0, "json_files": 1, "model_files": 2, "picture_settings": 1,
+    "shapes": 0, "discovery": 0, "json_files": 1, "archives": 1, "model_files": 2, "picture_settings": 1,
     "outputs": 1, "files": 1, "words": 1, "quantized": 1, "quadrature": 1, "twin": 2, "guest": 0, "gradient_stops": 1,
     "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 1,
     "passes": 1, "passing": 1, "measured": 1, "checking": 0, "paths": 2,
@@ -21,7 +21,7 @@ LAYERS = {
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,
     "architectures": 2, "plots": 2, "progress": 1, "text_html": 2, "texts": 2, "architectures.*": 3, "page": 3,
     "generation_html": 3, "pair": 3, "things": 5, "architectures.pairs": 4, "target_kinds": 1,
-    "attribution": 4, "image_attribution": 5, "text_attribution": 5, "pair_attribution": 6, "compare": 6,
+    "saved": 2, "attribution": 4, "image_attribution": 5, "text_attribution": 5, "pair_attribution": 6, "compare": 6,
     "opening": 3, "images": 4, "arrays": 4, "checkpoints": 4, "readout": 4, "reach": 3, "capture": 5,
     "blocks": 6, "trace": 6, "subject": 7,
     "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,
@@ -35,8 +35,8 @@ LAYERS = {
     "explain": 12, "generation": 13,
     "metrics.curves": 2, "metrics.segmentation": 1, "metrics.eraser_files": 2, "metrics.eraser": 3,
     "metrics.perturbation": 7, "metrics.flipping": 7, "metrics": 8,
-    "datasets.content": 1, "datasets.places": 1, "datasets.selection": 1, "datasets.tables": 2, "datasets.labels": 3,
-    "datasets.imagenet_labels": 3, "datasets": 4, "datasets.pictures": 5, "datasets.stored": 6, "datasets.sheets": 7,
+    "datasets.content": 1, "datasets.places": 2, "datasets.selection": 1, "datasets.tables": 3, "datasets.labels": 4,
+    "datasets.imagenet_labels": 4, "datasets": 5, "datasets.pictures": 5, "datasets.stored": 6, "datasets.sheets": 7,
     "datasets.rows": 7, "datasets.choices": 8, "datasets.*": 9,
     "resampling": 1, "statistics": 2, "report_curves": 2, "report_rows": 2, "report_data": 3, "report_tables": 4,
     "report_parts": 5, "report_page": 6, "report": 7,
@@ -44,7 +44,7 @@ LAYERS = {
     "benchmarks.*": 13,
     "manifest": 1, "work": 13, "store": 14, "engines": 14, "identity": 7, "asked": 14, "run": 15,
     "evaluate": 16, "chosen": 16, "shown": 16,
-    "model_places": 4, "training": 1, "training.recipes": 2, "training.state": 3, "training.data": 5,
+    "model_places": 4, "training": 1, "training.recipes": 2, "training.state": 3, "training.data": 6,
     "training.models": 11, "training.checkpoints": 2, "training.card": 1, "training.adapters": 12,
     "training.loop": 12, "training.session": 13,
     "reading": 0, "token_strings": 1, "lettering": 1, "text_lines": 3, "figure_texts": 6, "figure": 7,

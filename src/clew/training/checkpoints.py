@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from ..files import write
+from ..json_files import parsed
 
 logger = logging.getLogger("clew")
 _SEAL = "whole.json"
@@ -44,7 +45,7 @@ def _step(path: Path) -> int:
 def _fault(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
     """What is wrong with a checkpoint, or with its files of some suffixes."""
     try:
-        sums: dict[str, str] = json.loads((path / _SEAL).read_text("utf-8"))
+        sums: dict[str, str] = parsed((path / _SEAL).read_bytes())
         for name, expected in sums.items():
             if name.endswith(suffixes):
                 if not (path / name).is_file():
@@ -60,7 +61,7 @@ def _fault(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
 
 def _fault_of_best(path: Path) -> str | None:
     """What is wrong with the weights that were best when a whole checkpoint was written."""
-    step = json.loads((path / _STATE).read_text("utf-8")).get("best_global_step")
+    step = parsed((path / _STATE).read_bytes()).get("best_global_step")
     best = path.with_name(f"checkpoint-{step}")
     fault = None if step is None or best == path else _fault(best, (".safetensors", ".bin", "adapter_config.json"))
     return None if fault is None else f"the best weights are those of {best.name}, and {fault}"
