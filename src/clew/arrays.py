@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .shapes import InputError
+from .shapes import InputError, named
 
 logger = logging.getLogger("clew")
 
 _RAW = (torch.uint8, torch.uint16)
+_DEEPEST = 8
+_TARGETS = f"{__package__}.target_kinds"  # which hold what is compared with
 _COLOURS = (1, 3, 4)  # grey, RGB, and RGB with transparency
 
 
@@ -31,6 +33,31 @@ def described(value: Any) -> str:
         some = "; ".join(described(item) for item in items[:3]) + ("; …" if len(items) > 3 else "")
         return f"a {type(items).__name__} of {len(items)}: {some}" if items else "nothing"
     return repr(value) if isinstance(value, str) else type(value).__name__
+
+
+def refuse_strange(value: Any, what: str = "the input") -> None:
+    """Raise `InputError` for lists in lists deeper than any input is, perhaps themselves in themselves, and for tensors
+    whose values are not in memory one after the other: sparse ones, those of the device "meta"."""
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        one, level = waiting.pop()
+        if isinstance(one, Tensor):
+            if one.layout != torch.strided or one.is_meta:
+                got = "a tensor on the device meta" if one.is_meta else f"a tensor of the layout {one.layout}"
+                todo = None if one.is_meta else "tensor.to_dense()"
+                raise InputError(
+                    f"{what} has no values that can be read", expected="a dense tensor", got=got, todo=todo
+                )
+        elif level > _DEEPEST:
+            expected = f"at most {_DEEPEST} lists in lists"
+            raise InputError(f"{what} is nested too deep", expected=expected, got=named(value))
+        elif isinstance(one, (list, tuple)):
+            some = cast("Sequence[Any]", one)
+            waiting += [(inner, level + 1) for inner in some if not isinstance(inner, (int, float, str))]
+        elif isinstance(one, Mapping):
+            waiting += [(inner, level + 1) for inner in cast("Mapping[Any, Any]", one).values()]
+        elif type(one).__module__ == _TARGETS:
+            waiting += [(inner, level + 1) for inner in vars(one).values()]
 
 
 def holds_pictures(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Any
 from .datasets import Example
 from .explain import explain
 from .identity import content_hash
+from .literals import literal
 from .loaded import LoadedModel
 from .methods import Method, find, methods, parse
-from .shapes import InputError, OptionError, close_matches
+from .shapes import InputError, OptionError, close_matches, named
 from .work import Asked, Item, Work
 
 logger = logging.getLogger("clew")
@@ -29,6 +29,8 @@ def asked_for(wanted: Sequence[Asking]) -> dict[str, Asked]:
         wanted = [wanted]
     found: dict[str, Asked] = {}
     for one in wanted:
+        if isinstance(one, tuple) and not (len(one) == 2 and isinstance(one[1], Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError("a method with its options", expected="(name, {option: value})", got=named(one))
         name, options = parse(one) if isinstance(one, str) else one if isinstance(one, tuple) else (one, {})
         method = find(name)
         for option in options:
@@ -50,11 +52,11 @@ def called(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
     try:
-        if len(text) <= 60 and ast.literal_eval(text) == value:
+        text = repr(value)
+        if len(text) <= 60 and literal(text) == value:
             return text
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     return f"<{type(value).__name__} {content_hash(value)[:8]}>"
 
@@ -80,7 +82,11 @@ def expanded(asked: dict[str, Asked], grid: Grid | None) -> tuple[dict[str, Aske
     """
     if not grid:
         return asked, {}
-    wrong = [name for name, values in grid.items() if isinstance(values, str) or not len(values)]
+    wrong = [
+        name
+        for name, values in grid.items()
+        if isinstance(values, str) or not (hasattr(values, "__len__") and len(values))
+    ]
     if wrong:
         raise OptionError(
             "a grid has values to try", expected="a list for each option", got=f"{wrong[0]}={grid[wrong[0]]!r}"

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .shapes import TargetError, close_matches
+from .shapes import TargetError, close_matches, named
 from .target_kinds import Contrast, Each, Similarity, Span, Token
+from .typed import digits
 
 ADVICE = (
     "the model gives an embedding, no classes: pass a callable as target for what it should be like, for example the "
@@ -54,7 +55,7 @@ def index_of(target: Any, labels: Sequence[str] | None) -> int:
     if isinstance(target, np.integer):
         return int(target)
     if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise TargetError("a class is an index or a label", expected="int or str", got=repr(target))
+        raise TargetError("a class is an index or a label", expected="int or str", got=named(target))
     if isinstance(target, int):
         return target
     if not labels:
@@ -75,8 +76,9 @@ def index_of(target: Any, labels: Sequence[str] | None) -> int:
             todo="pass the class index",
         )
     todo = close_matches(target, labels)
-    if target.strip().isdecimal():
-        todo += f"; for the class by its index pass {int(target)}, not a string"
+    number = digits(target.strip())
+    if number is not None and number >= 0:
+        todo += f"; for the class by its index pass {number}, not a string"
     raise TargetError(f"no label {target!r}", got=target, todo=todo)
 
 
@@ -122,7 +124,7 @@ def refuse(one: Any, task: str) -> None:
         "token-classification": "Token(where, label): the head has an output for each token",
         "question-answering": "None (the predicted answer), Span(…), or a callable",
     }
-    raise TargetError(f"this target does not fit a model for {task}", expected=takes[task], got=repr(one))
+    raise TargetError(f"this target does not fit a model for {task}", expected=takes[task], got=named(one))
 
 
 def name_of(index: int, labels: Sequence[str] | None, noun: str = "class") -> str:

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -286,6 +287,9 @@ def _options(options: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command line; an error of ours, and a disk that is full, is shown without its traceback."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text, and terminals may lack letters
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             app()

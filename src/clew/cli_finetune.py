@@ -25,7 +25,7 @@ console = Console()
 def _share(text: str | None) -> str | float | None:
     """A number is a share to hold out, all else is data."""
     try:
-        return None if text is None else float(text)
+        return float(text) if text is not None and text.isascii() else text
     except ValueError:
         return text
 

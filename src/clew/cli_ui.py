@@ -23,7 +23,7 @@ def ui(
     data: Annotated[str | None, typer.Option(help="The data that the runs are of, to see pictures and words.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights for --model to use instead.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: the first free one from 7860.")] = None,
     host: Annotated[
         str, typer.Option(help="Who can reach it: 127.0.0.1 this machine alone, 0.0.0.0 every machine of the network.")
     ] = "127.0.0.1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from . import literals
 from .shapes import OptionError
 
 
@@ -27,10 +27,12 @@ def helps(doc: str) -> dict[str, str]:
 
 
 def literal(word: str) -> Any:
-    """A number where it is one, None and truth values, else the word."""
+    """A number where it is one, None and truth values, else the word. Raises `OptionError` for what is endless."""
     try:
-        return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
+        return literals.literal(word)
+    except ValueError as error:
+        if isinstance(error, OptionError):
+            raise
         return word
 
 
@@ -39,9 +41,11 @@ def numbers(text: str | None, flag: str) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise OptionError(f"{flag} takes numbers", expected=f"{flag} 0.5,0.5,0.5", got=text) from error
+        if text.isascii():  # `float` also takes digits of other scripts
+            return [float(word) for word in text.split(",")]
+    except ValueError:
+        pass
+    raise OptionError(f"{flag} takes numbers", expected=f"{flag} 0.5,0.5,0.5", got=text)
 
 
 def pairs(given: Sequence[str] | None, flag: str) -> dict[str, str]:

@@ -15,8 +15,10 @@ from .plots import grid
 from .shapes import ClewError
 from .text_attribution import TextAttribution
 from .text_html import latex, text_page
+from .typed import refuse_others, typed
 
 
+@typed
 def compare(
     attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew", methods: Sequence[str] | None = None
 ) -> Path:
@@ -26,6 +28,7 @@ def compare(
 
     Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
     """
+    refuse_others({"attributions": attributions}, compare)
     if methods is not None:
         if len(methods) != len(attributions):
             raise ClewError("headings to compare", expected=f"{len(attributions)}", got=list(methods))

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from .shapes import InputError
 from .spelling import spans_of, spelled
+from .surrogates import refuse_halves
 from .token_numbers import Tokenizer, as_tensor, fits, numbers_in, padded, padded_rows, padding_of
 
+MOST_CHARACTERS = 500_000  # of a text; tokenizers take seconds for as many
 BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
 
 # What tokenizers write down for their user; no model takes it.
@@ -212,6 +214,14 @@ def _row(item: Any, tokenizer: Tokenizer, add: bool, **options: Any) -> Row:
     fast = bool(getattr(tokenizer, "is_fast", False))
     first, second = item if isinstance(item, tuple) else (item, None)
     text = BETWEEN.join(item) if isinstance(item, tuple) else " ".join(item) if isinstance(item, list) else item
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            "a text is longer than any that is explained",
+            expected=f"at most {MOST_CHARACTERS:,} characters",
+            got=f"{len(text):,}",
+            todo="explain it in parts, chapter by chapter",
+        )
+    refuse_halves(text)
     if isinstance(item, list):
         options["is_split_into_words"] = True
     if not add:

@@ -29,11 +29,14 @@ from .pair_model import LoadedPair
 from .run import Run
 from .shapes import InputError, MissingDependency, OptionError, close_matches
 from .store import Store
+from .typed import refuse_others, seed_of, size_of, typed, whole
 from .work import Item, Work, in_words, with_threads
 
 logger = logging.getLogger("clew")
+MOST_WORKERS = 10_000
 
 
+@typed
 def evaluate(
     benchmark: str | Benchmark,
     model: LoadedModel,
@@ -81,12 +84,13 @@ def evaluate(
         InputError: data that cannot be read or used; a folder with another run, with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
+    refuse_others({"benchmark": benchmark, "data": data}, evaluate)
     begun = read_manifest(Path(out)) if out is not None and (Path(out) / MANIFEST).exists() else {}
+    batch_size, seed = size_of("batch_size", batch_size), seed_of("seed", seed)
+    shard_size = None if shard_size is None else size_of("shard_size", shard_size)
+    workers = None if workers is None else whole("workers", workers, 1, MOST_WORKERS)
+    threads = None if threads is None else whole("threads", threads, 1, MOST_WORKERS)
     count = threads if threads is not None else begun.get("threads") or torch.get_num_threads()
-    if count < 1:
-        raise OptionError("a number of threads", expected="1 or more", got=count)
-    if batch_size < 1 or (shard_size is not None and shard_size < 1):
-        raise OptionError("sizes of batches and shards", expected="1 or more", got=(batch_size, shard_size))
     protocol = make(benchmark, options) if isinstance(benchmark, str) else benchmark
     chosen_engine = _engine(engine, address, workers, threads)
     with with_threads(count):

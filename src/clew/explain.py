@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .architectures import Architecture
 from .arguments import keeps_logits
+from .arrays import refuse_strange
 from .assemble import Request, Settings, attribution_of
 from .attribution import Attribution
 from .guest import guest
@@ -27,10 +28,12 @@ from .shapes import ClewError, OptionError, TargetError
 from .similarity import Pairs
 from .subject import Subject
 from .targets import Target, flat, resolve, rows_of
+from .typed import typed
 from .verify import AsCalled
 from .windows import Windows
 
 
+@typed
 @guest()
 def explain(
     model: nn.Module | LoadedModel,
@@ -89,6 +92,8 @@ def explain(
         CheckFailed: the result would be wrong; says what disagrees with what, and by how much.
         ClewError: another subclass that says what was expected, what came, and what to do.
     """
+    refuse_strange(inputs)
+    refuse_strange(target, "the target")
     if isinstance(method, str) and "(" in method:  # as tables and the command line write it
         method, own = parse(method)
         options = own | options

@@ -18,6 +18,7 @@ from .lettering import fitted, lettered, wrapped
 from .plots import in_frame, shrunk
 from .shapes import ClewError, OptionError
 from .text_attribution import TextAttribution
+from .typed import refuse_others, typed
 
 _DPI = 300
 _EDGE = 1.35  # inches of a picture's side
@@ -39,6 +40,7 @@ class _Scale:
         return _Scale("RdBu_r", -high, high) if (values < 0).any() else _Scale("inferno", 0.0, high)
 
 
+@typed
 def figure(
     results: Sequence[Attribution],
     path: str | Path,
@@ -62,6 +64,7 @@ def figure(
     Raises:
         ClewError: results of different inputs, or another suffix. OptionError: an unknown scale.
     """
+    refuse_others({"results": results}, figure)
     if scale not in ("each", "method"):
         raise OptionError("unknown scale of a figure", expected="each or method", got=scale)
     sizes, kinds = {len(r) for r in results}, {isinstance(r, TextAttribution) for r in results}
@@ -125,7 +128,9 @@ def _images(
     from matplotlib.colors import Normalize
 
     count, columns = len(rows), len(results) + 1
-    drawn = _new(_EDGE * columns + 0.5, _EDGE * count + (0.9 if caption else 0.5))
+    said = wrapped(caption, round(26 * columns)) if caption else ""
+    below = max(0.4, 0.12 * (said.count("\n") + 1)) if said else 0.0  # inches
+    drawn = _new(_EDGE * columns + 0.5, _EDGE * count + 0.5 + below)
     axes: Any = drawn.subplots(count, columns, squeeze=False)
     maps: list[list[np.ndarray]] = []
     for k, result in enumerate(results):
@@ -164,8 +169,8 @@ def _images(
         bar.outline.set_linewidth(0.4)
         if scale == "each":
             bar.set_label("share of the map's largest score", fontsize=6)
-    if caption:
-        drawn.supxlabel(wrapped(caption, round(26 * columns)), fontsize=6.5, x=0.02, ha="left")
+    if said:
+        drawn.supxlabel(said, fontsize=6.5, x=0.02, ha="left")
     return lettered(drawn)
 
 

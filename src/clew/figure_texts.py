@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from .lettering import Ruler, fitted, language_of, lettered, wrapped
+from .lettering import Ruler, fitted, language_of, lettered, slant, wrapped
 from .text_attribution import TextAttribution
 from .text_html import scale_of, shade
 from .text_lines import Part, set_in_lines
@@ -83,5 +83,5 @@ def _put(axis: Any, lines: Sequence[Sequence[Part]], largest: float) -> None:
                 corner, high = (x - 0.3, y - 1.15 * _SIZE), 1.5 * _SIZE
                 colour = (r / 255, g / 255, b / 255)
                 axis.add_patch(Rectangle(corner, part.wide + min(0.6, part.gap), high, color=colour, linewidth=0))
-            style = "italic" if part.piece.special else "normal"
+            style = slant(part.shown) if part.piece.special else "normal"
             axis.text(x, y, part.shown, fontsize=_SIZE, style=style, va="baseline", ha="left")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .shapes import ClewError, WriteError
+from .shapes import ClewError, WriteError, named
+from .surrogates import without_halves
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -23,6 +24,12 @@ def write(path: str | Path, writers: Mapping[str, Callable[[], str | bytes]], *,
     Raises `ClewError` for a suffix without a writer, `WriteError` (which says what to do, and `then`) where it cannot
     be written: then all is as it was.
     """
+    if not isinstance(path, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ClewError("this is no path", expected="a name of a file", got=named(path))
+    if not may_be(path):
+        raise ClewError(
+            "no file has such a name", expected="a shorter one, of whole characters", got=ascii(str(path)[:60])
+        )
     path = Path(path)
     writer = writers.get(path.suffix.lower())
     if writer is None:
@@ -50,7 +57,7 @@ def _beside(path: Path, content: str | bytes, kept: ExitStack) -> Path:
     temporary = Path(name)
     kept.callback(temporary.unlink, missing_ok=True)
     with os.fdopen(handle, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(without_halves(content).encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())  # or a power cut would leave the name without the content
     os.chmod(temporary, 0o666 & ~umask())
@@ -102,6 +109,17 @@ def temporary_folder(prefix: str) -> Path:
     """A new and empty folder for what does not last. Raises `WriteError`."""
     with write_errors("a temporary folder", then="do it again, or set TMPDIR to a folder with room"):
         return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def may_be(name: str | Path) -> bool:
+    """Whether a file could have this name: not if it is too long, or of characters that no name has."""
+    try:
+        os.lstat(name)
+    except ValueError:
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+    return True
 
 
 def umask() -> int:

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from .datasets import Dataset
-from .files import slug
+from .files import may_be, slug
 from .identity import versions
 from .load import load
 from .loaded import LoadedModel
 from .shapes import InputError, OptionError, close_matches, optional_import
 from .training.data import divided
 from .training.recipes import TASKS, Task, changed
+from .typed import refuse_others, size_of, typed, whole
 
 logger = logging.getLogger("clew")
 Source = str | Path | Dataset
+MOST_RANK, MOST_WORKERS = 1_024, 256
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Finetuned:
         return load(self.folder)
 
 
+@typed
 def finetune(
     task: str,
     model: str | Path | None = None,
@@ -99,13 +102,18 @@ def finetune(
         LoadError: a model that cannot be had. OptionError: unknown options, or out of range.
         WriteError: a full disk, say; what was there before is kept, and the same call goes on from it.
     """
+    refuse_others({"task": task, "model": model, "data": data}, finetune)
     optional_import("accelerate", extra="train", purpose="train models")
     chosen, source = _task(task, data)
     recipe = changed(chosen.recipe, options)
     if device not in (None, "cpu"):
         raise OptionError("a GPU is taken where there is one", expected="device=None or 'cpu'", got=device)
-    if eval_steps is not None and eval_steps < 1:
-        raise OptionError("eval_steps is a number of steps", expected="1 or more", got=eval_steps)
+    limit, eval_steps, micro_batch = (
+        None if value is None else size_of(name, value)
+        for name, value in (("limit", limit), ("eval_steps", eval_steps), ("micro_batch", micro_batch))
+    )
+    lora = None if lora is None else whole("lora, the rank of LoRA's matrices,", lora, 1, MOST_RANK)
+    workers = whole("workers", workers, 0, MOST_WORKERS)
     if quantize is not None and lora is None:
         raise OptionError("packed weights cannot be trained", expected="lora=16 beside quantize=", got="no lora")
     if lora is not None and (recipe.train != chosen.recipe.train or recipe.reinit):
@@ -161,6 +169,8 @@ def finetune(
 
 def _task(task: str, data: Source | None) -> tuple[Task, Source]:
     """The task and its data; a task that is no name is data, taken for texts until they are read."""
+    if not may_be(task):
+        raise InputError("no data have such a name", expected="a name that a file could have", got=ascii(task[:60]))
     named = TASKS.get(task)
     if named is not None and (data is not None or named.data is not None):
         return named, data if data is not None else named.data or ""

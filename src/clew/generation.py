@@ -9,11 +9,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from .arrays import refuse_strange
 from .attribution import Attribution
 from .explain import explain
 from .generation_html import generation_fragment, generation_page, generation_png
 from .loaded import LoadedModel
 from .prepare import unwrap
+from .prepare_text import check_length, check_numbers
 from .progress import progress_bar
 from .prompts import device_of, generated, read_prompt, with_answer
 from .shapes import InputError
@@ -21,6 +23,7 @@ from .spelling import BROKEN
 from .targets import Span
 from .text_attribution import TextAttribution
 from .text_html import Piece, terminal
+from .typed import size_of, typed, whole
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,6 +84,10 @@ class GenerationAttribution(Attribution):
         return {"input_ids": self.input_ids}, {"tokens": list(self.tokens), "prompt": self.prompt}
 
 
+MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
+
+
+@typed
 def explain_generation(
     model: nn.Module | LoadedModel,
     prompt: Any,
@@ -99,8 +106,8 @@ def explain_generation(
         model: a causal language model, or what `clew.load` returned.
         prompt: a string or messages of a chat (for a loaded model), token numbers (token,) or (1, token), or what a
             tokenizer returned for one text. What a tokenizer adds at the end of a text is left out.
-        max_new_tokens: how many tokens to write at most, greedily; fewer where the model ends its text. The token that
-            ends it is no part of the answer.
+        max_new_tokens: how many tokens to write at most (up to 10,000), greedily; fewer where the model ends its text.
+            The token that ends it is no part of the answer.
         answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
             together with those of the prompt; a token that has characters of both is the answer's.
         method, score, **options: as in `explain`.
@@ -111,13 +118,21 @@ def explain_generation(
         InputError: an empty prompt, several prompts, or a model that does not generate.
         ClewError: as in `explain`.
     """
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, MOST_TOKENS)
+    batch_size = size_of("batch_size", batch_size)
+    refuse_strange(prompt, "the prompt")
+    refuse_strange(answer, "the answer")
     tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
     written, device = read_prompt(prompt, module, tokenizer), device_of(module)
+    check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+    words: Any = getattr(module, "get_input_embeddings", lambda: None)()
+    check_numbers(torch.tensor(written.ids), words)
     if answer is None:
         written.ids = [*written.ids, *generated(module, written, max_new_tokens, device)]
     else:
         written = with_answer(prompt, answer, written, tokenizer)
+        check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
     first, count = written.prompt, len(written.ids)
     if count <= first:
         got = "none" if answer is not None else "the model ended the text at once"

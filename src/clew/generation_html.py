@@ -12,11 +12,24 @@ from typing import Any
 import numpy as np
 
 from .plots import Array, layers_png
+from .shapes import InputError
 from .text_html import Piece, direction_of, drawn_pieces, stands_apart
+
+MOST_SCORES = 4_000_000  # on a page, which every browser still opens
 
 
 def generation_page(title: str, tokens: Sequence[str], prompt: int, scores: Array, facts: Mapping[str, str]) -> str:
-    """The page; `scores` (output, token), of which the first `prompt` tokens are the prompt."""
+    """The page; `scores` (output, token), of which the first `prompt` tokens are the prompt.
+
+    Raises `InputError` for more than `MOST_SCORES` of them.
+    """
+    if scores.size > MOST_SCORES:
+        raise InputError(
+            "this text has more tokens than a page can show",
+            expected=f"at most {MOST_SCORES:,} scores, generated tokens × all tokens",
+            got=f"{len(scores):,} × {scores.shape[1]:,}",
+            todo="save it as .safetensors or .png, or explain a shorter answer",
+        )
     values = [[None if not np.isfinite(v) else float(f"{v:.4g}") for v in row] for row in scores.tolist()]
     return _template("generation.html.j2").render(
         title=title,

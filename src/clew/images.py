@@ -17,7 +17,8 @@ from torch import Tensor
 from .opening import PICTURES, as_rgb, open_image
 from .picture_settings import MOST_PIXELS, check_numbers, check_sides, filter_of, floats, height_width, resampling, side
 from .plots import Picture
-from .shapes import InputError, LoadError, optional_import
+from .shapes import InputError, LoadError, OptionError, named, optional_import
+from .typed import real
 
 __all__ = ["PICTURES", "Backend", "Preprocess", "as_rgb", "open_image", "picture_of"]
 
@@ -125,13 +126,17 @@ class Preprocess:
         return replace(self, mean=mean, std=std, fill=fill, channels=channels)
 
     def normalized_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocess:
-        """The same with another `mean` or `std`, where given; a border of timm's takes the mean's colour."""
+        """The same with another `mean` or `std`, where given; a border of timm's takes the mean's colour.
+
+        Raises `OptionError` for what is no row of numbers, and for a `std` of 0.
+        """
         if mean is None and std is None:
             return self
+        mean, std = _numbers("mean", mean, -1e6), _numbers("std", std, 1e-6)
         fill = self.fill
         if mean is not None and self.mode == "contain" and self.library == "timm" and fill == _border(self.mean):
             fill = _border(mean)
-        mean, std = (tuple(map(float, new or old)) for new, old in ((mean, self.mean), (std, self.std)))
+        mean, std = (new or tuple(map(float, old)) for new, old in ((mean, self.mean), (std, self.std)))
         return replace(self, mean=mean, std=std, fill=fill, normalize=True)
 
     # Steps
@@ -357,6 +362,16 @@ def _per_channel(values: Sequence[float], channels: int) -> Tensor:
             )
         values = values[:1]
     return torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None]
+
+
+def _numbers(name: str, given: Any, least: float) -> tuple[float, ...] | None:
+    """One number for each channel; none of them where nothing was given."""
+    if given is None:
+        return None
+    values: Any = given.tolist() if isinstance(given, (np.ndarray, Tensor)) else given
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise OptionError(f"{name} is a number for each channel", expected="(0.5, 0.5, 0.5)", got=named(given))
+    return tuple(real(f"{name} of a channel", value, least, 1e6) for value in cast("Sequence[Any]", values))
 
 
 def _border(mean: Sequence[float]) -> tuple[int, ...]:

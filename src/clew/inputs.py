@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .images import PICTURES, open_image
-from .shapes import InputError
+from .shapes import InputError, named
 
 TEXTS = (".txt", ".md", ".text")
 
@@ -55,7 +55,7 @@ def read_texts(words: Sequence[str], *, as_text: bool = False) -> Read:
 
     def read(word: str) -> Read:
         if not word.strip():
-            raise InputError("there is an empty text", expected="a file, a folder or words", got=repr(word))
+            raise InputError("there is an empty text", expected="a file, a folder or words", got=named(word))
         if as_text or not _exists(word):
             if not as_text and Path(word).suffix in TEXTS:
                 raise InputError(f"no file {word}", expected="a text file", got="nothing there", todo="check the path")
@@ -103,12 +103,14 @@ def _exists(word: str) -> bool:
 
 
 def _files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         inside = sorted(path.iterdir())
     except OSError as error:
-        raise InputError(f"{path} cannot be read", expected="a folder", got=error, todo="check its rights") from error
+        raise InputError(
+            f"{path} cannot be read", expected="a file or a folder", got=error, todo="check the name and its rights"
+        ) from error
     # Hidden files are none that anyone put there: macOS leaves `._x.jpg` beside every x.jpg on foreign disks.
     found = [p for p in inside if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()]
     if not found:

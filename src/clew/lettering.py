@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .reading import RLM, ZWJ, visual
+from .surrogates import without_halves
 
 logger = logging.getLogger("clew")
 _LACKING = "□"
+_MOST, _MARKS = 4_000, 8  # characters of a name or a caption, and marks on a letter
 _CONTROL = {
     **{chr(i): f"<0x{i:02X}>" for i in (*range(10), *range(11, 32), *range(127, 160))},  # as bytes are shown
     **dict.fromkeys("\t\r\x85", " "),
+    "\ufeff": "",  # the mark of byte order: it shows nothing, and matplotlib writes no PDF with it
 }
 # Fonts of boxes or of single signs, whose letters are no letters.
 _NO_LETTERS = re.compile(r"last ?resort|^\.|^cm[a-z]{1,2}\d+$|stixsize|stixnonunicode", re.I)
@@ -116,7 +119,7 @@ def drawable(text: str, family: Sequence[str], language: str = "") -> tuple[str,
 
 def visible(text: str) -> str:
     """A text without characters that steer a device; line ends stay."""
-    return "".join(_CONTROL.get(c, c) for c in text)
+    return "".join(_CONTROL.get(c, c) for c in without_halves(text))
 
 
 def _invisible(character: str) -> bool:
@@ -245,6 +248,11 @@ def _tell(message: str, once: str | None = None) -> None:
 # Lines
 
 
+def slant(words: str) -> str:
+    """The style of words that are to be italic: oblique fonts have no letters but those of the alphabet."""
+    return "italic" if words.isascii() else "normal"
+
+
 def width_of(text: str) -> int:
     """How wide a text is in letters of the alphabet; Chinese characters and emoji are two wide, marks none."""
     return sum(0 if combining(c) or category(c) in ("Mn", "Me", "Cf") else 2 if east_asian_width(c) in "WF" else 1
@@ -253,9 +261,25 @@ def width_of(text: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """A text of at most this width, its end replaced by … where it is longer."""
+    text = _bounded(text)
     if width_of(text) <= width:
         return text
     return _head(text, width - 1).rstrip() + "…"
+
+
+def _bounded(text: str) -> str:
+    """As much of a text as is ever drawn as a name or a caption, with as many marks on a letter as languages have."""
+    text = text if len(text) <= _MOST else text[:_MOST] + "…"
+    kept, marks = list[str](), 0
+    for character in text:
+        marks = marks + 1 if combining(character) else 0
+        kept += [character] if marks <= _MARKS else []
+    return "".join(kept)
+
+
+def _wider(text: str, width: int) -> bool:
+    """Whether a text is wider; looks no farther than it must."""
+    return len(_head(text, width)) < len(text)
 
 
 def _head(text: str, width: int) -> str:
@@ -274,6 +298,7 @@ def wrapped(text: str, width: int, lines: int | None = None) -> str:
     With `lines`, no more of them than that, the last ending in … where the text is longer.
     """
     found: list[str] = []
+    text = _bounded(text)
     for paragraph in text.splitlines() or [text]:
         found += _lines_of(paragraph, width)
     if lines is not None and len(found) > lines:
@@ -287,9 +312,9 @@ def _lines_of(text: str, width: int) -> list[str]:
     for part in re.findall(r"\s+|[^\s_]*_+|[^\s_]+", text):
         if part.isspace():
             part = " " if found[-1] else ""
-        elif width_of(found[-1]) + width_of(part) > width and found[-1].strip():
+        elif _wider(found[-1] + part, width) and found[-1].strip():
             found.append("")
-        while width_of(found[-1] + part) > width and part.strip():
+        while _wider(found[-1] + part, width) and part.strip():
             head = _head(part, width - width_of(found[-1]))
             if head == part:
                 break
@@ -319,7 +344,7 @@ class Ruler:
         """Width and height in points."""
         key = words, italic
         if key not in self._known:
-            style = "italic" if italic else "normal"
+            style = slant(words) if italic else "normal"
             self._text.update({"text": words, "style": style, "fontfamily": self._plain})
             settle(self._text, self._language)
             box = self._text.get_window_extent(self._renderer)

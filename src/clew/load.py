@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .files import may_be
 from .heads import by_number
 from .json_files import read_object
 from .load_hf import adapter_only, load_hf
@@ -20,7 +21,8 @@ from .loaded import DinoLinear, LoadedModel
 from .model_files import no_foreign_code
 from .pair import find_pair
 from .pair_model import LoadedPair
-from .shapes import LoadError, close_matches, optional_import
+from .shapes import LoadError, close_matches, named, optional_import
+from .typed import refuse_others, typed
 
 __all__ = ["MINIS", "DinoLinear", "LoadedModel", "load"]
 
@@ -34,6 +36,7 @@ MINIS = {
 }
 
 
+@typed
 @torch.inference_mode(False)  # weights made in a caller's inference mode could never train
 def load(
     name: str | Path,
@@ -73,7 +76,10 @@ def load(
         LoadError: unknown name, files that cannot be read or say what cannot be, weights that do not fit or are far
             smaller than the configuration says, and code that wants to be run, in a pickle or beside a configuration.
     """
+    refuse_others({"name": name}, load)
     text = str(name)
+    if not may_be(text.partition(":")[2] or text):
+        raise LoadError("no model has such a name", expected="a name that a file could have", got=named(text))
     model_args = no_foreign_code(text, model_args)
     kind, _, rest = text.partition(":")
     probe = LinearHead(linear, interleaved) if linear is not None else None

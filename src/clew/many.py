@@ -13,6 +13,7 @@ from .attribution import Attribution
 from .explain import explain
 from .loaded import LoadedModel
 from .targets import Target
+from .typed import size_of
 
 
 def explain_many(
@@ -27,6 +28,7 @@ def explain_many(
     """Several methods on any number of inputs, in batches, with a progress bar; one result per method."""
     results: list[Attribution] = []
     with _bar("explaining", len(chosen) * len(inputs)) as advance:
+        batch_size = size_of("batch_size", batch_size)
         for name, options in chosen:
             parts: list[Attribution] = []
             for start in range(0, len(inputs), batch_size):

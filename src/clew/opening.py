@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .files import may_be
 from .shapes import InputError
 
 logger = logging.getLogger("clew")
@@ -28,6 +29,8 @@ def open_image(path: str | Path, *, tell: Callable[[str], None] = logger.warning
     `tell` is told of a picture that comes out nearly black, 10 or 12 bits in 16; default: a warning in the log.
     Raises `InputError` for a missing, empty, broken or unreasonably large file.
     """
+    if not may_be(path):
+        raise InputError("no file has such a name", expected="a picture file", got=ascii(str(path)[:60]))
     path = Path(path)
     if not os.path.isfile(path):
         got = "a folder" if os.path.isdir(path) else "nothing there"

@@ -17,7 +17,7 @@ from .pair import Pair, find_pair, tower
 from .precise import Precise
 from .prepare import encoder_inputs, unwrap
 from .quantized import is_quantized
-from .shapes import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture
+from .shapes import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, named
 from .things import Things, things
 from .twin import twin
 
@@ -112,7 +112,7 @@ class LoadedPair(LoadedModel):
             raise OptionError("a template has a place for the class", expected="a photo of a {}", got=wrong or "none")
         names = [] if isinstance(classes, str) else [str(one) for one in classes]
         if not names or len(set(names)) != len(names):
-            raise OptionError("these are no classes", expected="different words, in a list", got=repr(classes))
+            raise OptionError("these are no classes", expected="different words, in a list", got=named(classes))
         texts = [t.replace("{}", name) if isinstance(t, str) else t(name) for name in names for t in templates]
         features = self.encode(texts, truncate=truncate).view(len(names), len(templates), -1).mean(1)
         made = tower(unwrap(self.model), self.pair, "image", features)

@@ -9,25 +9,29 @@ from torch import Tensor
 
 from .measured import Measured
 from .quadrature import Quadrature
-from .shapes import OptionError, at_least_float32
+from .shapes import OptionError, at_least_float32, named
+from .typed import size_of
 
 
 def baseline(baselines: float | Tensor, x: Tensor) -> Tensor:
     """A baseline for each example, in the shape of `x`. Raises `OptionError` if it does not fit."""
     try:
-        return torch.as_tensor(baselines, dtype=x.dtype, device=x.device).expand_as(x)
-    except RuntimeError as error:
-        shape = tuple(baselines.shape) if isinstance(baselines, Tensor) else baselines
-        expected = f"a number or a tensor that expands to {tuple(x.shape)}"
+        found = torch.as_tensor(baselines, dtype=x.dtype, device=x.device).expand_as(x)
+        if not bool(found.isfinite().all()):
+            raise ValueError("NaN or infinity")
+        return found
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        shape = tuple(baselines.shape) if isinstance(baselines, Tensor) else named(baselines)
+        expected = f"a finite number or a tensor that expands to {tuple(x.shape)}"
         raise OptionError("baselines do not fit the input", expected=expected, got=shape) from error
 
 
 def chunk_size(given: Tensor, internal_batch_size: int | None) -> int:
     """How many inputs run at once along a path. Raises `OptionError` for fewer than one."""
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise OptionError("internal_batch_size is too small", expected="at least 1", got=internal_batch_size)
     inputs = given.shape[0]
-    return internal_batch_size or (min(max(4, inputs), 16) if given.device.type == "cpu" else max(64, inputs))
+    if internal_batch_size is not None:
+        return size_of("internal_batch_size", internal_batch_size)
+    return min(max(4, inputs), 16) if given.device.type == "cpu" else max(64, inputs)
 
 
 def in_chunks(

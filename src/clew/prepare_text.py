@@ -15,9 +15,13 @@ from .encodings import BOOKKEEPING, Encoded, encoded
 from .padding import as_tokens, filled, seen_padding
 from .shapes import InputError
 from .spelling import BROKEN, spelled
+from .surrogates import refuse_halves
 from .texts import TextBatch, arrange, read_mask
 from .token_numbers import Tokenizer, padding_of, special_ids
 from .token_strings import token_string
+
+MOST = 100_000  # tokens of a text for models that have positions for any length: attention has that many squared
+NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def text_inputs(
@@ -38,7 +42,7 @@ def text_inputs(
     if ids.ndim == 1:
         given = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in given.items()}
         ids = given["input_ids"]
-    if ids.ndim != 2 or ids.is_floating_point() or 0 in ids.shape:
+    if ids.ndim != 2 or ids.dtype not in NUMBERS or 0 in ids.shape:
         raise InputError(
             "these are no token numbers",
             expected="integers of shape (batch, token)",
@@ -60,15 +64,15 @@ def text_inputs(
     if mask_given is None and not pair and not getattr(model, "reads_padding", False):
         mask, told = seen_padding(given, ids, model, tokenizer, taken, came.kind)
         checks |= told
-    _check_numbers(ids.masked_fill(~mask, 0), None if bound is None else bound.patches)
+    check_numbers(ids.masked_fill(~mask, 0), None if bound is None else bound.patches)
     context, padding = int(getattr(model, "context", None) or 0), padding_of(model, tokenizer)
     if getattr(model, "reads_padding", False):  # then it is a token like any other, added behind the text
         given = filled(given, context, padding)
         special = _special(given, given["input_ids"], model, tokenizer)
         given, mask = as_tokens(given, mask, special, padding)
         ids = given["input_ids"]
+    check_length(int(mask.sum(1).max()), past, model, bound, came.kind, tokenizer)
     batch = _batch(given, came, ids, mask, model, tokenizer, context, checks)
-    _check_length(int(batch.lengths.max()), past, model, bound, came.kind, tokenizer)
     # Classifiers find the last token by the number that they take for padding.
     passed: dict[str, Any] = {name: ids.masked_fill(~mask, padding)}
     passed |= {k: v for k, v in given.items() if k not in ("input_ids", *BOOKKEEPING) and k in taken}
@@ -188,6 +192,7 @@ def _batch(
     if tokenizer is not None:
 
         def encode_with(text: str) -> list[int]:
+            refuse_halves(text, "a word")
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
         def decode_with(numbers: Sequence[int]) -> str:
@@ -270,7 +275,8 @@ def _token_strings(
     return [[string(i, j) for j in range(ids.shape[1])] for i in range(ids.shape[0])]
 
 
-def _check_numbers(ids: Tensor, words: Any) -> None:
+def check_numbers(ids: Tensor, words: Any) -> None:
+    """Raise `InputError` for token numbers that a model's word embeddings do not have."""
     known = getattr(words, "num_embeddings", None)
     if known is not None and (int(ids.max()) >= known or int(ids.min()) < 0):
         raise InputError(
@@ -304,11 +310,14 @@ def position_limit(model: nn.Module, bound: Bound | None) -> int | None:
     return getattr(config, "max_seq_len", None) or getattr(model, "context", None)  # MPT makes no biases beyond it
 
 
-def _check_length(
+def check_length(
     longest: int, past: int, model: nn.Module, bound: Bound | None, kind: str, tokenizer: Tokenizer | None
 ) -> None:
+    """Raise `InputError` for more tokens than the model has positions for; where these are computed, than `MOST`."""
     limit = position_limit(model, bound)
-    if limit is None or past + longest <= limit:
+    soft: Any = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    limit = limit if limit is not None else max(MOST, soft if isinstance(soft, int) else 0)
+    if past + longest <= limit:
         return
     classifies = bound is not None and bound.task == "classification" and not bound.architecture.pair
     todo = "explain its beginning, truncate=True"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .arguments import takes
 from .encodings import BOOKKEEPING, Row, decoder, encoded, tokenized
 from .padding import seen_padding
-from .shapes import InputError
+from .prepare_text import NUMBERS
+from .shapes import InputError, named
 from .spelling import in_text, spelled
 from .texts import read_mask
 from .token_numbers import Tokenizer, numbers_of, special_ids
@@ -85,7 +86,7 @@ def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> W
         raise InputError("this is no prompt", expected=_TAKEN, got="a pair of texts")
     values = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in found.values.items()}
     ids: Tensor = values["input_ids"]
-    if ids.ndim != 2 or len(ids) != 1 or ids.is_floating_point() or not ids.numel():
+    if ids.ndim != 2 or len(ids) != 1 or ids.dtype not in NUMBERS or not ids.numel():
         got = f"{ids.dtype} of shape {tuple(ids.shape)}" if ids.ndim != 2 or len(ids) == 1 else f"{len(ids)} prompts"
         raise InputError("this is no prompt", expected=_TAKEN, got=got)
     checks = dict(found.checks)
@@ -133,8 +134,11 @@ def with_answer(prompt: Any, answer: Any, start: Written, tokenizer: Tokenizer |
     """Prompt and answer: words are tokenised together with the prompt's, so that its tokens are those of the whole
     text; a token that has characters of both is the answer's. Raises `InputError` for what is no answer."""
     if not isinstance(answer, str):
-        numbers = answer.flatten() if isinstance(answer, Tensor) else torch.as_tensor(answer).flatten()
-        if numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
+        try:
+            numbers = torch.as_tensor(answer).flatten()
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError("this is no answer", expected="words, or token numbers", got=named(answer)) from error
+        if numbers.numel() and (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool):
             raise InputError("this is no answer", expected="words, or token numbers", got=f"{numbers.dtype}")
         start.ids = [*start.ids, *map(int, numbers.tolist())]
         return start
@@ -184,8 +188,6 @@ def generated(model: Any, start: Written, count: int, device: torch.device) -> l
     part of it. Raises `InputError` for models that do not write."""
     if not hasattr(model, "generate"):
         raise InputError("this model does not generate", expected="a causal language model", got=type(model).__name__)
-    if count < 1:
-        raise InputError("max_new_tokens is too small", expected="at least 1", got=count)
     own: Any = getattr(model, "generation_config", None)
     config = getattr(model, "config", None)
     pads = numbers_of(own, "pad") or numbers_of(config, "pad")

@@ -37,6 +37,7 @@ from .rules import (
     fits,
 )
 from .shapes import OptionError, close_matches
+from .typed import real
 
 RuleSet = Mapping[str, Rule]
 
@@ -166,7 +167,7 @@ def rule_set(rules: str | Mapping[str, Any]) -> tuple[str, RuleSet]:
             "rules are a name or a dict", expected=f"{', '.join(RULE_SETS)}; or a dict", got=type(rules).__name__
         )
     for key, rule in rules.items():
-        operation, _, place = key.partition(":")
+        operation, _, place = str(key).partition(":")
         if place and place not in PLACES:
             raise OptionError(f"no place {place!r}", got=key, todo=close_matches(place, PLACES))
         fits(rule, operation)
@@ -184,7 +185,8 @@ def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> Rule
         if value is None:
             continue
         there = {k: r for k, r in rules.items() if k.partition(":")[0] == operation and isinstance(r, Gamma)}
-        if value < 0 or not there:
+        value = real(f"gamma_{operation}", value, 0)
+        if not there:
             expected = "γ ≥ 0 and a set with a gamma rule there, such as 'gamma' or 'pa_lrp_gamma'"
             raise OptionError(
                 f"γ of {operation} layers cannot be set", expected=expected, got=f"gamma_{operation}={value}"

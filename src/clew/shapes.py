@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,6 +37,7 @@ __all__ = [
     "WriteError",
     "at_least_float32",
     "close_matches",
+    "named",
     "optional_import",
 ]
 
@@ -54,14 +57,39 @@ class ClewError(Exception):
     """What went wrong, and where given: what was `expected`, what was `got`, and what `todo` next."""
 
     def __init__(self, what: str, *, expected: object = None, got: object = None, todo: str | None = None) -> None:
-        parts = [what]
+        parts = [_said(what)]
         if expected is not None:
-            parts.append(f"  expected: {expected}")
+            parts.append(f"  expected: {_said(expected)}")
         if got is not None:
-            parts.append(f"  got:      {got}")
+            parts.append(f"  got:      {_said(got)}")
         if todo is not None:
-            parts.append(f"  to do:    {todo}")
+            parts.append(f"  to do:    {_said(todo)}")
         super().__init__("\n".join(parts))
+
+
+_LONGEST = 4_000  # characters of each part of an error
+
+
+def _said(value: object) -> str:
+    """A part of an error in words that can be printed: not endless, and without halves of characters."""
+    try:
+        text = str(value)
+    except Exception:  # a list in itself, a number of thousands of digits: what is told must not fail
+        text = named(value)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_names = Repr()
+_names.maxlevel, _names.maxstring, _names.maxother, _names.maxlong = 4, 80, 160, 40
+
+
+def named(value: object) -> str:
+    """What a value looks like, in a few words, whatever it is."""
+    try:
+        return _names.repr(value)
+    except Exception:  # also whatever a `__repr__` raises
+        return f"a value of type {type(value).__name__}"
 
 
 class InputError(ClewError, ValueError):
@@ -109,8 +137,9 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def close_matches(word: str, known: Iterable[str]) -> str:
-    """A sentence with the known words most like `word`, or all of them where none is."""
+def close_matches(word: Any, known: Iterable[str]) -> str:
+    """A sentence with the known words most like `word`, or all of them where none is, or it is no word."""
+    word = word[:_LONGEST] if isinstance(word, str) else ""
     names = sorted(set(known))
     by_lower = {name.lower(): name for name in names}
     close = [by_lower[m] for m in get_close_matches(word.lower(), list(by_lower), n=3, cutoff=0.5)]

@@ -16,7 +16,7 @@ from .pair import Pair, Side, tower
 from .pair_attribution import PairAttribution
 from .pair_model import encoded
 from .prepare import in_dtype
-from .shapes import OptionError, TargetError
+from .shapes import OptionError, TargetError, named
 from .target_kinds import Contrast, Each, Similarity
 from .text_attribution import TextAttribution
 from .things import Things, things
@@ -81,7 +81,7 @@ def asked(target: Any, count: int) -> Asked:
     def single(value: Any) -> int:
         found = [i for i, _ in pairs_of(value)]
         if len(found) != 1:
-            raise TargetError("a contrast is of one text or image and another", expected=_TAKEN, got=repr(value))
+            raise TargetError("a contrast is of one text or image and another", expected=_TAKEN, got=named(value))
         return found[0]
 
     def pairs_of(one: Any) -> list[tuple[int, int | None]]:
@@ -92,7 +92,7 @@ def asked(target: Any, count: int) -> Asked:
         if isinstance(one, Similarity):
             return [(i, None) for other in one.others for i in others.indices(other)]
         if one is None or isinstance(one, (int, list, tuple)) or callable(one):
-            raise TargetError("an image–text model explains similarities", expected=_TAKEN, got=repr(one))
+            raise TargetError("an image–text model explains similarities", expected=_TAKEN, got=named(one))
         return [(i, None) for i in others.indices(one)]
 
     rows = [pairs_of(one) for one in per_input]

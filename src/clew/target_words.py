@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from .class_targets import meant
 from .shapes import TargetError
 from .targets import Contrast, Similarity, Target
+from .typed import digits
 
 _RATHER = " / "
 
@@ -37,8 +38,9 @@ def texts_of(text: str) -> Contrast | Similarity:
 
 
 def _class(text: str, labels: Sequence[str] | None) -> int | str:
-    if meant(text, labels) or not re.fullmatch(r"-?[0-9]+", text):
+    number = None if meant(text, labels) else digits(text)
+    if number is None:
         return text
     if text.startswith("-"):
         raise TargetError("a class is counted from 0", expected="0 or more, or a label", got=text)
-    return int(text)
+    return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from .answers import best_answers
 from .class_targets import ADVICE, index_of, indices, name_of, refuse, refuse_labels, refuse_probability
 from .heads import Head, Scale, log_odds, log_probability_of, probability_of
 from .outputs import answer_logits_of, logits_of
-from .shapes import TargetError, at_least_float32
+from .shapes import TargetError, at_least_float32, named
 from .target_kinds import Classes, Contrast, Each, One, Similarity, Span, Target, Token
 from .texts import TextBatch
 
@@ -278,11 +279,17 @@ def _single(one: Any) -> int | str:
     if isinstance(one, np.integer):
         return int(one)
     if isinstance(one, bool) or not isinstance(one, (int, str)):
-        raise TargetError("a class or token is a number or a word", expected="int or str", got=repr(one))
+        raise TargetError("a class or token is a number or a word", expected="int or str", got=named(one))
     return one
 
 
 def _positions(start: int | str, stop: int | None, nth: int | None, batch: TextBatch, example: int) -> list[int]:
+    places = {"start": start, "stop": stop, "nth": nth}
+    wrong = {k: v for k, v in places.items() if not (isinstance(v, Integral) or (v is None and k != "start"))}
+    if isinstance(start, str):
+        wrong.pop("start")
+    if wrong or any(isinstance(v, bool) for v in places.values()):
+        raise TargetError("a place in a text is words, or a token's position", expected="str or int", got=named(places))
     if isinstance(start, str):
         return batch.find(example, start, nth)
     columns = range(start, start + 1 if stop is None else stop)

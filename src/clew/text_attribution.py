@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from numbers import Integral
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor
 from .attribution import Attribution
 from .plots import bars_png, layers_png
 from .saved import Saved
-from .shapes import ClewError
+from .shapes import ClewError, OptionError, named
 from .text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
 from .words import Spans, Word, pooled, verify_words, word_spans
 
@@ -63,13 +64,16 @@ class TextAttribution(Attribution):
                 got="token numbers alone" if not self.texts else "a tokenizer without offsets",
                 todo="explain strings, with a model from clew.load; token scores are in .scores",
             )
+        if spans is not None:
+            _refuse_spans(spans, len(self))
         counted = (self.mask & ~self.special).tolist()
         scores, offsets = self.scores.tolist(), [[(a, b) for a, b in row] for row in self.offsets.tolist()]
         found: list[list[Word]] = []
         for i, text in enumerate(self.texts):
-            shown = text  # special tokens that are written in the text are no part of its words
+            marked = list(text)  # special tokens that are written in the text are no part of its words
             for (a, b), special in zip(offsets[i], self.special[i].tolist(), strict=True):
-                shown = shown[:a] + " " * (b - a) + shown[b:] if special else shown
+                marked[a:b] = " " * (b - a) if special else marked[a:b]
+            shown = "".join(marked)
             own = word_spans(shown) if spans is None else spans[i]
             found.append(pooled(text, scores[i], offsets[i], counted[i], reduce, own))
             if spans is None:
@@ -208,3 +212,23 @@ class TextAttribution(Attribution):
             "special": saved.tensor("special", "truth", (batch, tokens)),
             "offsets": offsets,
         }
+
+
+def _refuse_spans(spans: Any, texts: int) -> None:
+    """Raise `OptionError` for what is no pair of characters for each word of each text."""
+    if (
+        isinstance(spans, (list, tuple))
+        and len(cast("list[Any]", spans)) == texts
+        and all(isinstance(row, (list, tuple)) for row in cast("list[Any]", spans))
+        and all(_is_span(one) for row in cast("list[list[Any]]", spans) for one in row)
+    ):
+        return
+    raise OptionError(
+        "spans are words of each text by their characters",
+        expected=f"{texts} lists of pairs (start, stop)",
+        got=named(spans),
+    )
+
+
+def _is_span(one: Any) -> bool:
+    return isinstance(one, (list, tuple)) and [isinstance(i, Integral) for i in cast("list[Any]", one)] == [True, True]

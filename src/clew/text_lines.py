@@ -12,6 +12,7 @@ from .lettering import Ruler
 from .reading import RLM, ZWJ, direction, in_order, joins, levels
 from .text_html import Piece, direction_of
 
+_MOST = 10_000  # characters of a text that lines are made of; fourteen lines hold 4,000
 _INSIDE = "\ufffc"  # stands for a special token, which is read by itself
 
 
@@ -36,6 +37,7 @@ class Part:
 
 def set_in_lines(pieces: Sequence[Piece], width: float, most: int, ruler: Ruler, space: float) -> list[list[Part]]:
     """Lines of parts with their places, no line wider than `width` points; more than `most` lines end in …."""
+    pieces = _beginning(pieces)
     found: list[list[Part]] = []
     for paragraph, base in _paragraphs(pieces):
         found += _lines(paragraph, width, base, ruler, space)
@@ -46,6 +48,17 @@ def set_in_lines(pieces: Sequence[Piece], width: float, most: int, ruler: Ruler,
         base = "rtl" if last and last[0].base == "rtl" else "ltr"
         found = [*found[: most - 1], _ending(last, width, base, ruler, space)]
     return [_placed(line, width) for line in found]
+
+
+def _beginning(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """As much of a text as lines can hold, so that what is never seen is not measured either."""
+    left, found = _MOST, list[Piece]()
+    for piece in pieces:
+        if len(piece.text) > left:
+            return [*found, replace(piece, text=piece.text[:left]), Piece("…")]
+        found.append(piece)
+        left -= len(piece.text) + 1  # tokens without characters have an end, too
+    return found
 
 
 def _ending(line: Sequence[Part], width: float, base: str, ruler: Ruler, space: float) -> list[Part]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .shapes import InputError, TargetError
 
+_LONGEST = 1_000  # characters of a token
+
 
 @dataclass(frozen=True)
 class TextBatch:
@@ -134,6 +136,8 @@ class TextBatch:
                 got="no tokenizer",
                 todo="pass the token's number",
             )
+        if len(word) > _LONGEST:
+            raise TargetError("this is not one token", expected="a single token", got=f"{len(word):,} characters")
         for spelled in (word, " " + word.lstrip(), word.lstrip()):
             ids = self.encode(spelled)
             if len(ids) == 1:

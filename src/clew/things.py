@@ -15,7 +15,8 @@ from torch import Tensor
 from .arrays import described, holds_pictures, one_size, pil_images, refuse_labels
 from .images import PICTURES
 from .pair import Side
-from .shapes import InputError
+from .shapes import InputError, named
+from .token_numbers import as_numbers
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def things(value: Any) -> Things:
     if holds_pictures(value):
         return Things("image", list(pil_images(value, None)))
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = value.tolist() if value.dtype.kind in "OUS" else torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor):
         return _of_tensor(value)
     items: list[Any] = list(cast("Sequence[Any]", value)) if isinstance(value, (list, tuple)) else [value]
     if items and isinstance(value, (list, tuple)) and all(type(item) is int for item in items):
-        return Things("text", [torch.tensor(items)])
+        return Things("text", [as_numbers(items)])
     if items and all(isinstance(item, str) for item in items):
         files = [item for item in items if item.lower().endswith(PICTURES) and Path(item).is_file()]
         if files:
@@ -85,7 +86,7 @@ def things(value: Any) -> Things:
         several = [things(item) for item in items]
         if len({(one.side, type(one.items[0])) for one in several}) == 1:
             joined = [item for one in several for item in one.items]
-            one_size(joined)
+            one_size([item for item in joined if isinstance(item, Tensor)])
             return replace(several[0], items=joined, special=[row for one in several for row in one.special])
     raise InputError(
         "an image–text model compares texts or images",
@@ -119,7 +120,10 @@ def _of_mapping(given: Mapping[str, Any]) -> Things:
         special = [torch.tensor(one.special_tokens_mask) for one in encodings]
     if mask is None:
         return found
-    kept = [row.bool() for row in torch.as_tensor(mask).view(len(found.items), -1)]
+    try:
+        kept = [row.bool() for row in torch.as_tensor(mask).view(len(found.items), -1)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("this is no attention mask", expected="ones and zeros", got=named(mask)) from error
     rows = [row[real] for row, real in zip(found.items, kept, strict=True)]
     added: Any = [] if special is None else [torch.as_tensor(s)[k] for s, k in zip(special, kept, strict=True)]
     return Things("text", rows, added)

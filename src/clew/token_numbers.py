@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .shapes import InputError
+from .shapes import InputError, named
 
 Tokenizer = Any
 _FILL = {"special_tokens_mask": 1, "offset_mapping": (0, 0)}
@@ -66,12 +66,20 @@ def padded(rows: Sequence[Mapping[str, list[Any]]], padding: int) -> dict[str, A
     given: dict[str, Any] = {}
     for name in rows[0]:
         fill = padding if name == "input_ids" else _FILL.get(name, 0)
-        given[name] = torch.tensor([[*row[name], *[fill] * (longest - len(row[name]))] for row in rows])
+        given[name] = as_numbers([[*row[name], *[fill] * (longest - len(row[name]))] for row in rows])
     if "attention_mask" not in given and any(len(row["input_ids"]) < longest for row in rows):
         given["attention_mask"] = torch.tensor(
             [[1] * (n := len(row["input_ids"])) + [0] * (longest - n) for row in rows]
         )
     return given
+
+
+def as_numbers(rows: Sequence[Any]) -> Tensor:
+    """Numbers in lists as a tensor. Raises `InputError` for what is too large for any, or no number."""
+    try:
+        return torch.tensor(rows)
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise InputError("these are no token numbers", expected="whole numbers in rows", got=named(rows)) from error
 
 
 def numbers_in(inputs: Any) -> dict[str, Any] | list[dict[str, list[Any]]] | None:
@@ -84,7 +92,7 @@ def numbers_in(inputs: Any) -> dict[str, Any] | list[dict[str, list[Any]]] | Non
         return None
     single = _whole(inputs)
     if single is not None:
-        return {"input_ids": torch.tensor(single)}
+        return {"input_ids": as_numbers(single)}
     items = list(cast("Sequence[Any]", inputs))
     if all(isinstance(i, Mapping) and _whole(i.get("input_ids")) is not None for i in items):
         return [_row(i) for i in items]

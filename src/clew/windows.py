@@ -18,7 +18,10 @@ from .prepare import unwrap
 from .shapes import InputError, OptionError
 from .targets import each
 from .text_attribution import TextAttribution
+from .typed import size_of
 from .verify import verify_windows
+
+MOST_WINDOWS = 10_000  # of a text; all run as one batch
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Windows:
     def _of_one(self, model: LoadedModel, text: str, target: Any) -> Attribution:
         tokenizer: Any = model.tokenizer
         added = int(tokenizer.num_special_tokens_to_add(False))
-        inside = self.size - added
-        step = max(1, inside // 2) if self.stride is None else self.stride
+        inside = size_of("window", self.size) - added
+        step = max(1, inside // 2) if self.stride is None else size_of("stride", self.stride)
         if inside < 1 or not 1 <= step <= inside:
             raise OptionError(
                 "these windows leave gaps, or hold nothing",
@@ -80,6 +83,9 @@ class Windows:
         starts = [first]
         while starts[-1] + inside < behind:
             starts.append(starts[-1] + step)
+        if len(starts) > MOST_WINDOWS:
+            expected, todo = f"at most {MOST_WINDOWS:,}", "larger windows, or a larger stride"
+            raise OptionError("a text of too many windows", expected=expected, got=f"{len(starts):,}", todo=todo)
         rows: list[Row] = []
         for start in starts:
             ends = (row.some(0, first), row.some(start, min(start + inside, behind)), row.some(behind, len(row.ids)))

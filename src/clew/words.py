@@ -6,9 +6,10 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import isfinite
 
-from .shapes import CheckFailed, OptionError
+from .shapes import CheckFailed, OptionError, named
 
 Spans = Sequence[tuple[int, int]]
 
@@ -41,21 +42,19 @@ def pooled(
     tokens are another's has no tokens and 0 as a sum, else the score of those. Words that no token covers, because the
     text was cut, are left out. Raises `OptionError` for an unknown reduction.
     """
-    if reduce not in _REDUCE:
-        raise OptionError("unknown reduction of words", expected=", ".join(_REDUCE), got=reduce)
+    if not isinstance(reduce, str) or reduce not in _REDUCE:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError("unknown reduction of words", expected=", ".join(_REDUCE), got=named(reduce))
     given = list(spans) if spans is not None else word_spans(text)
     columns = [c for c, (a, b) in enumerate(offsets) if counted[c] and a < b]
     order = sorted(range(len(given)), key=lambda w: given[w])
     covering: list[list[int]] = [[] for _ in given]
     own: list[list[int]] = [[] for _ in given]
-    longest = max((b - a for a, b in given), default=0)
     starts = [given[w][0] for w in order]
+    ends = list(accumulate((given[w][1] for w in order), max))  # of all words so far
     for column in columns:
         a, b = offsets[column]
         touched = [
-            w
-            for w in order[bisect_right(starts, a - longest) : bisect_left(starts, b)]
-            if given[w][0] < b and given[w][1] > a
+            w for w in order[bisect_right(ends, a) : bisect_left(starts, b)] if given[w][0] < b and given[w][1] > a
         ]
         shared = {w: min(b, given[w][1]) - max(a, given[w][0]) for w in touched}
         for w in touched:
@@ -79,7 +78,7 @@ def verify_words(
 ) -> None:
     """Raise `CheckFailed` where words are not those of the text, or their scores not made of their own tokens."""
     size = max((abs(s) for s in scores if isfinite(s)), default=0.0) or 1.0
-    taken = [column for word in words for column in word.tokens]
+    taken = {column for word in words for column in word.tokens}
     for word in words:
         values = [scores[column] for column in word.tokens]
         beside = any(offsets[c][1] <= word.start or offsets[c][0] >= word.stop or not counted[c] for c in word.tokens)
@@ -94,7 +93,7 @@ def verify_words(
     lost = [
         column
         for column, (a, b) in enumerate(offsets)
-        if counted[column] and column not in set(taken) and any(w.start < b and w.stop > a for w in words)
+        if counted[column] and column not in taken and any(w.start < b and w.stop > a for w in words)
     ]
     if lost and len({(w.start, w.stop) for w in words}) == len(words):
         raise CheckFailed("tokens of words are no word's", expected="a word for each token", got=f"columns {lost[:8]}")

@@ -53,7 +53,7 @@ class Asked:
         if not self.method.seeds:
             return dict(self.options)
         own = int(self.options.get("seed", 0)) + seed * 7_919
-        return {**self.options, "seed": tuple(own * 1_000_003 + p for p in positions)}
+        return {**self.options, "seed": tuple((own * 1_000_003 + p) % 2**63 for p in positions)}
 
 
 @dataclass

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..discovery import read_all
+from ..files import may_be
 from ..shapes import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
+from ..typed import typed
 from .content import joined
 from .places import Files, open_files
 from .selection import Positions, chosen
@@ -179,6 +181,7 @@ def readers() -> dict[str, Reader]:
     return dict(_registered)
 
 
+@typed
 def open_dataset(
     source: str | Path | Dataset,
     kind: str | None = None,
@@ -236,6 +239,8 @@ def reader_of(source: str, kind: str | None = None) -> tuple[Reader, Files | str
     wanted = known[kind] if kind is not None else named[0] if named else None
     if wanted is not None and wanted.prefix is not None:
         return wanted, source.removeprefix(wanted.prefix)
+    if not may_be(source):
+        raise InputError("no data have such a name", expected="a name that a file could have", got=ascii(source[:60]))
     path = Path(source).expanduser()
     if not os.path.exists(path):
         raise _missing(path, wanted)

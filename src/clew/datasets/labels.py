@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shapes import InputError, OptionError
+from ..typed import digits
 from .tables import Row, column
 
 Classes = Sequence[str] | str | Path
@@ -135,7 +136,4 @@ def _number(value: Any) -> int | None:
     """A whole number, written or not."""
     if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    text = str(value).strip()
-    if len(text) > 20:  # no number of a class, and Python makes no numbers of thousands of digits
-        return None
-    return int(text) if text.lstrip("-").isdecimal() and text.count("-") <= 1 else None
+    return digits(str(value).strip())

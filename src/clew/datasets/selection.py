@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shapes import InputError, OptionError
+from ..typed import real, seed_of, size_of, whole
 
 Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]
 
@@ -28,12 +29,12 @@ def chosen(
     if subset is sample is fraction is limit is seed is None:
         return None
     found = list(range(length)) if subset is None else _listed(subset)
+    seed = None if seed is None else seed_of("seed", seed)
     if sample is not None:
-        if not 1 <= sample <= len(found):
+        if not 1 <= whole("sample", sample, 1) <= len(found):
             raise OptionError("cannot draw so many", expected=f"sample from 1 to {len(found)}", got=sample)
         found = random.Random(seed or 0).sample(found, sample)
-    if fraction is not None and not 0 < fraction <= 1:
-        raise OptionError("a fraction is a share of the examples", expected="above 0, at most 1", got=fraction)
+    fraction = None if fraction is None else real("fraction, a share of the examples,", fraction, 0, 1, above=True)
     if fraction is not None or (seed is not None and sample is None):
         order = np.random.RandomState(seed or 0).permutation(len(found)).tolist()
         share = len(found) if fraction is None else int(fraction * len(found))
@@ -46,9 +47,7 @@ def chosen(
             )
         found = [found[i] for i in order[:share]]
     if limit is not None:
-        if limit < 1:
-            raise OptionError("a limit is a number of examples", expected="1 or more", got=limit)
-        found = found[:limit]
+        found = found[: size_of("limit", limit)]
     return found
 
 

@@ -8,16 +8,19 @@ A method is a function of a `Subject` and keyword-only options that returns a `R
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ..discovery import read_all
-from ..shapes import ClewError, OptionError, close_matches
+from ..literals import call
+from ..shapes import ClewError, OptionError, close_matches, named
 from ..subject import Subject
 from ..trace import Result
+from ..typed import refuse_others
 
 Function = Callable[..., Any]
 
@@ -42,12 +45,16 @@ class Method:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def __call__(self, subject: Subject, **options: Any) -> Result:
-        """Run the method. Raises `OptionError` for an option it does not have."""
+        """Run the method. Raises `OptionError` for an option it does not have, or of a type that it does not take."""
         for name in options:
             if name not in self.options:
                 known = close_matches(name, self.options) if self.options else "it has no options"
                 raise OptionError(f"{self.name} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
+        refuse_others(options, self.function, f"{self.name}: ")
         result = self.function(subject, **options)
+        if not isinstance(result, (Result, Tensor)):
+            expected = "a tensor of scores (batch, token), or a Result"
+            raise OptionError(f"{self.name} returns no scores", expected=expected, got=type(result).__name__)
         result = result if isinstance(result, Result) else Result(scores=result)
         merged = {**self.options, **options, **result.options}
         return Result(result.scores, result.pixels, merged, result.checks, result.details)
@@ -83,8 +90,8 @@ def find(method: str | Function | Method) -> Method:
         name = getattr(method, "__name__", type(method).__name__)
         return Method(name, method, "", inspect.getdoc(method) or "")
     known = methods()
-    if method not in known:
-        raise OptionError(f"no method {method!r}", got=method, todo=close_matches(method, known))
+    if not isinstance(method, str) or method not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"no method {named(method)}", got=named(method), todo=close_matches(method, known))
     return known[method]
 
 
@@ -104,16 +111,9 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
     Raises `OptionError` for anything else: only literals are read, nothing is run.
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        if isinstance(tree, ast.Name):
-            return tree.id, {}
-        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
-            pairs = {k.arg: ast.literal_eval(k.value) for k in tree.keywords if k.arg is not None}
-            if len(pairs) == len(tree.keywords):
-                return tree.func.id, pairs
-    except (SyntaxError, ValueError):
-        pass
+    found = call(text)
+    if found is not None:
+        return found
     raise OptionError(
         "a method is written NAME or NAME(option=value, …)",
         expected="for example beyond_intuition_token(start_layer=6)",

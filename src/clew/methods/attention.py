@@ -14,6 +14,7 @@ from ..readout import take
 from ..shapes import Attn, OptionError, Scores
 from ..subject import Subject
 from ..trace import Mix, Result, Trace, mean_heads
+from ..typed import whole
 from . import is_released, method
 
 
@@ -24,9 +25,10 @@ def random(subject: Subject, *, seed: int | Sequence[int] = 0) -> Scores:
     `seed`: one for the batch, or one for each example, whose scores then do not depend on the batch.
     """
     trace = subject.run([subject.last])
-    each = [seed] if isinstance(seed, int) else list(seed)
+    each = list(seed) if isinstance(seed, Sequence) else [seed]
     if len(each) not in (1, subject.batch):
         raise OptionError("one seed for all or one for each", expected=f"1 or {subject.batch}", got=len(each))
+    each = [whole("seed", one, 0, 2**63 - 1) for one in each]
     drawn = [
         torch.rand(
             subject.batch // len(each), trace.tokens, generator=torch.Generator("cpu").manual_seed(one),

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..paths import Taken, scaled_along
-from ..quadrature import quadrature_rule
-from ..shapes import OptionError, at_least_float32
+from ..quadrature import MOST_STEPS, quadrature_rule
+from ..shapes import at_least_float32
 from ..subject import Subject
 from ..trace import Result
+from ..typed import real, seed_of, whole
 from . import is_released, method
 
 
@@ -80,9 +81,8 @@ def smoothgrad(
     The same noise for the same `seed`, whatever else is in the batch and however it is padded.
     """
     x = subject.x
-    if n_samples < 1:
-        raise OptionError("n_samples is too small", expected="at least 1", got=n_samples)
-    spread = stdevs * _range(x, subject.mask).view(-1, *[1] * (x.ndim - 1))
+    n_samples, seed = whole("n_samples", n_samples, 1, MOST_STEPS), seed_of("seed", seed)
+    spread = real("stdevs", stdevs, 0) * _range(x, subject.mask).view(-1, *[1] * (x.ndim - 1))
     total = torch.zeros_like(at_least_float32(x))
     for sample, example in subject.chunks(n_samples, internal_batch_size):
         noise = torch.stack([_noise(seed, int(k), x[0], by_token=subject.bound.is_text) for k in sample])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..positional import Gather, with_positions
 from ..relevance import Relevance, propagate, reduced
 from ..rule_sets import DEFAULTS, rule_set, with_gamma
-from ..shapes import Attn, OptionError, at_least_float32
+from ..shapes import Attn, OptionError, at_least_float32, named
 from ..subject import Subject
 from ..trace import Result
 from . import is_released, method
@@ -266,4 +266,4 @@ def _details(subject: Subject, found: Relevance) -> dict[str, Tensor]:
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise OptionError(f"unknown {name}", expected=" or ".join(choices), got=repr(value))
+        raise OptionError(f"unknown {name}", expected=" or ".join(choices), got=named(value))

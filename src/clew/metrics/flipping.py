@@ -11,15 +11,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..arrays import refuse_strange
 from ..heads import head_of
 from ..loaded import LoadedModel
 from ..outputs import logits_of
 from ..shapes import InputError, OptionError
+from ..typed import real, refuse_others, size_of, typed, whole
 from .curves import TENTHS, Curves
 
 ERASERS = ("mask", "zero")
 
 
+@typed
 def flipping(
     model: nn.Module | LoadedModel,
     input_ids: Int[Tensor, " token"],
@@ -59,6 +62,20 @@ def flipping(
     Raises:
         InputError, OptionError: scores of another text, unknown options, nothing that may be flipped.
     """
+    refuse_others({"input_ids": input_ids, "scores": scores}, flipping)
+    for name, values in (("input_ids", input_ids), ("scores", scores), ("mask", attention_mask), ("keep", keep)):
+        refuse_strange(values, name)
+        if name in ("mask", "keep") and values is not None and values.shape != input_ids.shape:
+            raise InputError(f"{name} is not of this text", expected=tuple(input_ids.shape), got=tuple(values.shape))
+        if name != "scores" and values is not None and (values.is_floating_point() or values.is_complex()):
+            raise InputError(f"{name} holds whole numbers", expected="integers, or truth values", got=values.dtype)
+    fractions = tuple(real("a fraction", one, 0, 1) for one in fractions)
+    words: Any = getattr(getattr(model, "model", model), "get_input_embeddings", lambda: None)()
+    for name, number in (("eraser", eraser), ("mask_id", mask_id)):
+        if number is not None and not isinstance(number, str):
+            whole(name, number, 0, getattr(words, "num_embeddings", 2**31) - 1)
+    if not fractions:
+        raise OptionError("there is no step to flip at", expected="fractions, from 0 to 1", got="none")
     for name, value, known in (
         ("mode", mode, ("prune", "generate")), ("first", first, ("most", "least")),
         ("ranking", ranking, ("value", "magnitude")), ("rounding", rounding, ("ceil", "floor")),
@@ -78,7 +95,7 @@ def flipping(
     forward = _Forward(module, input_ids.to(device), attention.to(device), eraser, mask_id)
     rows = erased.transpose(0, 1).reshape(-1, len(input_ids)).to(device)
     with torch.no_grad():
-        logits = torch.cat([forward(part) for part in rows.split(internal_batch_size)])
+        logits = torch.cat([forward(part) for part in rows.split(size_of("internal_batch_size", internal_batch_size))])
         clean = forward(torch.zeros_like(rows[:1]))
     logits, scale = logits.view(len(fractions), len(scores), -1), head_of(module).scale(clean.shape[-1])
     return Curves(tuple(fractions), logits, clean.expand(len(scores), -1), scale)

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..arrays import refuse_strange
 from ..heads import Scale, head_of
 from ..loaded import LoadedModel
 from ..outputs import logits_of
 from ..shapes import InputError, OptionError, close_matches, optional_import
+from ..typed import real, refuse_others, size_of, typed
 from .curves import TENTHS, Curves
 
 ERASERS = {
@@ -24,6 +26,7 @@ ERASERS = {
 _ALIASES = {"mean": "image_mean"}
 
 
+@typed
 def perturbation(
     model: nn.Module | LoadedModel | Callable[[Tensor], Any],
     images: Float[Tensor, "batch channel height width"],
@@ -54,9 +57,22 @@ def perturbation(
     Raises:
         InputError, OptionError: for maps of other images, an unknown direction or eraser, and a missing normalisation.
     """
+    refuse_others({"images": images, "heatmaps": heatmaps}, perturbation)
+    refuse_strange(images, "images")
+    refuse_strange(heatmaps, "heatmaps")
+    fractions = tuple(real("a fraction", one, 0, 1) for one in fractions)
+    if images.ndim != 4 or not images.is_floating_point():
+        got = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise InputError("these are no images", expected="floats (batch, channel, height, width), 0 to 1", got=got)
+    if not fractions:
+        raise OptionError("there is no step to erase at", expected="fractions, from 0 to 1", got="none")
     if heatmaps.ndim != 3 or len(heatmaps) != len(images):
         raise InputError("maps and images do not belong together", expected=len(images), got=tuple(heatmaps.shape))
+    internal_batch_size = size_of("internal_batch_size", internal_batch_size)
     mean, std = normalisation(model, mean, std)
+    if {len(mean), len(std)} - {1, images.shape[1]}:
+        expected, got = f"1 or {images.shape[1]} numbers each", f"{len(mean)} and {len(std)}"
+        raise OptionError("mean and std are numbers for each channel", expected=expected, got=got)
     x, fill = erasable(images, eraser, mean, std)
     forward = forward_of(model)
     erased = removed(heatmaps, fractions, direction=direction, ties=ties)
@@ -157,7 +173,7 @@ def normalisation(
     """As given, or of a loaded model. Raises `OptionError` where neither is known."""
     preprocess = model.preprocess if isinstance(model, LoadedModel) else None
     if preprocess is not None:
-        mean, std = mean or preprocess.mean, std or preprocess.std
+        mean, std = (own if given is None else given for given, own in ((mean, preprocess.mean), (std, preprocess.std)))
     if mean is None or std is None:
         todo = "pass mean=(…) and std=(…), or a model from clew.load"
         raise OptionError("how are this model's inputs normalised?", expected="mean and std per channel", todo=todo)

@@ -20,8 +20,6 @@ def with_adapter(made: Trainable, rank: int, *, quantized: bool, checkpointing: 
     """
     if made.kind == "timm":
         raise OptionError("LoRA is for models of transformers", expected="no lora=", got=made.base)
-    if rank < 1:
-        raise OptionError("the rank of LoRA's matrices", expected="1 or more", got=rank)
     peft = optional_import("peft", extra="train", purpose="train with LoRA")
     model: Any = made.model
     if quantized:

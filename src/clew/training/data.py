@@ -12,6 +12,7 @@ from typing import Any
 
 from ..datasets import Dataset, open_dataset, reader_of
 from ..shapes import InputError, NoSplit, OptionError, optional_import
+from ..typed import real
 from .recipes import Task
 
 _NAMES = {"train": ("train", "training"), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
@@ -70,7 +71,7 @@ def divided(
     shares = {"test": task.test, "validation": task.validation}
     for name, given in (("validation", validation), ("test", test)):
         if isinstance(given, (int, float)):  # held out, whatever the data has of its own
-            shares[name] = float(given)
+            shares[name] = real(f"the share that is held out for {name}", given)
             own.pop(name, None)
         elif given is not None:
             own[name] = _opened(task, given, asked)
@@ -78,8 +79,6 @@ def divided(
     labelled = {name: part for name, part in labelled.items() if len(part)}  # labels of test parts may be secret
     labelled, classes = _classes(labelled)
     train = labelled["train"]
-    if limit is not None and limit < 1:
-        raise OptionError("a limit is a number of training examples", expected="1 or more", got=limit)
     for name, share in shares.items():
         if name == "validation" and limit is not None and limit < len(train):
             notes.append(f"the first {limit} of {len(train)} examples are used for training")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from math import inf
 from typing import Any, Literal
 
 from ..shapes import OptionError, close_matches
+from ..typed import SEEDS, digits, real, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,32 +39,34 @@ class Recipe:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "train", str(self.train))
+        for name, (least, most, above) in _NUMBERS.items():
+            real(name, getattr(self, name), least, most, above=above)
+        for name, (least, most) in _WHOLE.items():
+            whole(name, getattr(self, name), least, most)
+        real("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        train = str(self.train)
+        object.__setattr__(self, "train", train)
         wrong = {
-            "lr": not 0 < self.lr < inf,
-            "weight_decay": not 0 <= self.weight_decay < inf,
-            "adam_epsilon": not 0 <= self.adam_epsilon < inf,
-            "seed": self.seed < 0,
-            "batch_size": self.batch_size < 1,
-            "epochs": self.epochs <= 0,
-            "patience": self.patience < 0,
             "schedule": self.schedule not in ("linear", "cosine", "constant"),
-            "warmup_epochs": not 0 <= self.warmup_epochs <= self.epochs,
-            "max_length": self.max_length < 1,
-            "max_grad_norm": self.max_grad_norm < 0,
-            "reinit": self.reinit < 0,
-            "train": self.train not in ("all", "blocks", "head") and not str(self.train).isdecimal(),
+            "train": train not in ("all", "blocks", "head") and (digits(train) is None or train.startswith("-")),
+            "augment": not isinstance(self.augment, bool),  # pyright: ignore[reportUnnecessaryIsInstance]
         }
         for name in (name for name, bad in wrong.items() if bad):
-            raise OptionError(f"{name} is out of range", expected=_RANGES[name], got=getattr(self, name))
+            raise OptionError(f"{name} is out of range", expected=_WORDS[name], got=getattr(self, name))
 
 
-_RANGES = {
-    "lr": "above 0", "weight_decay": "0 or more", "adam_epsilon": "0 or more", "seed": "0 or more",
-    "batch_size": "1 or more", "epochs": "above 0", "patience": "0 or more",
-    "schedule": "linear, cosine or constant", "warmup_epochs": "0 or more, at most the epochs",
-    "max_length": "1 or more", "max_grad_norm": "0 or more", "reinit": "0 or more",
-    "train": "all, blocks, head, or a number of last blocks",
+# The least and the most that each may be, `True` where the least itself is too little.
+_NUMBERS: dict[str, tuple[float, float | None, bool]] = {
+    "lr": (0, 1e6, True), "weight_decay": (0, 1e6, False), "adam_epsilon": (0, 1e6, False),
+    "epochs": (0, 100_000, True), "max_grad_norm": (0, None, False),
+}  # fmt: skip
+_WHOLE: dict[str, tuple[int, int | None]] = {
+    "seed": (0, SEEDS - 1), "batch_size": (1, 1_000_000), "patience": (0, None), "max_length": (1, None),
+    "reinit": (0, None),
+}  # fmt: skip
+_WORDS = {
+    "schedule": "linear, cosine or constant", "train": "all, blocks, head, or a number of last blocks",
+    "augment": "True or False",
 }  # fmt: skip
 
 
@@ -150,6 +152,7 @@ def changed(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
         if name not in known:
             raise OptionError(f"fine-tuning has no option {name!r}", got=name, todo=close_matches(name, known))
     given = dict(options)
-    if given.get("epochs", 0) > 0:
-        given.setdefault("warmup_epochs", recipe.warmup_epochs * given["epochs"] / recipe.epochs)
+    if "epochs" in given:
+        epochs = replace(recipe, epochs=given["epochs"], warmup_epochs=0).epochs  # told where it is no number
+        given.setdefault("warmup_epochs", recipe.warmup_epochs * epochs / recipe.epochs)
     return replace(recipe, **given)
