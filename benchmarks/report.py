@@ -39,3 +39,11 @@ def write_page(name: str, lines: list[str]) -> None:
     """Write docs/NAME, with the commit, the date and torch's release at its end."""
     made = f"Made at {when()}, torch {torch.__version__}, on a CPU."
     (ROOT / "docs" / name).write_text("\n".join([*lines, "", made]) + "\n")
+
+
+def write_table(mark: str, text: str, page: str = "README.md") -> None:
+    """Put a table between its marks in a page."""
+    path, begin, end = ROOT / page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, _, rest = path.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")

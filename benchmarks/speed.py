@@ -15,7 +15,7 @@ from pathlib import Path
 
 import timm
 import torch
-from report import ROOT, when_and_where
+from report import when_and_where, write_table
 from torch import nn
 
 import clew
@@ -215,16 +215,8 @@ def run(
             columns[column] = measured(name, batch, rounds)
             print(f"{column}: {columns[column]}", flush=True)
             if not dry:
-                write(mark, table(columns, words))
+                write_table(mark, table(columns, words))
     print(table(columns, words))
-
-
-def write(mark: str, text: str) -> None:
-    """Put a table between its marks in the README."""
-    readme, begin, end = ROOT / "README.md", f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
-    before, _, rest = readme.read_text().partition(begin)
-    after = rest.partition(end)[2]
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

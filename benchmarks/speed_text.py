@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 import torch
-from report import when_and_where
-from speed import ratio, write
+from report import when_and_where, write_table
+from speed import ratio
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clew
@@ -126,7 +126,7 @@ def main() -> None:
         "*Eager*: attention maps of all blocks written out and kept, with the gradient of each, as other libraries",
         "read them; a map of 4,096 × 4,096 in 8 heads is 512 MB.",
     ]
-    write("benchmark-text", "\n".join(lines))
+    write_table("benchmark-text", "\n".join(lines))
 
 
 if __name__ == "__main__":
