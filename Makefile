@@ -30,6 +30,7 @@ bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python benchmarks/speed_pairs.py
 	$(BIN)/python benchmarks/speed_evaluation.py
 	$(BIN)/python benchmarks/checks.py
+	$(BIN)/python benchmarks/page_memory.py
 
 parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
 	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)

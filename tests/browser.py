@@ -51,16 +51,15 @@ def free_port() -> int:
 
 @contextmanager
 def served(
-    folder: Path, *options: str, program: Sequence[str] = ("-m", "clew")
+    folder: Path, *options: str, program: Sequence[str] = ("-m", "clew"), **variables: str
 ) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
-    """The page, served by a process of its own; its address and the process."""
+    """The page, served by a process of its own with temporary files in `folder`/tmp; its address and the process."""
     port = free_port()
+    (folder / "tmp").mkdir(exist_ok=True)
     environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "GRADIO_TEMP_DIR": str(folder / "cache"),
-    }
+        **{name: value for name, value in os.environ.items() if not name.startswith(("GRADIO_", "CLEW_UI_"))},
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp"), **variables,
+    }  # fmt: skip
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, *program, "ui", "--port", str(port), *options],

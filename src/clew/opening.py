@@ -20,13 +20,18 @@ logger = logging.getLogger("clew")
 _KINDS = (
     "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "PCX", "SGI",
 )  # fmt: skip
+_SMOOTH = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # of which a mean of pixels is a pixel; not of a palette
+_LANCZOS = Image.Resampling.LANCZOS
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def open_image(path: str | Path, *, tell: Callable[[str], None] = logger.warning) -> Image.Image:
+def open_image(
+    path: str | Path, *, tell: Callable[[str], None] = logger.warning, longest: int | None = None
+) -> Image.Image:
     """Open a picture file as RGB, turned the way its EXIF data says.
 
     `tell` is told of a picture that comes out nearly black, 10 or 12 bits in 16; default: a warning in the log.
+    `longest`: shrink it to at most so many pixels a side, to look at: takes far less memory than the whole picture.
     Raises `InputError` for a missing, empty, broken or unreasonably large file.
     """
     if not may_be(path):
@@ -44,11 +49,14 @@ def open_image(path: str | Path, *, tell: Callable[[str], None] = logger.warning
             f"{path} cannot be opened", expected="a picture", got=error, todo="check its rights"
         ) from error
     with file:
-        return as_rgb(loaded(file, str(path)), str(path), tell)
+        found = as_rgb(loaded(file, str(path), longest), str(path), tell)
+    if longest is not None:
+        found.thumbnail((longest, longest), _LANCZOS, reducing_gap=2)
+    return found
 
 
-def loaded(source: io.BytesIO | io.BufferedReader, where: str) -> Image.Image:
-    """A picture of one of the usual kinds, decoded: its first frame.
+def loaded(source: io.BytesIO | io.BufferedReader, where: str, longest: int | None = None) -> Image.Image:
+    """A picture of one of the usual kinds, decoded: its first frame, at most about `longest` pixels a side.
 
     Raises `InputError` for what is none, broken, or unreasonably large. Other kinds that Pillow knows are left out:
     it starts another program to draw PostScript.
@@ -58,6 +66,8 @@ def loaded(source: io.BytesIO | io.BufferedReader, where: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=[kind for kind in _KINDS if kind in Image.OPEN])
+            if longest is not None and image.mode in _SMOOTH:
+                image.thumbnail((longest, longest), _LANCZOS, reducing_gap=2)  # JPEG: decoded at a fraction
             image.load()
             return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

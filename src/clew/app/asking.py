@@ -72,8 +72,10 @@ class Models:
         return kind_of(self[name])
 
 
-def opened(path: str | Path | None, tell: Callable[[str], None] = lambda words: None) -> Image.Image | None:
-    """A picture that was uploaded; `tell` is told if it is nearly black.
+def opened(
+    path: str | Path | None, tell: Callable[[str], None] = lambda words: None, longest: int | None = None
+) -> Image.Image | None:
+    """A picture that was uploaded, of at most `longest` pixels a side; `tell` is told if it is nearly black.
 
     Raises `InputError` for a broken one, and for one that is too large.
     """
@@ -98,7 +100,7 @@ def opened(path: str | Path | None, tell: Callable[[str], None] = lambda words: 
         return words.replace(str(path), "this file").replace(Path(path).name, "this file")
 
     try:
-        return open_image(path, tell=lambda words: tell(bare(words)))
+        return open_image(path, tell=lambda words: tell(bare(words)), longest=longest)
     except InputError as error:
         raise InputError(bare(str(error))) from None
 

@@ -8,6 +8,7 @@ from ..shapes import optional_import
 from .asking import Models
 from .compare_tab import compare_tab
 from .explain_tab import explain_tab
+from .folders import Folders
 from .pieces import AT_ONCE
 from .results import Results
 from .results_tab import results_tab
@@ -21,8 +22,8 @@ speak for it, **blue** parts against it. A map is a claim about the model, not a
 look at what was checked."""
 
 
-def build(models: Models, results: Results | None = None) -> Any:
-    """The page as `gradio.Blocks`; nothing is served yet."""
+def build(models: Models, results: Results | None, folders: Folders) -> Any:
+    """The page as `gradio.Blocks`; nothing is served yet. What it writes goes into `folders`."""
     gr = optional_import("gradio", extra="ui", purpose="show the page")
     with gr.Blocks(title="clew", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(ABOUT)
@@ -33,7 +34,7 @@ def build(models: Models, results: Results | None = None) -> Any:
         for widget, script in ((opacity, OPACITY), (threshold, THRESHOLD), (smooth, SMOOTH)):
             widget.change(None, widget, js=script, **AT_ONCE)  # in the browser: nothing is computed anew
         with gr.Tab("Explain"):
-            explain_tab(gr, models)
+            explain_tab(gr, models, folders)
         with gr.Tab("Compare"):
             compare_tab(gr, models)
         if results is not None:

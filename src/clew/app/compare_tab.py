@@ -10,6 +10,7 @@ from ..methods import methods
 from ..shapes import ClewError
 from .asking import Asked, Models, answers, opened
 from .maps import Card, body, difference, in_plain_words, row_of
+from .memory import given_back
 from .pieces import AT_ONCE, QUEUED, Inputs, guarded, status
 
 
@@ -47,6 +48,10 @@ def compare_tab(gr: Any, models: Models) -> None:
             shown = gr.HTML("", elem_id="compare-maps")
 
     def run(*given: Any) -> Generator[tuple[str, str]]:
+        with given_back():
+            yield from answers_of(*given)
+
+    def answers_of(*given: Any) -> Generator[tuple[str, str]]:
         one, two, (path, text, texts) = given[:3], given[3:6], given[6:]
         found: list[Attribution] = []
         for k, (name, method, wanted) in enumerate((one, two)):

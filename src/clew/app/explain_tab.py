@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-import tempfile
 import zipfile
-from collections import deque
 from collections.abc import Generator, Sequence
 from html import escape
 from pathlib import Path
@@ -14,13 +12,15 @@ from typing import Any
 
 from ..attribution import Attribution
 from ..compare import compare
-from ..files import write_all, write_errors
+from ..files import write_all
 from ..loaded import LoadedModel
 from ..methods import methods
 from ..minis import captioned_scenes, reviews, scenes
 from ..shapes import ClewError, WriteError
 from .asking import Asked, Models, answers, checked, opened, predictions, snippet
+from .folders import Folders
 from .maps import Card, cards, message, row_of
+from .memory import given_back
 from .pieces import AT_ONCE, QUEUED, Inputs, status
 
 logger = logging.getLogger("clew")
@@ -46,30 +46,7 @@ def _titled(name: str, options: dict[str, Any]) -> str:
     return f"{name} ({said[options['part']]})" if "part" in options else name
 
 
-class _Folders:
-    """Folders for what is written: those of the last results, and those that are kept; all go with the process."""
-
-    def __init__(self) -> None:
-        self._last: deque[tempfile.TemporaryDirectory[str]] = deque()
-        self._kept: list[tempfile.TemporaryDirectory[str]] = []
-
-    def new(self, keep: bool = False) -> Path:
-        """A new and empty one."""
-        with write_errors("a temporary folder"):
-            made = tempfile.TemporaryDirectory(prefix="clew-ui-")
-        if keep:
-            self._kept.append(made)
-        else:
-            self._last.append(made)
-            if len(self._last) > 8:  # copies are made at once, so that older ones are not needed
-                self._last.popleft().cleanup()
-        return Path(made.name)
-
-
-folders = _Folders()
-
-
-def explain_tab(gr: Any, models: Models) -> None:
+def explain_tab(gr: Any, models: Models, folders: Folders) -> None:
     """Put the tab on the page that is being built."""
     first = models.names[0]
     kind = models.kind(first)
@@ -98,7 +75,7 @@ def explain_tab(gr: Any, models: Models) -> None:
             gr.Markdown("Try one:")
             with gr.Row():
                 tries = [
-                    (gr.Button(name, size="sm", min_width=130), given) for name, given in _examples(models).items()
+                    (gr.Button(name, size="sm", min_width=130), given) for name, given in _examples(folders).items()
                 ]
         with gr.Column(scale=2, min_width=320):
             told = gr.HTML(status(NOTHING), elem_id="status")
@@ -115,7 +92,11 @@ def explain_tab(gr: Any, models: Models) -> None:
             with gr.Accordion("Python that does the same", open=False, elem_id="code"):
                 code = gr.Code("", language="python", elem_id="snippet", interactive=False, show_label=False)
 
-    def explain(
+    def explain(*given: Any) -> Generator[tuple[Any, ...]]:
+        with given_back():
+            yield from answer(*given)
+
+    def answer(
         name: str, path: Any, text: str, texts: str, wanted: str, chosen: list[str], sides: list[str], cut: bool
     ) -> Generator[tuple[Any, ...]]:
         off = [gr.update(interactive=False, value=None)] * 3
@@ -132,18 +113,18 @@ def explain_tab(gr: Any, models: Models) -> None:
             steps = answers(asked, loaded, cut)
             for k, (method, options) in enumerate(asked_for):
                 yield status(f"{method} …", k, len(asked_for)), _shown(loaded, found, made, failed), "", *off
-                answer = next(steps)
+                got = next(steps)
                 title = _titled(method, options)
-                if isinstance(answer, ClewError):
-                    failed += message(f"{title}: {answer}")
+                if isinstance(got, ClewError):
+                    failed += message(f"{title}: {got}")
                     continue
-                found.append(answer)
-                made += cards([answer], [title])
+                found.append(got)
+                made += cards([got], [title])
             said = f"{len(found)} of {len(asked_for)} methods" if failed else "done"
             written = snippet(asked, loaded, cut)
             yield status(said), _shown(loaded, found, made, failed), written, *off
             try:
-                files = _files(gr, found)
+                files = _files(gr, found, folders)
             except WriteError:  # what is shown stays
                 logger.exception("what is shown cannot be written")
                 failed += message("This cannot be downloaded: the server could not write it. Its log says why.")
@@ -188,7 +169,7 @@ def _shown(loaded: LoadedModel, found: Sequence[Attribution], made: Sequence[Car
     return bars + (row_of(made) if made else "") + failed
 
 
-def _files(gr: Any, found: Sequence[Attribution]) -> list[Any]:
+def _files(gr: Any, found: Sequence[Attribution], folders: Folders) -> list[Any]:
     """Files to download, written to a folder of their own, of which Gradio keeps and serves copies."""
     if not found:
         return [gr.update(interactive=False, value=None)] * 3
@@ -209,7 +190,7 @@ def _zipped(found: Sequence[Attribution], folder: Path) -> Path:
     return write_all({folder / "clew.zip": content.getvalue()})[0]
 
 
-def _examples(models: Models) -> dict[str, tuple[Any, ...]]:
+def _examples(folders: Folders) -> dict[str, tuple[Any, ...]]:
     """Inputs of the bundled models: model, file, text, captions, target, methods."""
     folder = folders.new(keep=True)
 

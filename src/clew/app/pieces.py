@@ -10,15 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from ..plots import Picture, is_tiny, shrunk, stored
+from ..plots import is_tiny, stored
 from ..shapes import ClewError
 from .asking import MOST_CHARACTERS, Models, opened
 from .maps import message
+from .memory import given_back
 
 logger = logging.getLogger("clew")
 # Of events that answer at once: beside the queue, without a spinner, and not part of an interface for programs.
 AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-QUEUED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Of what takes long or much memory: one at a time, whoever asks, on whichever tab.
+QUEUED: dict[str, Any] = {
+    "api_visibility": "private", "show_progress": "hidden", "concurrency_id": "explaining", "concurrency_limit": 1,
+}  # fmt: skip
+# Of previews: one at a time as well, but they do not wait for what is being explained.
+PREVIEWED: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "preview", "concurrency_limit": 1}
+LONGEST_PREVIEW = 320
 
 
 class Inputs:
@@ -40,7 +47,7 @@ class Inputs:
             lines=2, visible=kind == "pair", max_length=MOST_CHARACTERS + 1, elem_id=f"{where}-texts",
         )  # fmt: skip
         self.all = [self.file, self.text, self.texts]
-        self.file.change(_preview, self.file, self.preview, queue=False, api_visibility="private")
+        self.file.change(_preview, self.file, self.preview, **PREVIEWED)
 
     def shown_for(self, model: str) -> list[Any]:
         """The inputs that a model reads, made visible."""
@@ -57,16 +64,17 @@ class Inputs:
         return [self.file, self.preview, self.text, self.texts]
 
 
+@given_back()
 def _preview(path: str | None) -> str:
     if path is None:
         return ""
     notes: list[str] = []
     try:
-        image = opened(path, notes.append)
+        image = opened(path, notes.append, LONGEST_PREVIEW)
     except ClewError as error:
         return message(str(error))
     assert image is not None
-    small = shrunk(Picture(np.asarray(image), (0.0, 0.0, 1.0, 1.0)), 320).pixels
+    small = np.asarray(image)
     kept, kind = stored(small)
     data, tiny = base64.b64encode(kept).decode(), ' class="clew-tiny"' if is_tiny(small) else ""
     said = "".join(message(note, "note") for note in notes)
