@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import signal
 import sys
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,6 +25,7 @@ from clew import cli, cli_ui
 from clew.app import serve as serving
 from clew.app.access import OnlyHosts, audience, is_loopback, login_of
 from clew.app.asking import Models, opened
+from clew.app.folders import Folders, own_folder
 from clew.shapes import OptionError
 
 pytest.importorskip("gradio")
@@ -205,6 +208,18 @@ def test_a_page_for_others_opens_with_the_password_alone(tmp_path):
         assert status_for(address, "a.name.of.this.machine", "/config", Cookie=cookie) == 200
     log = (tmp_path / "log").read_text()
     assert "Everyone who can reach this machine" in log and "secret" not in log
+
+
+def test_all_temporary_files_lie_in_one_folder_that_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "named"))
+    with own_folder() as folder:
+        assert folder.parent == tmp_path / "named" and Path(tempfile.mkdtemp()).parent == folder
+        assert Path(os.environ["GRADIO_TEMP_DIR"]).parent == folder
+        folders = Folders(folder)
+        kept, made = folders.new(keep=True), [folders.new() for _ in range(10)]
+        assert kept.exists() and [one.exists() for one in made] == [False] * 2 + [True] * 8
+    assert not list((tmp_path / "named").iterdir())
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "named") and tempfile.gettempdir() != str(folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
