@@ -13,8 +13,8 @@ SOURCE = Path(clew.__file__).parent
 
 # A file imports only from files of a smaller number; imports inside functions count.
 LAYERS = {
-    "shapes": 0, "discovery": 0, "outputs": 1, "files": 1, "words": 1, "quantized": 1, "quadrature": 1,
-    "twin": 2, "guest": 0, "gradient_stops": 1,
+    "shapes": 0, "discovery": 0, "json_files": 1, "model_files": 2, "picture_settings": 1,
+    "outputs": 1, "files": 1, "words": 1, "quantized": 1, "quadrature": 1, "twin": 2, "guest": 0, "gradient_stops": 1,
     "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 1,
     "passes": 1, "passing": 1, "measured": 1, "paths": 2,
     "arguments": 1, "spelling": 1, "token_numbers": 4, "encodings": 5, "padding": 6, "answers": 5, "prompts": 12,
@@ -26,7 +26,7 @@ LAYERS = {
     "blocks": 6, "trace": 6, "subject": 7,
     "ledger": 5, "text_places": 5, "positional": 6, "tape": 6, "operations": 7, "operations.*": 8, "relevance": 9,
     "methods": 8, "methods.*": 10, "targets": 6,
-    "hub": 1, "loaded": 6, "load_timm": 7, "load_open_clip": 7, "load_hf": 7, "load": 10,
+    "hub": 3, "loaded": 6, "load_timm": 7, "load_open_clip": 7, "load_hf": 7, "load": 10,
     "minis.digit_scenes": 7, "minis.film_reviews": 1, "minis.captions": 1, "minis": 7, "minis.training": 1,
     "minis.captioned": 8,
     "minis.train_digits": 8, "minis.train_reviews": 8, "minis.train_pairs": 9,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .model_files import refuse_bomb
 from .shapes import LoadError
 
 Weights = dict[str, Tensor]
@@ -30,19 +32,20 @@ def read_weights(path: str | Path) -> Weights:
     wants to run code.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LoadError(f"no checkpoint {path}", expected="a file", got="nothing there", todo="check the path")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise LoadError(f"{path} is broken", expected="a safetensors file", got=error) from error
+    refuse_bomb(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise refused(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a broken pickle makes torch say
         raise LoadError(f"{path} cannot be read", expected="a file written by torch.save", got=error) from error
     return _unwrap(found, path)
 
@@ -64,7 +67,7 @@ def _unwrap(found: Any, path: Path) -> Weights:
         weights = {str(k): v for k, v in inner.items() if isinstance(v, Tensor)}
         if weights:
             return weights
-    keys = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+    keys = ", ".join(str(key)[:80] for key in list(found)[:8]) if isinstance(found, Mapping) else type(found).__name__
     raise LoadError(
         f"{path} holds no weights", expected=f"tensors by name, or a dict with {', '.join(_INSIDE)}", got=keys
     )

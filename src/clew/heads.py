@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .shapes import LoadError
+
 # classes exclude each other, labels do not; values are of a regression; tokens are places or words.
 Kind = Literal["classes", "labels", "values", "embedding", "tokens"]
 Scale = Literal["softmax", "sigmoid"]
 
 _HEADS = ("head", "heads", "classifier", "fc", "score", "cls_classifier", "distillation_classifier")
+_CLASSES = 10**6  # more have no names
 _PROBLEMS: dict[str, Kind] = {"multi_label_classification": "labels", "regression": "values"}
 
 
@@ -174,13 +177,18 @@ def names_of(config: Any) -> list[str] | None:
 
 
 def by_number(names: Mapping[Any, Any] | Sequence[str] | None) -> list[str] | None:
-    """Names in a list by their numbers, whatever the type of the keys; a number without a name is "class 7"."""
+    """Names in a list by their numbers, whatever the type of the keys; a number without a name is "class 7".
+
+    Raises `LoadError` for numbers of classes beyond reason.
+    """
     if not names:
         return None
     if not isinstance(names, Mapping):
         return [str(name) for name in names]
     try:
         found = {int(key): str(name) for key, name in names.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+    if max(found) > _CLASSES:
+        raise LoadError("names of classes go by their numbers", expected=f"0 to {_CLASSES:,}", got=max(found))
     return [found.get(i, f"class {i}") for i in range(max(found) + 1)]

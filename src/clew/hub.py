@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 
+from .model_files import runs_no_code
 from .shapes import LoadError
 
 logger = logging.getLogger("clew")
@@ -21,9 +23,20 @@ def announce(repository: str, *filenames: str) -> None:
 
 def not_fetched(name: str, error: Exception) -> LoadError:
     """The error for a model that could not be loaded."""
+    said = str(error).strip().splitlines()
+    if "trust_remote_code" in str(error):
+        return runs_no_code(name, said[0])
+    got = f"{type(error).__name__}: {' '.join(line.strip() for line in said[:2])}"
+    if os.path.isdir(name.rpartition(":")[2]):
+        return LoadError(
+            f"{name} could not be loaded",
+            expected="a complete folder, as `save_pretrained` writes it, with a configuration that fits its weights",
+            got=got,
+            todo="correct what is named, or write or fetch the folder again",
+        )
     return LoadError(
         f"{name} could not be loaded",
         expected="a model of the Hub (reachable, or in the cache) or a complete folder",
-        got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        got=got,
         todo="check the name; offline, fetch it elsewhere with `hf download` and pass the folder",
     )

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .opening import PICTURES, as_rgb, open_image
+from .picture_settings import MOST_PIXELS, check_numbers, check_sides, filter_of, floats, height_width, resampling, side
 from .plots import Picture
 from .shapes import InputError, LoadError, optional_import
 
@@ -61,6 +62,11 @@ class Preprocess:
     library: Literal["timm", "transformers", "transformers-torchvision"] = "timm"
     rescale_first: bool = False
 
+    def __post_init__(self) -> None:
+        longest = None if self.longest is None else (1, self.longest)
+        check_sides({"size": self.size, "resize": self.resize, "longest_edge": longest, "pad_size": self.pad})
+        check_numbers(self.mean, self.std, self.rescale)
+
     def __call__(self, image: Image.Image) -> tuple[Tensor, Picture]:
         """The model's input (channel, height, width) and the picture with the box of it that the model sees.
 
@@ -69,7 +75,8 @@ class Preprocess:
         shown = as_rgb(image)
         width, height = shown.size
         down, across = self._resized(height, width)
-        if not down or not across:
+        too_long = self.mode != "keep" and down * across > 4 * MOST_PIXELS
+        if not down or not across or too_long:
             raise InputError(
                 "this picture is too narrow for the model",
                 expected=f"sides that can be resized to {self.resize[0]} × {self.resize[1]}",
@@ -206,17 +213,18 @@ class Preprocess:
     @staticmethod
     def from_timm(config: Mapping[str, Any]) -> Preprocess:
         """From timm's data configuration (`timm.data.resolve_model_data_config`), as `create_transform` reads it."""
-        channels, *size = config["input_size"]
-        crop_pct = config.get("crop_pct") or 0.875
-        down, across = (math.floor(side / crop_pct) for side in size)
+        channels, *wanted = config["input_size"]
+        size = height_width(wanted, "input_size")
+        crop_pct = floats(config.get("crop_pct") or 0.875, "crop_pct")[0]
+        down, across = (math.floor(one / crop_pct) for one in size)
         mode = {"squash": "squash", "border": "contain"}.get(str(config.get("crop_mode")), "cover")
-        mean, std = _floats(config["mean"]), _floats(config["std"])
+        mean, std = floats(config["mean"]), floats(config["std"])
         name = str(config.get("interpolation") or "bilinear")
         if name == "random":
             logger.warning('timm takes bilinear or bicubic by chance for interpolation="random": bicubic is taken here')
             name = "bicubic"
         made = Preprocess(
-            (size[0], size[1]),
+            size,
             (down, across),
             cast(Any, mode),
             mean,
@@ -230,16 +238,16 @@ class Preprocess:
     def from_open_clip(config: Mapping[str, Any]) -> Preprocess:
         """From open_clip's configuration (`open_clip.get_model_preprocess_cfg`), as `image_transform` reads it."""
         size: Any = config.get("size", 224)
-        height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
+        height, width = height_width(size[-2:] if isinstance(size, (list, tuple)) else size)
         how = config.get("resize_mode") or "shortest"
         modes = {"squash": "squash", "shortest": "cover", "longest": "contain"}
-        if how not in modes:
+        if not isinstance(how, str) or how not in modes:
             raise LoadError("pictures cannot be resized as this model wants", expected=", ".join(modes), got=how)
         name = str(config.get("interpolation") or "bicubic")
         if name == "random" or (how == "shortest" and height != width):  # as open_clip has it
             name = "bicubic"
         fill = int(config.get("fill_color") or 0) if how == "longest" else 0
-        mean, std = _floats(config["mean"]), _floats(config["std"])
+        mean, std = floats(config["mean"]), floats(config["std"])
         sides = (height, width)
         return Preprocess(sides, sides, cast(Any, modes[how]), mean, std, resampling(name), fill=(fill,))
 
@@ -267,19 +275,20 @@ class Preprocess:
         if not settings.get("do_resize", plain):
             mode, resize = "keep", image_size
         elif not sizes or {"height", "width"} <= given:
-            mode, resize = "squash", _height_width(wanted)
+            mode, resize = "squash", height_width(wanted)
         elif "shortest_edge" in given:
-            mode, resize, longest = "cover", _height_width(sizes["shortest_edge"]), sizes.get("longest_edge")
+            mode, resize = "cover", height_width(sizes["shortest_edge"])
+            longest = side(sizes["longest_edge"], "longest_edge") if sizes.get("longest_edge") else None
         elif {"max_height", "max_width"} <= given:
-            mode, resize = "within", (int(sizes["max_height"]), int(sizes["max_width"]))
+            mode, resize = "within", (side(sizes["max_height"], "size"), side(sizes["max_width"], "size"))
         else:
             expected = "height and width, shortest_edge, or max_height and max_width"
             raise LoadError("pictures cannot be resized as this model wants", expected=expected, got=sizes)
         final = resize if mode == "squash" else image_size
         crop = bool(settings.get("do_center_crop", False))
         if crop:
-            final = _height_width(settings.get("crop_size") or final)
-        resample = Image.Resampling(2 if settings.get("resample") is None else int(settings["resample"]))
+            final = height_width(settings.get("crop_size") or final)
+        resample = filter_of(settings.get("resample"))
         if backend == "torchvision" and resample in (Image.Resampling.BOX, Image.Resampling.HAMMING):
             name = resample.name.lower()
             logger.warning("torchvision cannot resize by %s: pictures are prepared as with backend='pil'", name)
@@ -291,14 +300,14 @@ class Preprocess:
             final,
             resize,
             cast(Any, mode),
-            _floats(settings.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
-            _floats(settings.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
+            floats(settings.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
+            floats(settings.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
             resample,
-            float(settings.get("rescale_factor", 1 / 255)) if rescaled else 1.0,
+            floats(settings.get("rescale_factor", 1 / 255), "rescale_factor")[0] if rescaled else 1.0,
             crop=crop,
             longest=longest,
             normalize=bool(normal),
-            pad=_height_width(pad) if pad else None,
+            pad=height_width(pad) if pad else None,
             library="transformers" if backend == "pil" else "transformers-torchvision",
             rescale_first=kind.startswith("DINOv3") and rescaled,
         )
@@ -320,14 +329,6 @@ def processor_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(cls(**own).to_dict())
     except Exception as error:
         raise LoadError(f"pictures cannot be prepared as {kind} does", got=error) from error
-
-
-def resampling(name: str) -> Image.Resampling:
-    """Pillow's filter by its name. Raises `LoadError` for another one."""
-    known = {one.name.lower(): one for one in Image.Resampling}
-    if name.lower() not in known:
-        raise LoadError("pictures cannot be resized as this model wants", expected=", ".join(known), got=name)
-    return known[name.lower()]
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -360,16 +361,6 @@ def _per_channel(values: Sequence[float], channels: int) -> Tensor:
 
 def _border(mean: Sequence[float]) -> tuple[int, ...]:
     return tuple(round(255 * value) for value in mean)
-
-
-def _floats(values: Any) -> tuple[float, ...]:
-    return (float(values),) if isinstance(values, (int, float)) else tuple(float(v) for v in values)
-
-
-def _height_width(size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def picture_of(tensor: Tensor) -> Picture:

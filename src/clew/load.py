@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from .heads import by_number
+from .json_files import read_object
 from .load_hf import adapter_only, load_hf
 from .load_open_clip import load_open_clip
-from .load_timm import LinearHead, load_timm
+from .load_timm import LinearHead, load_timm, timm_configuration
 from .loaded import DinoLinear, LoadedModel
+from .model_files import no_foreign_code
 from .pair import find_pair
 from .pair_model import LoadedPair
 from .shapes import LoadError, close_matches, optional_import
@@ -68,9 +70,11 @@ def load(
             `device_map="auto"`, which spreads a model over devices.
 
     Raises:
-        LoadError: unknown name, weights that do not fit, or a pickle that wants to run code.
+        LoadError: unknown name, files that cannot be read or say what cannot be, weights that do not fit or are far
+            smaller than the configuration says, and code that wants to be run, in a pickle or beside a configuration.
     """
     text = str(name)
+    model_args = no_foreign_code(text, model_args)
     kind, _, rest = text.partition(":")
     probe = LinearHead(linear, interleaved) if linear is not None else None
     if kind == "mini" and rest:
@@ -85,13 +89,13 @@ def load(
     elif kind == "hf" and rest:
         _refuse(text, linear=linear)
         found = load_hf(rest, text, checkpoint, _quantized(model_args, quantize), task=task, dtype=dtype)
-    elif Path(text).is_dir():
+    elif os.path.isdir(text):
         found = _load_folder(Path(text), checkpoint, probe, _quantized(model_args, quantize), task, dtype)
     else:
         raise LoadError(
-            f"no model {text!r}",
+            f"no model {text[:200]!r}",
             expected="mini:NAME, timm:NAME, hf:ORG/NAME, open_clip:NAME/TAG, or an existing folder with config.json",
-            got=text,
+            got=text[:200],
             todo="see `clew models`",
         )
     try:
@@ -130,7 +134,7 @@ def _load_mini(name: str, model_args: dict[str, Any]) -> LoadedModel:
     with resources.as_file(resources.files("clew").joinpath("minis", name)) as folder:
         # What they say is measured, so it must not hang on what is installed beside.
         found = load_hf(str(folder), name, None, model_args, quiet=True, backend="pil")
-        found.facts = json.loads((folder / "measured.json").read_text())
+        found.facts = read_object(folder / "measured.json")
     return found
 
 
@@ -144,19 +148,15 @@ def _load_folder(
 ) -> LoadedModel:
     if (adapter := adapter_only(folder)) is not None:
         raise adapter
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LoadError(
-            f"{folder} is no model folder", expected="a readable config.json (timm's or Hugging Face's)", got=error
-        ) from error
+    expected = "a readable config.json, of timm or of Hugging Face"
+    config = read_object(folder / "config.json", expected=expected)
     if "architecture" in config:
         weights = checkpoint or next(
             (f for n in ("model.safetensors", "pytorch_model.bin") if (f := folder / n).is_file()), None
         )
         if weights is None:
             raise LoadError(f"{folder} has no weights", expected="model.safetensors or pytorch_model.bin")
-        return load_timm(config["architecture"], config, weights, linear, model_args)
+        return load_timm(timm_configuration(config, folder)["architecture"], config, weights, linear, model_args)
     _refuse(str(folder), linear=linear)
     return load_hf(str(folder), str(folder), checkpoint, model_args, task=task, dtype=dtype)
 

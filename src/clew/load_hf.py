@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
+import os
 import pickle
 import re
 from collections.abc import Iterator
@@ -18,8 +19,11 @@ from .checkpoints import Weights, fit_names, read_weights, refused
 from .heads import names_of
 from .hub import announce, not_fetched
 from .images import Backend, Preprocess
+from .json_files import kind, read_object
 from .loaded import LoadedModel
+from .model_files import Stored, check_configuration, no_foreign_code, rehearse, runs_no_code, stored
 from .pair import find_pair, pairs
+from .picture_settings import height_width
 from .quantized import never_repacked
 from .shapes import LoadError
 
@@ -72,15 +76,17 @@ def load_hf(
     try:
         if weights is not None:
             model_args = _implied_by(weights) | model_args
+        model_args = no_foreign_code(name, model_args)
         own = {k: v for k, v in model_args.items() if k not in _LOADING}
-        config: Any = transformers.AutoConfig.from_pretrained(path, **own)
+        config = configuration(path, **own)
         task = _task(config, task, name, weights)
         cls: Any = getattr(transformers, TASKS[task][1])
         if weights is not None:
             model = _with_weights(cls, config, weights, str(checkpoint))
         else:
+            as_large_as_its_weights(path, cls, config)
             model, info = cls.from_pretrained(
-                path, weights_only=True, dtype=dtype, output_loading_info=True, **model_args
+                path, weights_only=True, dtype=dtype, output_loading_info=True, trust_remote_code=False, **model_args
             )
             _check_complete(model, info, name, task)
         never_repacked(model)
@@ -105,14 +111,37 @@ def load_hf(
     return LoadedModel(model, hf_preprocess(path, model.config, backend), labels, name)
 
 
+def configuration(path: str, **own: Any) -> Any:
+    """The configuration of a model on the Hub or in a folder, as transformers makes it, with other values of one's own.
+
+    Raises `LoadError` where it says what cannot be, before anything is made of it.
+    """
+    import transformers
+
+    if os.path.isdir(path):
+        said = read_object(Path(path) / "config.json", expected="a model folder, with config.json")
+    else:
+        said = transformers.PretrainedConfig.get_config_dict(path, **own)[0]
+    check_configuration(said, f"the configuration of {path}")
+    return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **own)
+
+
+def as_large_as_its_weights(path: str, auto: Any, config: Any) -> None:
+    """Raise `LoadError` for a folder whose configuration describes a larger model than its weights are of."""
+    if os.path.isdir(path):
+        own = copy.deepcopy(config)
+        rehearse(lambda: auto.from_config(own, trust_remote_code=False), stored(path), path)
+
+
 def image_size(config: Any) -> tuple[int, int]:
-    """Height and width of the pictures that a model takes."""
+    """Height and width of the pictures that a model takes. Raises `LoadError` for what are no two sides."""
     size: Any = getattr(config, "image_size", None)
     if size is None and hasattr(config, "num_patches"):  # any aspect ratio: a square of as many patches
         size = int(config.num_patches**0.5) * config.patch_size
-    height, width = (size, size) if isinstance(size, int) else size or (224, 224)
-    return int(height), int(width)
+    return height_width(size or 224, "image_size")
 
+
+_COMPARED = 2048  # pixels: larger pictures are not prepared twice to compare them
 
 # Arguments of from_pretrained that say how to load; others change the configuration.
 _LOADING = ("device_map", "quantization_config", "attn_implementation", "max_memory", "revision", "token", "subfolder")
@@ -159,8 +188,8 @@ def adapter_only(folder: Path) -> LoadError | None:
     if not file.is_file() or (folder / "config.json").is_file():
         return None
     try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except ValueError:
+        base = read_object(file).get("base_model_name_or_path")
+    except LoadError:
         base = None
     return LoadError(
         f"{folder} holds an adapter of PEFT alone, not the model that it belongs to",
@@ -192,11 +221,14 @@ def _check_complete(model: Any, info: dict[str, Any], name: str, task: str) -> N
 
 def _with_weights(auto: Any, config: Any, weights: Weights, source: str) -> Any:
     """A model with given weights, strictly; transformers renames what other releases called differently."""
+    rehearse(lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False), Stored.of(weights), source)
     with torch.device("meta"):
-        cls: Any = type(auto.from_config(config))
+        cls: Any = type(auto.from_config(config, trust_remote_code=False))
     own = cls(config)
     fitted = fit_names(weights, set(own.state_dict()))
-    model, info = cls.from_pretrained(None, config=config, state_dict=fitted, output_loading_info=True)
+    model, info = cls.from_pretrained(
+        None, config=config, state_dict=fitted, output_loading_info=True, trust_remote_code=False
+    )
     problems = {k: sorted(map(str, v)) for k, v in info.items() if k.endswith("_keys") and v}
     if problems:
         shown = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:6])}" for k, v in problems.items())
@@ -213,13 +245,18 @@ def _tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        made: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if not isinstance(made.model_max_length, (int, float)):
+            raise LoadError(f"model_max_length of {path} is no number", got=made.model_max_length)
+        return made
     except Exception as error:
-        logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", path, _reason(error))
+        logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", path, _reason(path, error))
         return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        error = runs_no_code(path, error)
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -247,13 +284,16 @@ def hf_preprocess(path: str, config: Any, backend: Backend | None = None) -> Pre
         settings = {**dict(processor.to_dict()), "image_processor_type": name.removesuffix("Fast").removesuffix("Pil")}
     except Exception as error:
         name = "ViTImageProcessor"
-        logger.warning("%s has no image processor that can be made (%s): taken as %s", path, _reason(error), name)
+        reason = _reason(path, error)
+        logger.warning("%s has no image processor that can be made (%s): taken as %s", path, reason, name)
     try:
         made = Preprocess.from_hf(settings, size, backend="torchvision" if fast else "pil", channels=channels)
     except LoadError as error:
         logger.warning("%s: PIL images cannot be prepared for it, so pass tensors. %s", path, error)
         return None
-    if processor is not None and not _alike(made, processor):
+    if processor is not None and max(made.size) > _COMPARED:
+        logger.warning("%s: its pictures are too large to compare them with what %s makes", path, name)
+    elif processor is not None and not _alike(made, processor):
         logger.warning(
             "%s: %s prepares pictures in a way of its own, which is followed only nearly; for the very same numbers "
             "pass the tensors that it makes",
@@ -267,7 +307,7 @@ def _processor(path: str, backend: Backend | None) -> Any:
     from transformers import AutoImageProcessor
     from transformers.utils import logging as hf_logging
 
-    own = {"trust_remote_code": False}
+    own: dict[str, Any] = {}
     if backend is not None:
         import transformers
 
@@ -276,7 +316,7 @@ def _processor(path: str, backend: Backend | None) -> Any:
     shown = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # notes on which backend was chosen
     try:
-        return AutoImageProcessor.from_pretrained(path, **own)
+        return AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **own)
     finally:
         hf_logging.set_verbosity(shown)
 
@@ -302,7 +342,7 @@ def _alike(made: Preprocess, processor: Any) -> bool:
 
 def preprocessor_config(path: str) -> dict[str, Any]:
     """What `preprocessor_config.json` of a model says, or the image processor in its `processor_config.json`; empty,
-    with a warning, where there is none."""
+    with a warning, where there is none. Raises `LoadError` for a file that is no object of JSON."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = Path(path) / name
         if not Path(path).is_dir():
@@ -312,11 +352,14 @@ def preprocessor_config(path: str) -> dict[str, Any]:
                 file = Path(hf_hub_download(path, name))
             except Exception:
                 continue
-        if file.is_file():
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if os.path.lexists(file):
+            found = read_object(file, expected="settings of an image processor")
             if name != "processor_config.json":
                 return found
-            if found.get("image_processor"):
-                return found["image_processor"]
+            inner: Any = found.get("image_processor")
+            if inner and not isinstance(inner, dict):
+                raise LoadError(f"image_processor in {file} is no object", expected="its settings", got=kind(inner))
+            if inner:
+                return inner
     logger.warning("%s has no preprocessor_config.json: resizing to the model's size, mean and deviation 0.5", path)
     return {}

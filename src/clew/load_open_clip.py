@@ -11,7 +11,9 @@ from typing import Any
 from .checkpoints import load_weights, read_weights
 from .hub import not_fetched
 from .images import Preprocess
+from .json_files import read_object
 from .loaded import LoadedModel
+from .model_files import check_configuration, no_foreign_code, no_larger, rehearse, stored
 from .shapes import LoadError, close_matches, optional_import
 
 logger = logging.getLogger("clew")
@@ -20,7 +22,7 @@ logger = logging.getLogger("clew")
 def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[str, Any]) -> LoadedModel:
     """A model by `NAME/TAG` (or `pretrained=TAG`), with a `checkpoint` in place of a tag, or `hf-hub:ORG/NAME`."""
     open_clip = optional_import("open_clip", extra="openclip", purpose="load open_clip models")
-    args = dict(model_args)
+    args = no_foreign_code(name, model_args)
     known, tag = name, args.pop("pretrained", None)
     if ":" not in name:
         known, _, given = name.partition("/")
@@ -40,8 +42,19 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
     elif tag is not None or checkpoint is not None:
         raise LoadError(f"{name} brings its weights", expected="no pretrained=, no checkpoint=", got=tag or checkpoint)
     weights = read_weights(checkpoint) if checkpoint is not None else None
+    config = _configuration(open_clip, known)
     try:
-        model = open_clip.create_model(known, pretrained=None if weights is not None else tag, **args)
+        _known_to_transformers(config, known)
+
+        def build() -> Any:
+            return open_clip.create_model(known, pretrained=None if weights is not None else tag, **args)
+
+        most = stored(known.removeprefix(_FOLDER)) if known.startswith(_FOLDER) else None
+        rehearse(build, most, known)
+        with no_larger(most, known):
+            model = build()
+    except LoadError:
+        raise
     except TypeError as error:
         expected = "arguments of open_clip.create_model"
         raise LoadError(f"open_clip cannot build {known} so", expected=expected, got=error) from error
@@ -50,12 +63,55 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
     if weights is not None:
         load_weights(model, weights, str(checkpoint))
     preprocess = Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model))
-    return LoadedModel(model, preprocess, tokenizer=_tokenizer(open_clip, known))
+    return LoadedModel(model, preprocess, tokenizer=_tokenizer(open_clip, known, config))
 
 
-def _tokenizer(open_clip: Any, name: str) -> OpenClipTokenizer | None:
+_FOLDER = "local-dir:"
+
+
+def _configuration(open_clip: Any, name: str) -> dict[str, Any]:
+    """The configuration of a model of open_clip; empty where the Hub has none, which open_clip tells of.
+
+    Raises `LoadError` for that of a folder which cannot be read, or says what cannot be.
+    """
+    schema, _, place = name.rpartition(":")
+    if not schema:
+        return open_clip.get_model_config(name) or {}
+    file = Path(place) / "open_clip_config.json"
+    if schema == "hf-hub":
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(place.partition("@")[0], file.name))
+        except Exception:
+            return {}
+    said = read_object(file, expected="a folder of open_clip, with open_clip_config.json")
+    check_configuration(said, file)
+    inner = said.get("model_cfg")
+    parts: list[Any] = (
+        [inner[key] for key in ("vision_cfg", "text_cfg") if key in inner] if isinstance(inner, dict) else []
+    )
+    if len(parts) < 2 or not all(isinstance(part, dict) for part in parts):
+        expected = "model_cfg, with vision_cfg and text_cfg in it"
+        raise LoadError(f"{file} describes no model", expected=expected, got=", ".join(said), todo="fetch it again")
+    return inner
+
+
+def _known_to_transformers(config: dict[str, Any], name: str) -> None:
+    """Raise an error where the text side is a model of transformers that brings its own code: open_clip would ask."""
+    inner = (config.get("text_cfg") or {}).get("hf_model_name")
+    if inner:
+        from transformers import AutoConfig
+
+        AutoConfig.from_pretrained(inner, trust_remote_code=False)
+
+
+def _tokenizer(open_clip: Any, name: str, config: dict[str, Any]) -> OpenClipTokenizer | None:
+    text = config.get("text_cfg")
+    # What a configuration says of its tokenizer's arguments would count otherwise.
+    own = {"trust_remote_code": False} if text is None or text.get("hf_tokenizer_name") else {}
     try:
-        return OpenClipTokenizer(open_clip.get_tokenizer(name))
+        return OpenClipTokenizer(open_clip.get_tokenizer(name, **own))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", name, reason)

@@ -11,7 +11,9 @@ from torch import nn
 from .checkpoints import Weights, fit_names, load_weights, read_weights
 from .hub import announce, not_fetched
 from .images import Preprocess
+from .json_files import kind
 from .loaded import DinoLinear, LoadedModel
+from .model_files import Stored, check_configuration, no_larger, rehearse
 from .shapes import LoadError, close_matches, optional_import
 
 
@@ -34,12 +36,13 @@ def load_timm(
     timm = optional_import("timm", extra="timm", purpose="load timm models")
     data = optional_import("timm.data", extra="timm", purpose="load timm models")
     if not timm.is_model(name):
-        raise LoadError(f"timm has no model {name!r}", got=name, todo=close_matches(name, timm.list_models()))
+        todo = close_matches(name, timm.list_models())
+        raise LoadError(f"timm has no model {name!r}", expected="one of timm.list_models()", got=name, todo=todo)
     weights = read_weights(checkpoint) if checkpoint is not None else None
     args = dict(model_args)
     if config is not None:
         args = {"num_classes": config.get("num_classes"), "global_pool": config.get("global_pool")} | args
-        args = {k: v for k, v in (config.get("model_args", {}) | args).items() if v is not None}
+        args = {k: v for k, v in ((config.get("model_args") or {}) | args).items() if v is not None}
     if linear is not None:
         args["num_classes"] = 0
     asked = args.get("num_classes") == 0  # for an embedding, see `heads`
@@ -55,7 +58,15 @@ def load_timm(
     if weights is None:
         _announce_timm(timm, name)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=weights is None, **args)
+        if weights is None or config is None:
+            model: nn.Module = timm.create_model(name, pretrained=weights is None, **args)
+        else:  # what a folder asks for may be anything
+            most = Stored.of(weights)
+            rehearse(lambda: timm.create_model(name, pretrained=False, **args), most, name)
+            with no_larger(most, name):
+                model = timm.create_model(name, pretrained=False, **args)
+    except LoadError:
+        raise
     except TypeError as error:
         raise LoadError(f"timm cannot build {name} so", expected="arguments of timm.create_model", got=error) from error
     except Exception as error:
@@ -64,18 +75,40 @@ def load_timm(
         load_weights(model, weights, str(checkpoint))
     if linear is not None:
         model = _with_linear(model, linear)
-    pretrained: Any = config.get("pretrained_cfg", {}) if config is not None else getattr(model, "pretrained_cfg", {})
+    pretrained: Any = (
+        (config.get("pretrained_cfg") or {}) if config is not None else getattr(model, "pretrained_cfg", {})
+    )
     preprocess = timm_preprocess(model.backbone if isinstance(model, DinoLinear) else model, pretrained)
-    names = (config or {}).get("label_names") or _timm_labels(data, model)
+    names = list(map(str, (config or {}).get("label_names") or ())) or _timm_labels(data, model)
     classes = model.linear.out_features if isinstance(model, DinoLinear) else getattr(model, "num_classes", None)
     return LoadedModel(model, preprocess, names if names and len(names) == classes else None, name)
+
+
+def timm_configuration(config: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """The configuration of a folder in timm's format. Raises `LoadError` where its parts are of other kinds."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "architecture": (str,), "model_args": (dict,), "pretrained_cfg": (dict,), "num_classes": (int,),
+        "global_pool": (str,), "label_names": (list, tuple),
+    }  # fmt: skip
+    for key, known in kinds.items():
+        value = config.get(key)
+        if not isinstance(value, known) and (value is not None or key == "architecture"):
+            raise LoadError(
+                f"{key} in {where} is of another kind", expected=kind(known[0]()), got=kind(value), todo="correct it"
+            )
+    check_configuration(config, where)
+    return config
 
 
 def timm_preprocess(model: Any, pretrained: Any) -> Preprocess:
     """How pictures are prepared for a timm model, by its configuration and the size that its patches are cut from."""
     data = optional_import("timm.data", extra="timm", purpose="load timm models")
-    settings = data.resolve_data_config(pretrained_cfg=pretrained, model=model)
-    channels, *size = settings["input_size"]
+    try:
+        settings = data.resolve_data_config(pretrained_cfg=pretrained, model=model)
+        channels, *size = settings["input_size"]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        expected = "timm's configuration of pictures (pretrained_cfg)"
+        raise LoadError("pictures cannot be prepared for this model", expected=expected, got=error) from error
     patches: Any = getattr(model, "patch_embed", None)
     size = getattr(patches, "img_size", None) or size
     # What a checkpoint was trained with stays in its configuration when `in_chans` is changed.

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from ..hub import not_fetched
 from ..images import Preprocess
+from ..json_files import read_object
 from ..load import MINIS
-from ..load_hf import hf_preprocess, preprocessor_config
-from ..load_timm import timm_preprocess
+from ..load_hf import as_large_as_its_weights, configuration, hf_preprocess, preprocessor_config
+from ..load_timm import timm_configuration, timm_preprocess
+from ..model_files import no_larger, rehearse, stored
 from ..model_places import places
 from ..prepare_text import longest_text
 from ..quantized import never_repacked
 from ..shapes import LoadError, OptionError, close_matches, optional_import
 
 logger = logging.getLogger("clew")
+_FOLDER = "local-dir:"
 _HEADS = ("score", "classifier", "pre_classifier", "classification_head")
 
 
@@ -177,25 +180,33 @@ def _where(name: str) -> tuple[str, str]:
             expected="hf:ORG/NAME, timm:NAME, mini:NAME, or a folder with config.json",
             got=name,
         )
-    own = "architecture" in json.loads(config.read_text(encoding="utf-8"))
-    return ("timm", f"local-dir:{name}") if own else ("hf", name)
+    said = read_object(config, expected="a model folder, with a config.json of timm or of Hugging Face")
+    if "architecture" in said:
+        timm_configuration(said, config)
+        return "timm", f"{_FOLDER}{name}"
+    return "hf", name
 
 
 def _timm(name: str, path: str, classes: Sequence[str]) -> tuple[Trainable, Any]:
     timm = optional_import("timm", extra="timm", purpose="train timm models")
-    bare = path.partition(":")[0] == "local-dir" or timm.is_model(path)
-    if not bare:
+    folder = path.removeprefix(_FOLDER) if path.startswith(_FOLDER) else None
+    if folder is None and not timm.is_model(path):
         raise LoadError(f"timm has no model {path!r}", got=path, todo=close_matches(path, timm.list_models()))
+
+    def made(pretrained: bool) -> nn.Module:
+        return timm.create_model(path, pretrained=pretrained, num_classes=len(classes))
+
     try:
-        model = timm.create_model(path, pretrained=True, num_classes=len(classes))
+        most = stored(folder) if folder is not None else None
+        rehearse(lambda: made(False), most, path)
+        with no_larger(most, path):
+            model: Any = made(True)
+    except LoadError:
+        raise
     except Exception as error:
         raise not_fetched(name, error) from error
     preprocess = timm_preprocess(model, model.pretrained_cfg)
-
-    def fresh() -> nn.Module:
-        return timm.create_model(path, pretrained=False, num_classes=len(classes))
-
-    return Trainable(Pixels(model), "timm", name, path, classes, preprocess=preprocess), fresh
+    return Trainable(Pixels(model), "timm", name, path, classes, preprocess=preprocess), lambda: made(False)
 
 
 def _transformers(
@@ -214,12 +225,16 @@ def _transformers(
     }
     more = {"quantization_config": _packed(quantize), "device_map": {"": _device()}} if quantize is not None else {}
     try:
-        config = transformers.AutoConfig.from_pretrained(path, **named)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path) if is_text else None
+        config = configuration(path, **named)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False) if is_text else None
+        as_large_as_its_weights(path, auto, config)
         model = auto.from_pretrained(
-            path, config=config, dtype=torch.float32, weights_only=True, ignore_mismatched_sizes=True, **more
-        )
+            path, config=config, dtype=torch.float32, weights_only=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False, **more,
+        )  # fmt: skip
         never_repacked(model)
+    except LoadError:
+        raise
     except Exception as error:
         raise not_fetched(name, error) from error
     if tokenizer is not None:
@@ -229,7 +244,7 @@ def _transformers(
         made.preprocess = hf_preprocess(path, model.config)
         if made.preprocess is None:
             raise LoadError(f"pictures cannot be prepared for {name}", expected="an image processor that is known")
-    return made, lambda: auto.from_config(model.config)
+    return made, lambda: auto.from_config(model.config, trust_remote_code=False)
 
 
 def _pads(tokenizer: Any, model: Any, name: str) -> None:
