@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from .files import write
+from .json_files import ANY, Number
 from .plots import Bars
-from .shapes import ClewError, LoadError, Pixels, Scores
+from .saved import Saved
+from .shapes import ClewError, Pixels, Scores
 
 FORMAT = "clew-attribution-1"
 
@@ -208,41 +209,53 @@ class Attribution:
         return {}, {}
 
     @classmethod
-    def _from_file(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
-        """Its fields from what `_to_file` gave; takes out of both what it uses."""
+    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+        """Its fields from what `_to_file` gave, of results of so many tokens."""
         return {}
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
-        """Read what `save("….safetensors")` wrote. Raises `LoadError` for anything else."""
-        try:
-            with safe_open(str(path), "pt") as file:  # pyright: ignore[reportUnknownVariableType]
-                header: dict[str, str] = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise LoadError(f"{path} is no attribution", expected=FORMAT, got=header.get("format"))
-                tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            if isinstance(error, ClewError):
-                raise
-            raise LoadError(f"{path} cannot be read", expected="a .safetensors file of clew", got=error) from error
-        return Attribution._made_of(tensors, json.loads(header["attribution"]))
+        """Read what `save("….safetensors")` wrote. Raises `LoadError` for anything else, and for what does not fit
+        together."""
+        return Attribution._made_of(Saved.read(path, FORMAT))
 
     @staticmethod
-    def _made_of(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Attribution:
-        """What `_everything` gave, as an attribution."""
-        cls = _kinds[meta.pop("kind", "image")]
-        nested = {
-            name: Attribution._made_of(
-                {k.removeprefix(f"{name}/"): tensors.pop(k) for k in list(tensors) if k.startswith(f"{name}/")},
-                meta.pop(f"{name}/"),
-            )
-            for name in cls.nested
+    def _made_of(saved: Saved, among: int | None = None) -> Attribution:
+        """What `_everything` gave, as an attribution; of so many examples, where that is known."""
+        kind = saved.value("kind", str, "image")
+        if kind not in _kinds:
+            raise saved.wrong("kind", ", ".join(filter(None, _kinds)), kind)
+        cls, scores = _kinds[kind], saved.tensor("all_scores", "floats", (among, None))
+        batch, tokens = map(int, scores.shape)
+        target = saved.value("target", [str])
+        if len(target) not in (1, batch):
+            raise saved.wrong("target", f"{batch} names, or one for all", len(target))
+        plain = (None, bool, Number(), str, [ANY], {str: ANY})
+        checks: dict[str, Any] = saved.value("checks", {str: plain}) | saved.tensors("checks.")
+        stages = checks.get("relevance_by_stage")
+        if stages is not None:
+            names = checks.get("stages")
+            count = names.count(", ") + 1 if isinstance(names, str) else None
+            if not isinstance(stages, Tensor) or stages.shape != (batch, count):
+                raise saved.wrong(
+                    "relevance_by_stage", f"({batch}, {count}), and the names of its stages", f"names {names}"
+                )
+        made: dict[str, Any] = {
+            "all_scores": scores,
+            "score": saved.tensor("score", "floats", (batch,)),
+            "logits": saved.tensor("logits", "floats", (batch, None), optional=True),
+            "method": saved.value("method", str),
+            "options": saved.value("options", {str: ANY}),
+            "target": target,
+            "labels": saved.value("labels", (None, [str])),
+            "checks": checks,
+            "provenance": saved.value("provenance", {str: ANY}),
+            **cls._from_file(saved, batch, tokens),
+            **{name: Attribution._made_of(saved.inner(name), batch) for name in cls.nested},
+            "details": saved.tensors("details."),
         }
-        fields = cls._from_file(tensors, meta)
-        meta["checks"] = {k: tensors.pop(f"checks.{k}", v) for k, v in meta["checks"].items()}
-        details = {k[8:]: tensors.pop(k) for k in list(tensors) if k.startswith("details.")}
-        values: dict[str, Any] = {**meta, **tensors, **fields, **nested}
-        return cls(**values, details=details)
+        saved.done()
+        return cls(**made)
 
 
 def _in_words(value: Any) -> str:

@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attribution import Attribution
+from .json_files import Number
 from .page import Cell, page
 from .plots import Bars, Panel, Picture, grid
+from .saved import MOST_PIXELS, Saved
 from .shapes import Pixels, Scores
 
 _Shown = TypeVar("_Shown")
+_SIDE = Number(1, 2**20, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -154,13 +157,33 @@ class ImageAttribution(Attribution):
         return {f"picture.{i}": torch.from_numpy(p.pixels.copy()) for i, p in enumerate(once)}, meta
 
     @classmethod
-    def _from_file(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
-        boxes = meta.pop("boxes")
-        each = meta.get("maps_per_image", 1)
-        pixels = [tensors.pop(f"picture.{i}").numpy() for i in range(len(boxes) // each)]
-        pictures = [Picture(pixels[i // each], tuple(box)) for i, box in enumerate(boxes)]
-        sizes = {name: tuple(meta.pop(name)) for name in ("patch_grid", "patch_size", "input_size")}
-        return {"pictures": pictures, **sizes}
+    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+        sides = {name: saved.value(name, [_SIDE]) for name in ("patch_grid", "patch_size", "input_size")}
+        prefix, each = saved.value("prefix", Number(0, tokens, whole=True)), saved.value("maps_per_image", _SIDE, 1)
+        for name, found in sides.items():
+            if len(found) != 2:
+                raise saved.wrong(name, "down and across", found)
+        (rows, columns), (down, across), size = sides.values()
+        if rows * columns != tokens - prefix:
+            raise saved.wrong("patch_grid", f"a grid of {tokens - prefix} patches", f"{rows} x {columns}")
+        if max(rows * down * columns * across, size[0] * size[1]) > MOST_PIXELS:
+            raise saved.wrong("patch_size and input_size", f"at most {MOST_PIXELS:,} pixels", sides)
+        boxes = saved.value("boxes", [[Number(-1e9, 1e9)]])
+        if len(boxes) not in (0, batch) or batch % each or any(len(box) != 4 for box in boxes):
+            raise saved.wrong("boxes", f"left, top, right, bottom of {batch} results", f"{len(boxes)} for {each} each")
+        pixels = [saved.tensor(f"picture.{i}", "whole", (None, None, 3)) for i in range(len(boxes) // each)]
+        if wrong := [p.dtype for p in pixels if p.dtype != torch.uint8 or not p.numel()]:
+            raise saved.wrong("picture", "uint8 (height, width, 3)", wrong[0])
+        pictures = [Picture(pixels[i // each].numpy(), tuple(box)) for i, box in enumerate(boxes)]
+        for name in ("semantic", "position"):
+            saved.detail(name, (batch, tokens))
+        return {
+            **{name: tuple(found) for name, found in sides.items()},
+            "prefix": prefix,
+            "maps_per_image": each,
+            "pictures": pictures,
+            "pixels": saved.tensor("pixels", "floats", (batch, *size), optional=True),
+        }
 
 
 def _arrays(maps: Pixels) -> np.ndarray:

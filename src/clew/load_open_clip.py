@@ -44,7 +44,7 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
     weights = read_weights(checkpoint) if checkpoint is not None else None
     config = _configuration(open_clip, known)
     try:
-        _known_to_transformers(config, known)
+        _known_to_transformers(config)
 
         def build() -> Any:
             return open_clip.create_model(known, pretrained=None if weights is not None else tag, **args)
@@ -87,7 +87,7 @@ def _configuration(open_clip: Any, name: str) -> dict[str, Any]:
             return {}
     said = read_object(file, expected="a folder of open_clip, with open_clip_config.json")
     check_configuration(said, file)
-    inner = said.get("model_cfg")
+    inner: Any = said.get("model_cfg")
     parts: list[Any] = (
         [inner[key] for key in ("vision_cfg", "text_cfg") if key in inner] if isinstance(inner, dict) else []
     )
@@ -97,7 +97,7 @@ def _configuration(open_clip: Any, name: str) -> dict[str, Any]:
     return inner
 
 
-def _known_to_transformers(config: dict[str, Any], name: str) -> None:
+def _known_to_transformers(config: dict[str, Any]) -> None:
     """Raise an error where the text side is a model of transformers that brings its own code: open_clip would ask."""
     inner = (config.get("text_cfg") or {}).get("hf_model_name")
     if inner:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,9 @@ from .shapes import InputError
 
 logger = logging.getLogger("clew")
 
+_KINDS = (
+    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "PCX", "SGI",
+)  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -24,34 +29,74 @@ def open_image(path: str | Path, *, tell: Callable[[str], None] = logger.warning
     Raises `InputError` for a missing, empty, broken or unreasonably large file.
     """
     path = Path(path)
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "nothing there"
-        raise InputError(f"no image file {path}", expected="a picture file", got=got, todo="check the path")
+    if not os.path.isfile(path):
+        got = "a folder" if os.path.isdir(path) else "nothing there"
+        raise InputError(f"no image file {str(path)[:200]}", expected="a picture file", got=got, todo="check the path")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty", expected="a picture file", got="0 bytes", todo="fetch the file again")
     try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be opened", expected="a picture", got=error, todo="check its rights"
+        ) from error
+    with file:
+        return as_rgb(loaded(file, str(path)), str(path), tell)
+
+
+def loaded(source: io.BytesIO | io.BufferedReader, where: str) -> Image.Image:
+    """A picture of one of the usual kinds, decoded: its first frame.
+
+    Raises `InputError` for what is none, broken, or unreasonably large. Other kinds that Pillow knows are left out:
+    it starts another program to draw PostScript.
+    """
+    Image.init()
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return as_rgb(image, str(path), tell)
-    except InputError:
-        raise
+            image = Image.open(source, formats=[kind for kind in _KINDS if kind in Image.OPEN])
+            image.load()
+            return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path} is too large to open", got=error, todo="shrink it first") from error
-    except UnidentifiedImageError as error:
+        expected = f"at most {Image.MAX_IMAGE_PIXELS or 0:,} pixels"
         raise InputError(
-            f"{path} is no picture that Pillow can read", expected="PNG, JPEG, WebP, …", got=f"suffix {path.suffix!r}"
+            f"{where} is too large to open", expected=expected, got=error, todo="shrink it first"
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is broken", got=error, todo="fetch or export the file again") from error
+    except UnidentifiedImageError as error:
+        got = f"suffix {Path(where).suffix!r}, but other bytes"
+        raise InputError(
+            f"{where} is no picture that Pillow can read", expected="PNG, JPEG, WebP, …", got=got, todo="convert it"
+        ) from error
+    except Exception as error:  # decoders say this and that of what is broken
+        raise _broken(where, error) from error
+
+
+def _broken(where: str, error: Exception) -> InputError:
+    got = f"{type(error).__name__}: {error}"
+    return InputError(f"{where} is broken", expected="a picture", got=got, todo="fetch or export the file again")
 
 
 def as_rgb(
     image: Image.Image, where: str = "this picture", tell: Callable[[str], None] = logger.warning
 ) -> Image.Image:
-    """RGB, upright; what is transparent becomes white. `where` it came from is for messages."""
-    turned = ImageOps.exif_transpose(image)
+    """RGB, upright; what is transparent becomes white. `where` it came from is for messages.
+
+    Raises `InputError` for a picture that breaks while it is decoded, and for one without a fixed range of values.
+    """
+    try:
+        return _as_rgb(image, where, tell)
+    except InputError:
+        raise
+    except Exception as error:  # one that Pillow opened may be read no sooner than here
+        raise _broken(where, error) from error
+
+
+def _as_rgb(image: Image.Image, where: str, tell: Callable[[str], None]) -> Image.Image:
+    image.load()
+    try:
+        turned = ImageOps.exif_transpose(image)
+    except Exception:  # EXIF of nonsense says nothing of which side is up
+        turned = image
     if turned.mode.startswith("I;16"):  # 16 bits a pixel: `convert` would cut everything above 255
         values = np.asarray(turned).astype(np.uint16)
         if said := _dark(int(values.max(initial=0))):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .attribution import Attribution
 from .plots import bars_png, layers_png
+from .saved import Saved
 from .shapes import ClewError
 from .text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
 from .words import Spans, Word, pooled, verify_words, word_spans
@@ -187,5 +188,23 @@ class TextAttribution(Attribution):
         return {}, {"tokens": [list(row) for row in self.tokens], "texts": list(self.texts)}
 
     @classmethod
-    def _from_file(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
-        return {}
+    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+        names, texts = saved.value("tokens", [[str]]), saved.value("texts", [str])
+        if [len(row) for row in names] != [tokens] * batch:
+            raise saved.wrong("tokens", f"{batch} lists of {tokens}", [len(row) for row in names[:5]])
+        if len(texts) not in (0, batch):
+            raise saved.wrong("texts", f"{batch}, or none", len(texts))
+        saved.detail("position_by_layer", (batch, None, tokens))
+        offsets = saved.tensor("offsets", "whole", (batch, tokens, 2), optional=True)
+        if offsets is not None and texts:
+            longest = torch.tensor([len(text) for text in texts])[:, None]
+            if not ((offsets[..., 0] >= 0) & (offsets[..., 0] <= offsets[..., 1]) & (offsets[..., 1] <= longest)).all():
+                raise saved.wrong("offsets", "first and behind-last characters of the texts", "others")
+        return {
+            "tokens": names,
+            "texts": texts,
+            "input_ids": saved.tensor("input_ids", "whole", (batch, tokens)),
+            "mask": saved.tensor("mask", "truth", (batch, tokens)),
+            "special": saved.tensor("special", "truth", (batch, tokens)),
+            "offsets": offsets,
+        }

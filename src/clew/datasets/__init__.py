@@ -15,6 +15,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -236,7 +237,7 @@ def reader_of(source: str, kind: str | None = None) -> tuple[Reader, Files | str
     if wanted is not None and wanted.prefix is not None:
         return wanted, source.removeprefix(wanted.prefix)
     path = Path(source).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):
         raise _missing(path, wanted)
     files = open_files(path)
     return wanted or _fitting(files), files
@@ -259,7 +260,7 @@ def _missing(path: Path, wanted: Reader | None) -> InputError:
     meant = [wanted] if wanted is not None else []
     meant = meant or [r for r in readers().values() if any(fnmatch.fnmatch(path.name.lower(), k) for k in r.known)]
     return InputError(
-        f"no data at {path}",
+        f"no data at {str(path)[:200]}",
         expected=_kinds(meant or readers().values()),
         got="nothing there",
         todo="; or ".join(r.get for r in meant) or "check the path",

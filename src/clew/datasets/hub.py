@@ -86,9 +86,11 @@ def hub(
     datasets = optional_import("datasets", extra="bench", purpose="load data sets of the Hugging Face Hub")
     try:
         if take is None:
-            found = datasets.load_dataset(name, config, split=split, revision=revision)
+            found = datasets.load_dataset(name, config, split=split, revision=revision, trust_remote_code=False)
         else:
-            found = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+            found = datasets.load_dataset(
+                name, config, split=split, revision=revision, streaming=True, trust_remote_code=False
+            )
     except Exception as error:  # of many kinds: no network, no such name, no such split, a broken file
         said = str(error).strip().splitlines() or [""]
         raise (NoSplit if "Unknown split" in said[0] else InputError)(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..archives import BROKEN_TAR, SMALL
 from ..shapes import InputError, optional_import
-from .places import open_files
+from .places import FolderFiles, open_files
 from .tables import column, read_rows
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -36,7 +37,7 @@ def validation_labels(source: Path, meta: Path | None) -> tuple[ByName, Sequence
         raise InputError(f"no labels {source}", expected="a file or the devkit's folder", got="nothing there")
     if source.is_dir() or source.name.lower().endswith(".tar.gz"):
         read = _folder(source) if source.is_dir() else _archive(source)
-        return _devkit(read(_TRUTH).decode(), read(_META), source)
+        return _devkit(read(_TRUTH).decode("utf-8", "replace"), read(_META), source)
     if source.name.startswith(_TRUTH.removesuffix(".txt")):
         meta = meta if meta is not None else source.parent / _META
         if not meta.is_file():
@@ -46,7 +47,7 @@ def validation_labels(source: Path, meta: Path | None) -> tuple[ByName, Sequence
                 got=f"no {meta}",
                 todo="pass meta=…, or the whole devkit as labels=…, or a file of WordNet ids or indices from 0",
             )
-        return _devkit(source.read_text(encoding="utf-8"), meta.read_bytes(), source)
+        return _devkit(_text(source), meta.read_bytes(), source)
     if source.suffix.lower() == ".txt":
         return _lines(source), None
     return _table(source), None
@@ -59,9 +60,9 @@ def _devkit(truth: str, meta: bytes, source: Path) -> tuple[ByName, Sequence[str
         synsets: Any = scipy_io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         numbers, wnids = synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist()
         leaves = [children == 0 for children in synsets["num_children"].tolist()]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        of_number = {int(n): str(w) for n, w, leaf in zip(numbers, wnids, leaves, strict=True) if leaf}
+    except Exception as error:  # its reader says this and that of what is broken
         raise InputError(f"{_META} of {source} cannot be read", expected="the devkit's meta.mat", got=error) from error
-    of_number = {int(n): str(w) for n, w, leaf in zip(numbers, wnids, leaves, strict=True) if leaf}
     written = truth.split()
     strange = sorted({n for n in written if not n.isdecimal() or int(n) not in of_number})
     if strange:
@@ -70,7 +71,7 @@ def _devkit(truth: str, meta: bytes, source: Path) -> tuple[ByName, Sequence[str
 
 
 def _lines(source: Path) -> ByName:
-    lines = [line.split() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in _text(source).splitlines() if line.strip()]
     if all(len(line) == 2 for line in lines):
         return {_stem(name): _checked(label, source) for name, label in lines}
     if not all(len(line) == 1 for line in lines):
@@ -95,7 +96,8 @@ def _table(source: Path) -> ByName:
             got=", ".join(rows[0]) if rows else "no rows",
         )
     # What follows the class in a PredictionString are boxes.
-    return {_stem(str(row[of_picture])): _checked(str(row[of_label]).split()[0], source) for row in rows}
+    first = {str(row[of_picture]): [*str(row[of_label]).split(), ""][0] for row in rows}
+    return {_stem(name): _checked(label, source) for name, label in first.items()}
 
 
 def _by_number(labels: Sequence[str | int]) -> ByName:
@@ -105,18 +107,29 @@ def _by_number(labels: Sequence[str | int]) -> ByName:
 def _checked(written: str, source: Path) -> str | int:
     if re.fullmatch(r"n\d{8}", written):
         return written
-    if written.isdecimal() and int(written) < 1000:
+    if written.isdecimal() and len(written) < 5 and int(written) < 1000:
         return int(written)
     raise InputError(
         f"{source} has a label that is no class",
         expected="a WordNet id (n01440764) or an index from 0 to 999",
-        got=written,
+        got=written[:40] or "nothing",
         todo="if these are the devkit's numbers, 1 to 1000, pass the devkit itself as labels=…",
     )
 
 
 def _stem(name: str) -> str:
     return Path(name).stem.upper()
+
+
+def _text(file: Path) -> str:
+    return FolderFiles(file.parent, file.name).text(file.name)
+
+
+def _small(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """What lies in an archive that is compressed is unpacked even to pass over it."""
+    if member.size > SMALL:
+        raise ValueError(f"{member.name} of {member.size:,} bytes, where the devkit has none above {SMALL:,}")
+    return member
 
 
 def _folder(folder: Path) -> Callable[[str], bytes]:
@@ -135,11 +148,11 @@ def _archive(path: Path) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
         try:
             with tarfile.open(path) as tar:
-                member = next((m for m in tar if m.isreg() and m.name.rpartition("/")[2] == name), None)
+                member = next((m for m in map(_small, tar) if m.isreg() and m.name.rpartition("/")[2] == name), None)
                 stream = tar.extractfile(member) if member is not None else None
                 if stream is not None:
                     return stream.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except BROKEN_TAR as error:
             raise InputError(f"{path} cannot be read", expected="the ImageNet devkit", got=error) from error
         raise InputError(f"no {name} in {path}", expected="the ImageNet devkit", got="another archive")
 

@@ -11,6 +11,7 @@ from .tables import Row, column
 
 Classes = Sequence[str] | str | Path
 Label = int | str | None
+_CLASSES = 10**6  # lists of their names are made
 
 
 def class_names(classes: Classes | None) -> tuple[str, ...] | None:
@@ -43,9 +44,10 @@ def indexed(
     known = [v for v in values if v is not None]
     numbers = [_number(v) for v in known]
     if positions and known and None not in numbers and not set(map(str, known)) & set(names or ()):
-        wrong = sorted({n for n in numbers if n is not None and not 0 <= n < (len(names) if names else n + 1)})
+        last = len(names) - 1 if names else _CLASSES
+        wrong = sorted({n for n in numbers if n is not None and not 0 <= n <= last})
         if wrong:
-            expected = f"0 to {len(names) - 1}" if names else "0 or more"
+            expected = f"0 to {last}" if names else f"0 or more, up to {last:,}"
             todo = "correct them, or leave empty what has no label"
             raise InputError(f"{where} has labels that are no class", expected=expected, got=wrong[:5], todo=todo)
         return [None if v is None else _number(v) for v in values], names
@@ -134,4 +136,6 @@ def _number(value: Any) -> int | None:
     if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     text = str(value).strip()
+    if len(text) > 20:  # no number of a class, and Python makes no numbers of thousands of digits
+        return None
     return int(text) if text.lstrip("-").isdecimal() and text.count("-") <= 1 else None

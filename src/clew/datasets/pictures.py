@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..images import as_rgb
+from ..opening import loaded
 from ..shapes import InputError
 
 Ignore = int | Literal["auto"] | None
@@ -18,7 +18,7 @@ Ignore = int | Literal["auto"] | None
 
 def picture(data: bytes, where: str) -> Image.Image:
     """A picture in RGB, upright. Raises `InputError`, with where it came from, for a broken or far too large one."""
-    return as_rgb(_loaded(data, where), where)
+    return as_rgb(loaded(io.BytesIO(data), where), where)
 
 
 def object_mask(data: bytes, where: str, ignore: Ignore = "auto") -> NDArray[np.int8]:
@@ -29,7 +29,7 @@ def object_mask(data: bytes, where: str, ignore: Ignore = "auto") -> NDArray[np.
     None: every picture holds numbers of classes, and that number, or none, is not labelled. Raises `InputError` for
     masks that "auto" cannot tell apart, and for coloured ones.
     """
-    image = _loaded(data, where)
+    image = loaded(io.BytesIO(data), where)
     values = _numbers(image, where)
     if ignore != "auto":
         return _of_classes(values, ignore)
@@ -74,16 +74,3 @@ def _numbers(image: Image.Image, where: str) -> NDArray[np.int64]:
             )
         return values[..., 0]
     return values
-
-
-def _loaded(data: bytes, where: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
-            f"{where} cannot be opened", expected="a picture", got=error, todo="fetch or export the file again"
-        ) from error

@@ -6,16 +6,18 @@ import os
 import posixpath
 import tarfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ..archives import BROKEN_TAR, BROKEN_ZIP, unpacked
 from ..shapes import InputError
 
 T = TypeVar("T")
+_LINKS = 100
 
 
 class Handle(Generic[T]):
@@ -93,8 +95,22 @@ class FolderFiles(Files):
         if self._only is not None:
             return [self._only]
         found: list[str] = []
+        above: dict[str, frozenset[str]] = {}  # of each folder, those that it lies in, links followed
+        seen = Counter[str]()
         for folder, folders, files in os.walk(self._root, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            real = os.path.realpath(folder)
+            seen[real] += 1
+            if seen[real] > _LINKS:  # links to folders of links to folders …
+                raise InputError(
+                    f"links in {self._root} lead to one folder again and again",
+                    expected=f"at most {_LINKS} ways to a folder",
+                    got=folder[:200],
+                    todo="remove the links",
+                )
+            own = above.pop(folder, frozenset()) | {real}
+            inner = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in own]
+            above |= {os.path.join(folder, name): own for name in folders}
             below = os.path.relpath(folder, self._root).replace(os.sep, "/")
             found += files if below == "." else [f"{below}/{name}" for name in files]
         return found
@@ -103,12 +119,18 @@ class FolderFiles(Files):
         return str(self._root / name)
 
     def read(self, name: str) -> bytes:
+        if posixpath.isabs(name) or ".." in name.split("/"):  # as a table may name it
+            raise InputError(f"{name} lies outside", expected=f"a file in {self._root}", got=name, todo="correct it")
         try:
+            if (self._root / name).exists() and not (self._root / name).is_file():
+                raise OSError("neither a file nor a link to one")  # a pipe would be waited for
             return (self._root / name).read_bytes()
         except FileNotFoundError as error:
             raise self._absent(name) from error
-        except OSError as error:
-            raise InputError(f"{self.where(name)} cannot be read", got=error, todo="check it and its rights") from error
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.where(name)} cannot be read", expected="a file", got=error, todo="check it and its rights"
+            ) from error
 
 
 class ZipFiles(Files):
@@ -119,7 +141,7 @@ class ZipFiles(Files):
         self._zip = Handle(partial(zipfile.ZipFile, path))
         try:
             entries = [e.filename for e in self._zip.get().infolist() if not e.is_dir() and not _hidden(e.filename)]
-        except (zipfile.BadZipFile, OSError) as error:
+        except BROKEN_ZIP as error:
             raise InputError(f"{path} is broken", expected="a zip", got=error, todo="fetch it again") from error
         self._common = _common(entries)
 
@@ -129,17 +151,15 @@ class ZipFiles(Files):
 
     def read(self, name: str) -> bytes:
         try:
-            return self._zip.get().read(self._common + name)
+            return unpacked(self._zip.get(), self._common + name, self.where(name))
         except KeyError as error:
             raise self._absent(name) from error
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            EOFError,
-            RuntimeError,
-        ) as error:  # the last: encrypted, unknown
-            raise InputError(f"{self.where(name)} cannot be read", got=error, todo="fetch the zip again") from error
+        except InputError:
+            raise
+        except BROKEN_ZIP as error:
+            raise InputError(
+                f"{self.where(name)} cannot be read", expected="a file in a zip", got=error, todo="fetch the zip again"
+            ) from error
 
 
 class TarFiles(Files):
@@ -150,7 +170,7 @@ class TarFiles(Files):
         try:
             with tarfile.open(path, "r:") as tar:
                 members = {m.name.removeprefix("./"): m for m in tar if m.isreg()}  # "./": as `tar c .` writes them
-        except (tarfile.TarError, OSError) as error:
+        except BROKEN_TAR as error:
             raise InputError(
                 f"{path} cannot be read", expected="a tar without compression", got=error, todo="unpack it"
             ) from error
@@ -166,13 +186,18 @@ class TarFiles(Files):
             raise self._absent(name)
         start, size = self._at[name]
         try:
+            there = max(0, min(size, self.path.stat().st_size - start))  # room is made for as much as is asked for
             with self.path.open("rb") as file:
                 file.seek(start)
-                data = file.read(size)
+                data = file.read(there)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read", got=error, todo="check it and its rights") from error
+            raise InputError(
+                f"{self.path} cannot be read", expected="a tar", got=error, todo="check it and its rights"
+            ) from error
         if len(data) < size:
-            raise InputError(f"{self.where(name)} is cut off", expected=f"{size} bytes", got=len(data))
+            raise InputError(
+                f"{self.where(name)} is cut off", expected=f"{size} bytes", got=len(data), todo="fetch the tar again"
+            )
         return data
 
 

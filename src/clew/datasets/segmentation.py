@@ -55,19 +55,23 @@ class GuillauminSegmentation(Dataset):
                 got=", ".join(file) or "an empty file",
                 todo=f"download {_URL}",
             )
-        self._count = len(file["value/img"])
-        ids, self._wnids = self._words("value/id"), self._words("value/target")
+        try:
+            self._count = len(file["value/img"])
+            ids, self._wnids = self._words("value/id"), self._words("value/target")
+        except Exception as error:  # h5py says this and that of what is broken
+            raise InputError(f"{path} cannot be read", expected="names as MATLAB writes them", got=error) from error
         self.ids = unique(ids) if ids is not None else [f"{i:04d}" for i in range(self._count)]
 
     def read(self, index: int) -> Example:
         file = self._file.get()
         try:
-            image = np.asarray(file[file["value/img"][index, 0]]).T
+            image = _array(file[file["value/img"][index, 0]]).T
             mask = file[file["value/gt"][index, 0]]
-            mask = np.asarray(file[mask[0, 0]] if mask.dtype == object else mask).T
+            mask = _array(file[mask[0, 0]] if mask.dtype == object else mask).T
             picture = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{self._path}: picture {index} cannot be read", got=error) from error
+        except Exception as error:  # h5py says this and that of what is broken
+            expected = "a picture and its mask"
+            raise InputError(f"{self._path}: picture {index} cannot be read", expected=expected, got=error) from error
         if mask.shape != image.shape[:2]:
             raise InputError(
                 f"{self._path}: the mask of picture {index} has another size",
@@ -84,8 +88,15 @@ class GuillauminSegmentation(Dataset):
         file = self._file.get()
         if name not in file or len(file[name]) != self._count:
             return None
-        codes = (np.asarray(file[file[name][i, 0]]).ravel() for i in range(self._count))
+        codes = (_array(file[file[name][i, 0]]).ravel() for i in range(self._count))
         return ["".join(map(chr, code.tolist())).strip() for code in codes]
+
+
+def _array(stored: Any) -> Any:
+    """The values of an array, which need not be in the file to be counted in its shape."""
+    if stored.size > 3 * (Image.MAX_IMAGE_PIXELS or 2**27):
+        raise ValueError(f"an array of {stored.shape}")
+    return np.asarray(stored)
 
 
 def _open(path: Path) -> Any:

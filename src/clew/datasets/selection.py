@@ -57,8 +57,11 @@ def _listed(subset: Positions) -> list[int]:
         values = np.asarray(subset)
     else:
         try:
-            values = np.load(Path(subset).expanduser(), allow_pickle=False)
-        except (OSError, ValueError) as error:
+            # As a map its size is compared with that of the file before there is room made for it.
+            values = np.load(Path(subset).expanduser(), allow_pickle=False, mmap_mode="r")
+            if not isinstance(values, np.ndarray):
+                raise ValueError("several arrays")
+        except (OSError, ValueError, EOFError, OverflowError) as error:
             raise InputError(
                 f"{subset} cannot be read", expected="a .npy file of positions, as numpy.save writes it", got=error
             ) from error

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
+from ..json_files import parsed
 from ..shapes import InputError, NoSplit, OptionError, optional_import
 from .places import Files
 
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_ROWS_PER_BYTE = 8
 _PIECE = re.compile(r"-(\d+)-of-(\d+)(-[0-9a-f]{16})?(?=\.)")  # the Hub once wrote a checksum behind it
 
 
@@ -153,11 +154,22 @@ def _parquet(files: Files, name: str, longest: int | None) -> list[Row]:
     arrow = optional_import("pyarrow", extra="bench", purpose="read Parquet")
     parquet = optional_import("pyarrow.parquet", extra="bench", purpose="read Parquet")
     try:
-        table = parquet.ParquetFile(arrow.BufferReader(files.read(name)))
+        data = files.read(name)
+        table = parquet.ParquetFile(arrow.BufferReader(data))
+        rows = table.metadata.num_rows
+        if rows > _ROWS_PER_BYTE * len(data):  # one value, said a billion times
+            raise InputError(
+                f"{files.where(name)} unfolds to far more rows than it can hold texts or pictures",
+                expected=f"at most {_ROWS_PER_BYTE} rows for each byte",
+                got=f"{rows:,} rows in {len(data):,} bytes",
+                todo="fetch the file again, from a source that you trust",
+            )
         if longest is None:
             return table.read().to_pylist()
         return next((batch.to_pylist() for batch in table.iter_batches(batch_size=longest)), [])
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{files.where(name)} cannot be read", expected="a Parquet file", got=error, todo="fetch the file again"
         ) from error
@@ -165,7 +177,7 @@ def _parquet(files: Files, name: str, longest: int | None) -> list[Row]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parsed(text)
     except ValueError as error:
         raise InputError(f"{where} is no JSON", expected="JSON", got=error, todo="fetch the file again") from error
 

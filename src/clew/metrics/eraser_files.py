@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import BytesIO, TextIOWrapper
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..archives import BROKEN_ZIP, unpacked
+from ..json_files import parsed
 from ..shapes import InputError, OptionError, close_matches
 
 Row: TypeAlias = Mapping[str, Any]
@@ -181,7 +183,7 @@ def read_rows(source: Rows, what: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parsed(line)
         except ValueError as error:
             raise InputError(f"line {number} of {source} is no JSON", got=error) from error
         if not isinstance(row, dict):
@@ -211,8 +213,11 @@ def read_documents(source: str | Path, docids: Iterable[str]) -> dict[str, str]:
         with zipfile.ZipFile(path) as archive:
             members = {name.rpartition("docs/")[2]: name for name in archive.namelist() if not name.endswith("/")}
             _all_there(wanted, members, path)
-            return {name: TextIOWrapper(archive.open(members[name]), "utf-8").read() for name in wanted}
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, KeyError) as error:
+            found = {name: unpacked(archive, members[name], f"{path}/{name}") for name in wanted}
+            return {name: TextIOWrapper(BytesIO(data), "utf-8").read() for name, data in found.items()}
+    except (*BROKEN_ZIP, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             "the documents cannot be read",
             expected="a folder with a file for each, a zip file of it, or lines of JSON with docid and document",

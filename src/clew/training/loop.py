@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from ..images import Preprocess
+from ..json_files import parsed
 from ..shapes import InputError, OptionError, optional_import
 from .data import Part, Parts
 from .models import Trainable
@@ -228,8 +228,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     found: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         try:  # the state is written last
-            found.append((int(json.loads((path / "trainer_state.json").read_text())["global_step"]), path))
-        except (OSError, ValueError, KeyError):
+            step = int(parsed((path / "trainer_state.json").read_bytes())["global_step"])
+            if path.name != f"checkpoint-{step}":
+                raise ValueError(f"step {step}")
+            found.append((step, path))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             logger.warning("%s was not finished, and is removed", path)
             shutil.rmtree(path, ignore_errors=True)
     return max(found, default=(0, None))[1]

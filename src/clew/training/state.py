@@ -15,10 +15,24 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..files import write
+from ..json_files import ANY, Number, mismatch, read_object
 from ..shapes import ClewError, InputError
 from .recipes import Recipe
 
 STATE = "finetune.json"
+_SHARE, _COUNT = Number(0, 1), Number(0, 2**53, whole=True)
+_SCORES = {
+    "accuracy": _SHARE, "low": _SHARE, "high": _SHARE, "f1": _SHARE, "examples": _COUNT,
+    "classes": {str: {"precision": _SHARE, "recall": _SHARE, "f1": _SHARE, "examples": _COUNT}},
+}  # fmt: skip
+_RESULTS = {
+    "kind": str, "test": _SCORES, "evaluations": [{"epoch": Number(), "loss": Number(), "accuracy": _SHARE}],
+    "epochs": (None, Number()), "max_length": (None, _COUNT),
+}  # fmt: skip
+_FACTS = {
+    "format": Number(1, 1, whole=True), "asked": {str: ANY}, "before?": (None, _SCORES), "results?": (None, _RESULTS),
+    "notes?": [str], "command?": str, "versions?": {str: str}, "files?": [str],
+}  # fmt: skip
 T = TypeVar("T")
 
 
@@ -66,23 +80,21 @@ def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, An
             )
         save(folder, new)
         return new
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        there: dict[str, Any] = facts["asked"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read", expected="what clew finetune wrote", got=error) from error
+    facts = _facts(path)
+    there: dict[str, Any] = facts["asked"]
     wanted: dict[str, Any] = new["asked"]
     begun = facts.get("results") is not None or any((folder / "checkpoints").glob("checkpoint-*"))
     if overwrite or (there != wanted and not begun):
         for made in facts.get("files", ()):
-            (folder / made).unlink(missing_ok=True)
+            if (folder / made).is_file():
+                (folder / made).unlink()
         for made in ("checkpoints", "adapter"):
             shutil.rmtree(folder / made, ignore_errors=True)
         save(folder, new)
         return new
     if there == wanted:
         return facts
-    flat = [{**one, **one.get("recipe", {}), **one.get("more", {})} for one in (there, wanted)]
+    flat = [{**one, **_inner(one, "recipe"), **_inner(one, "more")} for one in (there, wanted)]
     names = [k for k in {**flat[0], **flat[1]} if k not in ("recipe", "more") and flat[0].get(k) != flat[1].get(k)]
     raise InputError(
         f"{folder} holds another training",
@@ -90,6 +102,27 @@ def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, An
         got="; ".join(f"{k}={flat[1].get(k)}" for k in names),
         todo="ask for the same again to go on, choose another folder, or begin anew: overwrite=True, --overwrite",
     )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What a training wrote, which somebody may have edited since: files are removed by the names in it.
+
+    Raises `InputError` for what no training writes.
+    """
+    todo = "choose another folder: out=…, --out; or put back the file as it was"
+    facts = read_object(path, expected="what clew finetune wrote", todo=todo, error=InputError)
+    if (wrong := mismatch(facts, _FACTS)) is not None:
+        place, expected, got = wrong
+        raise InputError(f"{path} cannot be read", expected=f"{place}: {expected}", got=got, todo=todo)
+    if strange := [name for name in facts.get("files", ()) if name != Path(name).name or name in ("", "..", STATE)]:
+        expected = "files: names of files in the folder"
+        raise InputError(f"{path} cannot be read", expected=expected, got=strange[0][:80], todo=todo)
+    return facts
+
+
+def _inner(asked: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found: Any = asked.get(name)
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def save(folder: Path, facts: Mapping[str, Any]) -> None:
