@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .shapes import ClewError, WriteError, named
@@ -124,6 +124,9 @@ def may_be(name: str | Path) -> bool:
 
 def umask() -> int:
     """The bits that new files do not get."""
+    with suppress(OSError, StopIteration):  # asking the system means changing it, which other threads would see
+        lines = Path("/proc/self/status").read_text("ascii", "ignore").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
     current = os.umask(0)
     os.umask(current)
     return current
