@@ -42,7 +42,7 @@ LAYERS = {
     "report_parts": 5, "report_page": 6, "report": 7,
     "benchmarks": 10, "benchmarks.texts": 11, "benchmarks.segmentation": 11, "benchmarks.rationale": 12,
     "benchmarks.*": 13,
-    "manifest": 1, "work": 13, "store": 14, "engines": 14, "identity": 7, "asked": 14, "run": 15,
+    "manifest": 3, "work": 13, "store": 14, "engines": 14, "identity": 7, "asked": 14, "run": 15,
     "evaluate": 16, "chosen": 16, "shown": 16,
     "model_places": 4, "training": 1, "training.recipes": 2, "training.state": 3, "training.data": 6,
     "training.models": 11, "training.checkpoints": 3, "training.card": 1, "training.adapters": 12,

@@ -21,7 +21,7 @@ from .asked import Asking, Grid, all_that_work, asked_for, expanded, identities
 from .benchmarks import Benchmark, make
 from .datasets import Dataset, fingerprint, open_dataset
 from .engines import Engine, local, ray_engine
-from .files import temporary_folder
+from .files import refuse_names, temporary_folder
 from .identity import model_identity, versions
 from .loaded import LoadedModel
 from .manifest import FORMAT, MANIFEST, read_manifest
@@ -85,6 +85,8 @@ def evaluate(
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
     refuse_others({"benchmark": benchmark, "data": data}, evaluate)
+    if out is not None:
+        refuse_names(out)
     begun = read_manifest(Path(out)) if out is not None and (Path(out) / MANIFEST).exists() else {}
     batch_size, seed = size_of("batch_size", batch_size), seed_of("seed", seed)
     shard_size = None if shard_size is None else size_of("shard_size", shard_size)

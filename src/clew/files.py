@@ -24,12 +24,7 @@ def write(path: str | Path, writers: Mapping[str, Callable[[], str | bytes]], *,
     Raises `ClewError` for a suffix without a writer, `WriteError` (which says what to do, and `then`) where it cannot
     be written: then all is as it was.
     """
-    if not isinstance(path, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ClewError("this is no path", expected="a name of a file", got=named(path))
-    if not may_be(path):
-        raise ClewError(
-            "no file has such a name", expected="a shorter one, of whole characters", got=ascii(str(path)[:60])
-        )
+    refuse_names(path)
     path = Path(path)
     writer = writers.get(path.suffix.lower())
     if writer is None:
@@ -109,6 +104,16 @@ def temporary_folder(prefix: str) -> Path:
     """A new and empty folder for what does not last. Raises `WriteError`."""
     with write_errors("a temporary folder", then="do it again, or set TMPDIR to a folder with room"):
         return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def refuse_names(path: str | Path) -> None:
+    """Raise `WriteError` for what no file or folder is called."""
+    if not isinstance(path, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WriteError("this is no path", expected="a name of a file", got=named(path))
+    if not may_be(path):
+        raise WriteError(
+            "no file has such a name", expected="a shorter one, of whole characters", got=ascii(str(path)[:60])
+        )
 
 
 def may_be(name: str | Path) -> bool:

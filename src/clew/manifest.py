@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from .files import may_be
 from .shapes import InputError
 
 FORMAT = 1
@@ -170,6 +171,8 @@ def sizes_of(manifest: Mapping[str, Any]) -> list[int]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run. Raises `InputError` where there is none, or none that clew wrote and nobody changed."""
     file = path / MANIFEST
+    if not may_be(file):
+        raise InputError("no folder has such a name", expected="a folder of clew bench", got=ascii(str(path)[:60]))
     if not file.is_file():
         got = "no such folder" if not path.is_dir() else ", ".join(sorted(p.name for p in path.iterdir())[:5])
         todo = "pass the folder that clew bench wrote to"
