@@ -197,7 +197,7 @@ def test_a_batch_in_pieces_is_the_same_batch(tmp_path):
     for other in (two, five):
         for name, value in weights(other.folder).items():
             torch.testing.assert_close(value, found[name], atol=2e-5, rtol=1e-4)
-    with pytest.raises(OptionError, match="micro_batch is a number"):
+    with pytest.raises(OptionError, match="micro_batch is out of range"):
         quick(source, "mini:reviews-llama", tmp_path / "wrong", micro_batch=0)
 
 

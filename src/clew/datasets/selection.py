@@ -47,7 +47,7 @@ def chosen(
             )
         found = [found[i] for i in order[:share]]
     if limit is not None:
-        found = found[: size_of("limit", limit)]
+        found = found[: size_of("limit, a number of examples,", limit)]
     return found
 
 
