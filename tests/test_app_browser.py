@@ -265,6 +265,7 @@ def test_cancelling_stops_before_the_next_method(page, scene):
         "smoothgrad", "integrated_gradients", "beyond_intuition_head", "transformer_attribution", "partial_lrp"
     )
     page.page.locator("#explain").click()
+    page.said("…")  # Gradio can cancel what its server has answered once
     page.page.locator("#cancel").click()
     page.said("stopped")
     page.page.wait_for_timeout(3_000)

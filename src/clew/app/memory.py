@@ -19,15 +19,17 @@ def settle() -> None:
 
 
 @contextmanager
-def given_back() -> Generator[None]:
+def given_back(cycles: bool = True) -> Generator[None]:
     """Memory that was freed by the end of this goes back to the system, where it can be told to do so (glibc).
 
     Pillow's blocks of 16 MB lie in the heap, not in mappings of their own, as soon as one of them was freed (glibc
-    raises its threshold to their size), and a heap gives back its top alone. Results are held by cycles, too.
+    raises its threshold to their size), and a heap gives back its top alone. Results are held by cycles, too;
+    `cycles=False` does not look for any.
     """
     try:
         yield
     finally:
-        gc.collect()
+        if cycles:
+            gc.collect()
         if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):  # musl has none
             library.malloc_trim(0)

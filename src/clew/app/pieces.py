@@ -64,7 +64,7 @@ class Inputs:
         return [self.file, self.preview, self.text, self.texts]
 
 
-@given_back()
+@given_back(cycles=False)
 def _preview(path: str | None) -> str:
     if path is None:
         return ""
