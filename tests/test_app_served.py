@@ -66,7 +66,7 @@ def test_nothing_heavy_passes_beside_the_queue(server):
             visitor.beside_the_queue(event, data)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16", "turned"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16", "turned", "clear"])
 def test_a_picture_that_is_shrunk_as_it_is_read_looks_the_same(mode, tmp_path):
     one = Image.linear_gradient("L").resize((900, 1200))
     image = Image.merge("RGB", (one, one.transpose(Image.Transpose.ROTATE_180), one.point(lambda v: v // 2)))
@@ -76,6 +76,9 @@ def test_a_picture_that_is_shrunk_as_it_is_read_looks_the_same(mode, tmp_path):
         more["exif"][0x0112] = 6  # lies on its side
     elif mode == "I;16":
         image = Image.fromarray(np.asarray(one).astype(np.uint16) * 257)
+    elif mode == "clear":  # stripes of which one is, by its colour
+        image = Image.fromarray(np.tile(np.uint8([[0], [0], [120], [120]]), (300, 900)))
+        more = {"transparency": 120}
     elif mode != "RGB":
         image = image.convert(mode)
     image.save(path, **more)

@@ -20,7 +20,8 @@ logger = logging.getLogger("clew")
 _KINDS = (
     "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "PCX", "SGI",
 )  # fmt: skip
-_SMOOTH = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # of which a mean of pixels is a pixel; not of a palette
+# Of which means of pixels are pixels: not of a palette (nor where one colour is transparent).
+_SMOOTH = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 _LANCZOS = Image.Resampling.LANCZOS
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -66,7 +67,7 @@ def loaded(source: io.BytesIO | io.BufferedReader, where: str, longest: int | No
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=[kind for kind in _KINDS if kind in Image.OPEN])
-            if longest is not None and image.mode in _SMOOTH:
+            if longest is not None and image.mode in _SMOOTH and "transparency" not in image.info:
                 image.thumbnail((longest, longest), _LANCZOS, reducing_gap=2)  # JPEG: decoded at a fraction
             image.load()
             return image
