@@ -67,13 +67,15 @@ def served(
         )  # fmt: skip
         address = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(600):
+            for _ in range(1800):
                 try:
                     urllib.request.urlopen(address, timeout=5).close()
                     break
                 except OSError:
                     assert process.poll() is None, (folder / "log").read_text()
                     time.sleep(0.1)
+            else:
+                pytest.fail(f"no page after three minutes: {(folder / 'log').read_text()}")
             yield address, process
         finally:
             process.terminate()
