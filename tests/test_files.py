@@ -16,7 +16,8 @@ from running import run
 from safetensors.torch import save_file
 
 import clew
-from clew.app.explain_tab import _zipped, folders
+from clew.app.explain_tab import _zipped
+from clew.app.folders import Folders, own_folder
 from clew.figure import figure
 from clew.files import write, write_all, write_errors
 from clew.metrics import write_top_k
@@ -87,7 +88,9 @@ def test_what_the_system_says_decides_what_to_do(tmp_path, monkeypatch, number, 
         write(tmp_path / "new" / "a.txt", {".txt": lambda: "words"})
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(WriteError, match="temporary folder"):
-        folders.new()
+        Folders(tmp_path).new()
+    with pytest.raises(WriteError, match="temporary folder"), own_folder():
+        pass
 
 
 def test_names_that_cannot_be(tmp_path):

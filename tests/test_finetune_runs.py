@@ -195,7 +195,7 @@ def test_a_killed_command_typed_again_ends_as_if_it_had_not_been_killed(learnabl
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "clew", *words, "--out", str(killed)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
-        while running.poll() is None and not list(killed.glob("checkpoints/checkpoint-*/trainer_state.json")):
+        while running.poll() is None and not list(killed.glob("checkpoints/checkpoint-*/whole.json")):
             time.sleep(0.005)
         running.send_signal(signal.SIGKILL)
         said = running.stderr.read().decode()

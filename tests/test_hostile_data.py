@@ -82,11 +82,12 @@ def test_a_training_that_was_not_edited_is_gone_on_with(tmp_path):
 
 @pytest.mark.parametrize("state", ["[]", "null", '{"global_step": null}', '{"global_step": 7}', "[" * 10**5])
 def test_checkpoints_of_a_training_that_are_none_are_left_out(state, tmp_path):
-    from clew.training.loop import last_checkpoint
+    from clew.training.checkpoints import last_checkpoint, seal
 
     for name, text in (("checkpoint-3", '{"global_step": 3}'), ("checkpoint-9", state)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_text(text)
+        seal(tmp_path / name)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
 

@@ -44,12 +44,23 @@ def read_object(
     return cast("dict[str, Any]", found)
 
 
-def parsed(text: str | bytes) -> Any:
-    """What JSON says. Raises `ValueError`, also for what is nested too deeply."""
+def parsed(text: str | bytes, *, once: bool = False) -> Any:
+    """What JSON says. Raises `ValueError`, also for what is nested too deeply.
+
+    `once`: and for an object that has a name twice, of which else the last is taken.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once if once else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if any(name == other for other, _ in pairs[:i]))
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
 def kind(value: Any) -> str:

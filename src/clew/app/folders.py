@@ -19,12 +19,14 @@ _VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio keeps uploads, and copies of what 
 def own_folder() -> Generator[Path]:
     """A folder for all temporary files of this process: the page's, Gradio's and other libraries'; none are left.
 
-    It lies where `GRADIO_TEMP_DIR` says, or among the temporary files of the system.
+    It lies where `GRADIO_TEMP_DIR` says, or among the temporary files of the system. Raises `WriteError`.
     """
     named, usual = os.environ.get(_VARIABLE), tempfile.tempdir
-    if named is not None:
-        Path(named).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="clew-ui-", dir=named, ignore_cleanup_errors=True) as folder:
+    with write_errors("a temporary folder"):
+        if named is not None:
+            Path(named).mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="clew-ui-", dir=named, ignore_cleanup_errors=True)
+    with made as folder:
         tempfile.tempdir, os.environ[_VARIABLE] = folder, str(Path(folder, "gradio"))
         try:
             yield Path(folder)

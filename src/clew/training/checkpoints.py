@@ -52,10 +52,15 @@ def _fault(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
                     return f"{name} is gone"
                 if _sum(path / name) != expected:
                     return f"{name} is torn"
-        return None if _STATE in sums else f"{_STATE} is gone"
+        if "" not in suffixes:
+            return None
+        if _STATE not in sums:
+            return f"{_STATE} is gone"
+        step = parsed((path / _STATE).read_bytes())["global_step"]
+        return None if step == _step(path) else f"it is of step {step}"
     except FileNotFoundError:
         return "it was not finished" if path.is_dir() else "it is gone"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         return f"it cannot be read: {error}"
 
 
