@@ -113,6 +113,8 @@ def _of_mapping(given: Mapping[str, Any]) -> Things:
         )
     if isinstance(pixels, Tensor):
         return replace(_of_tensor(pixels), more={k: v for k, v in known.items() if k != "pixel_values"})
+    if isinstance(ids, Mapping):
+        raise InputError("token numbers in a mapping", expected="a tensor (batch, token), or lists", got=named(ids))
     found = things(ids if ids is not None else [])
     mask, special = known.get("attention_mask"), known.get("special_tokens_mask")
     encodings: Any = getattr(given, "encodings", None)
