@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def _heeds_interrupts() -> None:
+    """As a program on a terminal: what a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def served(
     folder: Path, *options: str, program: Sequence[str] = ("-m", "clew"), **variables: str
@@ -63,7 +69,7 @@ def served(
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, *program, "ui", "--port", str(port), *options],
-            cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_heeds_interrupts,
         )  # fmt: skip
         address = f"http://127.0.0.1:{port}"
         try:
