@@ -227,9 +227,12 @@ PICTURES: dict[str, Case] = {
 def lazily(folder: Path) -> Callable[[], Any]:
     """A picture that Pillow opened, and that breaks where it is first looked at."""
     (folder / "a.png").write_bytes(encoded((900, 900))[:200])
-    return lambda: clew.explain(
-        clew.load("mini:digits"), Image.open(folder / "a.png"), method="raw_attention", target=0
-    )
+
+    def call() -> Any:
+        with Image.open(folder / "a.png") as image:
+            return clew.explain(clew.load("mini:digits"), image, method="raw_attention", target=0)
+
+    return call
 
 
 def narrow(folder: Path) -> Callable[[], Any]:
