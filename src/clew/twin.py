@@ -68,15 +68,15 @@ class _Twins:
 
     def of(self, model: nn.Module) -> nn.Module:
         made = self._module(model)
+        if not self._as_is:
+            self._configure()
         for new in self._new:
             own = vars(new)
-            for name, value in [*own.items()]:
-                if name not in _COMMON and type(value) not in _PLAIN:
+            for name, value in own.items():
+                if type(value) not in _PLAIN and name not in _COMMON:
                     own[name] = self._instead(value)
             if own["_parameters"] and is_quantized(new):
                 (self._set_apart if self._as_is else _in_floats)(new)
-        if not self._as_is:
-            self._configure()
         return made
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -193,25 +193,19 @@ class _Twins:
         changes = {key: _changes(config) for key, config in configs.items()}
         if not any(changes.values()):
             return
-        made: dict[int, Any] = {}
         for key, config in configs.items():
-            self._config(config, made)
+            found = self._config(config)
             for name, value in changes[key].items():
-                setattr(made[key], name, value)
-        for new in self._new:
-            own = vars(new)
-            for name, value in [*own.items()]:
-                if id(value) in made:
-                    own[name] = made[id(value)]
+                setattr(found, name, value)
 
-    def _config(self, config: Any, made: dict[int, Any]) -> Any:
+    def _config(self, config: Any) -> Any:
         """A configuration with its parts: what a whole model's is told, those of its parts may be told too."""
-        if id(config) not in made:
-            made[id(config)] = new = copy.copy(config)
+        if id(config) not in self._made:
+            self._made[id(config)] = new = copy.copy(config)
             for name, value in vars(new).items():
                 if any(c.__name__.lower() == "pretrainedconfig" for c in type(value).__mro__):
-                    vars(new)[name] = self._config(value, made)
-        return made[id(config)]
+                    vars(new)[name] = self._config(value)
+        return self._made[id(config)]
 
 
 # Kernels that are no torch functions of their parts; functions that users registered are.
