@@ -15,7 +15,7 @@ SOURCE = Path(clew.__file__).parent
 LAYERS = {
     "shapes": 0, "discovery": 0, "json_files": 1, "archives": 1, "model_files": 2, "picture_settings": 1,
     "outputs": 1, "files": 2, "words": 1, "quantized": 1, "quadrature": 2, "twin": 2, "guest": 0, "gradient_stops": 1,
-    "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 1,
+    "sparse": 1, "heads": 1, "class_targets": 2, "unknown": 1, "refusals": 3,
     "passes": 1, "passing": 1, "measured": 1, "checking": 0, "paths": 3, "typed": 1, "surrogates": 1, "literals": 2,
     "arguments": 1, "spelling": 1, "token_numbers": 4, "encodings": 5, "padding": 6, "answers": 5, "prompts": 12,
     "rules.base": 1, "rules.*": 2, "rules": 3, "rule_sets": 4, "mha": 3, "seam": 3, "precise": 4,

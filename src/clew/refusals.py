@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .shapes import InputError
+from .twin import original
 
 _TORCH = str(Path(torch.__file__).parent)
 _SIZES = re.compile(
@@ -55,7 +56,7 @@ def _place(model: nn.Module, error: Exception) -> str:
     where = f"{code.co_filename}:{line}, in {code.co_name}"
     if not isinstance(owner, nn.Module):
         return where
-    path = next((name for name, part in model.named_modules() if part is owner), None)
+    path = next((name for name, part in model.named_modules() if part is original(owner)), None)
     return f"{type(owner).__name__}{f' ({path})' if path else ''}, {where}"
 
 
