@@ -12,7 +12,7 @@ from test_text_targets import TEXT
 from transformers import LlamaForCausalLM
 
 import clew
-from clew.shapes import ClewError, InputError
+from clew.shapes import ClewError, InputError, OptionError
 from clew.text_html import Piece, latex, scale_of, shade, terminal, text_page
 
 EVIL = 'a superb <script>alert("x")</script> & {plot} \\end 50% of_it'
@@ -168,12 +168,12 @@ def test_the_matrix_is_shown_and_kept(writer, tmp_path):
     [
         ("  ", {}, "prompt is empty"),
         (["a", "b"], {}, "this is no prompt"),
-        ("so", {"max_new_tokens": 0}, "at least 1"),
+        ("so", {"max_new_tokens": 0}, "1 to 10,000"),
         ("so", {"answer": []}, "no generated token"),
     ],
 )
 def test_prompts_that_are_none(writer, prompt, options, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, OptionError), match=message):
         clew.explain_generation(writer, prompt, **options)
 
 
@@ -249,3 +249,20 @@ def test_generate_on_the_command_line(writer, tmp_path):
     assert len(run("generate", "--help").output) > 200
     with pytest.raises(ClewError, match=r"\.png or \.safetensors"):
         run("generate", "they", "-m", tmp_path / "writer", "-o", "a.tex")
+
+
+@pytest.mark.parametrize(("field", "value"), [("tokens", ["a"]), ("prompt", 0), ("prompt", 2), ("prompt", "one")])
+def test_a_saved_matrix_that_was_changed_is_refused(writer, tmp_path, field, value):
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = clew.explain_generation(writer, "so", max_new_tokens=2).save(tmp_path / "g.safetensors")
+    with safe_open(str(path), "pt") as file:
+        header = file.metadata()
+    meta = json.loads(header["attribution"])
+    assert field in meta
+    save_file(load_file(path), path, {**header, "attribution": json.dumps({**meta, field: value})})
+    with pytest.raises(ClewError, match=field):
+        clew.Attribution.load(path)

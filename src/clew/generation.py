@@ -13,11 +13,13 @@ from .arrays import refuse_strange
 from .attribution import Attribution
 from .explain import explain
 from .generation_html import generation_fragment, generation_page, generation_png
+from .json_files import Number
 from .loaded import LoadedModel
 from .prepare import unwrap
 from .prepare_text import check_length, check_numbers
 from .progress import progress_bar
 from .prompts import device_of, generated, read_prompt, with_answer
+from .saved import Saved
 from .shapes import InputError
 from .spelling import BROKEN
 from .targets import Span
@@ -82,6 +84,15 @@ class GenerationAttribution(Attribution):
 
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"input_ids": self.input_ids}, {"tokens": list(self.tokens), "prompt": self.prompt}
+
+    @classmethod
+    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+        names, prompt = saved.value("tokens", [str]), saved.value("prompt", Number(whole=True, least=1))
+        if len(names) != tokens:
+            raise saved.wrong("tokens", f"{tokens} names", len(names))
+        if prompt + batch != tokens:
+            raise saved.wrong("prompt", f"{tokens - batch}, so that each token behind it has a row", prompt)
+        return {"input_ids": saved.tensor("input_ids", "whole", (tokens,)), "tokens": names, "prompt": prompt}
 
 
 MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
