@@ -84,7 +84,7 @@ def test_lora_ends_as_a_plain_folder_whose_other_weights_are_as_they_were(
 def test_what_lora_does_not_go_with(source, tmp_path):
     for options, said in (
         ({"quantize": "4bit"}, "lora=16 beside quantize="), ({"lora": 2, "train": "head"}, "LoRA"),
-        ({"lora": 2, "reinit": 1}, "LoRA"), ({"lora": 0}, "1 or more"),
+        ({"lora": 2, "reinit": 1}, "LoRA"), ({"lora": 0}, "1 to 1,024"),
         ({"lora": 2, "quantize": "3bit"}, "4bit or 8bit"),
     ):  # fmt: skip
         with pytest.raises(OptionError, match=said):
