@@ -28,8 +28,6 @@ from clew.app.asking import Models, opened
 from clew.app.folders import Folders, own_folder
 from clew.shapes import OptionError
 
-pytest.importorskip("gradio")
-
 
 def png(width: int, height: int) -> bytes:
     data = io.BytesIO()

@@ -12,6 +12,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import accelerate
 import pytest
 import tiny
 import tiny_text
@@ -339,7 +340,6 @@ def test_a_function_of_attention_that_shows_nothing_is_refused():
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 def test_weights_that_are_kept_elsewhere(where, tmp_path):
-    accelerate = pytest.importorskip("accelerate")
     model, ids = tiny_text.build_text("llama").eval(), torch.randint(5, 60, (1, 9))
     methods = ("attn_lrp", "saliency", "beyond_intuition_token", "raw_attention")
     expected = {m: clew.explain(model, ids, method=m, target=3).scores for m in methods}
