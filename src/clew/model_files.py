@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import threading
+import weakref
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -194,6 +195,10 @@ def rehearse(build: Callable[[], Any], what: Stored | None, name: str) -> None:
             return
 
 
+class _Building:
+    """A model is being built while this is there."""
+
+
 @contextmanager
 def no_larger(what: Stored | None, name: str) -> Generator[None]:
     """Raise `LoadError` as soon as a model that is built meanwhile, in this thread, is larger than its weights.
@@ -206,9 +211,11 @@ def no_larger(what: Stored | None, name: str) -> Generator[None]:
     most = 2 * what.numbers + _SPARE
     parts = math.inf if what.tensors is None else 8 * what.tensors + 1000
     counted, thread = [0, 0], threading.get_ident()
+    building = _Building()  # gone with this frame: a hook that an interrupt leaves behind does nothing
+    lasting = weakref.ref(building)
 
     def count(module: Any, key: str, tensor: torch.Tensor | None) -> None:
-        if tensor is None or threading.get_ident() != thread:
+        if tensor is None or lasting() is None or threading.get_ident() != thread:
             return
         counted[0] += tensor.numel() if not isinstance(tensor, torch.nn.UninitializedParameter) else 0
         counted[1] += 1
@@ -224,11 +231,10 @@ def no_larger(what: Stored | None, name: str) -> Generator[None]:
                 todo="take configuration and weights from the same place, or fetch them again",
             )
 
-    hooks = [
-        registry.register_module_parameter_registration_hook(count),
-        registry.register_module_buffer_registration_hook(count),
-    ]
+    hooks: list[Any] = []
     try:
+        hooks.append(registry.register_module_parameter_registration_hook(count))
+        hooks.append(registry.register_module_buffer_registration_hook(count))
         yield
     except LoadError:
         raise
