@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,13 +63,15 @@ def loaded(source: io.BytesIO | io.BufferedReader, where: str, longest: int | No
     """
     Image.init()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=[kind for kind in _KINDS if kind in Image.OPEN])
-            if longest is not None and image.mode in _SMOOTH and "transparency" not in image.info:
-                image.thumbnail((longest, longest), _LANCZOS, reducing_gap=2)  # JPEG: decoded at a fraction
-            image.load()
-            return image
+        image = Image.open(source, formats=[kind for kind in _KINDS if kind in Image.OPEN])
+        # Pillow's own warning is no error of its own accord, and filters of warnings are those of all threads.
+        most, count = Image.MAX_IMAGE_PIXELS, image.width * image.height
+        if most is not None and count > most:
+            raise Image.DecompressionBombError(f"{count:,} pixels")
+        if longest is not None and image.mode in _SMOOTH and "transparency" not in image.info:
+            image.thumbnail((longest, longest), _LANCZOS, reducing_gap=2)  # JPEG: decoded at a fraction
+        image.load()
+        return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         expected = f"at most {Image.MAX_IMAGE_PIXELS or 0:,} pixels"
         raise InputError(

@@ -229,7 +229,7 @@ class _Call:
 
     def made(self, explained: list[Tensor]) -> tuple[Compared, list[Tensor]]:
         """The comparison, and what the model said."""
-        with _plainly():
+        with _plainly(self.call.model):
             if self.text is None:
                 said = numbers_of(self._whole())
                 return self.against(said, explained)[0], said
@@ -382,8 +382,12 @@ def strings_of(inputs: Any) -> list[Any] | None:
 
 
 @contextmanager
-def _plainly() -> Generator[None]:
+def _plainly(model: nn.Module) -> Generator[None]:
     """Around a plain call: the caller's autocast, and no graph."""
-    with as_caller(), torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="bitsandbytes")  # about precision, which is told here in numbers
-        yield
+    with as_caller(), torch.no_grad():
+        if not any(map(is_quantized, model.modules())):
+            yield
+            return
+        with warnings.catch_warnings():  # which other threads see: not where it is not needed
+            warnings.filterwarnings("ignore", module="bitsandbytes")  # about precision, which is told here in numbers
+            yield
