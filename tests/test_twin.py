@@ -174,3 +174,18 @@ def test_weights_made_in_inference_mode_stay_so_and_can_be_in_a_graph():
         assert torch.equal(clew.explain(model, x, method=method, target=1).scores, expected)
     assert everything(model) == before and all(p.is_inference() for p in model.parameters())
     assert all(m.data_ptr() == p.data_ptr() for m, p in zip(twin(model).parameters(), model.parameters(), strict=True))
+
+
+def test_the_doctor_compares_a_twin_with_the_model_itself(monkeypatch):
+    import clew.prepare as prepare
+
+    model, x = tiny.build("timm_token"), tiny.images((32, 32))
+
+    def other(model):
+        made = twin(model)
+        made.head.weight.data = made.head.weight.data * 1.05
+        return made
+
+    assert {one.name: one.ok for one in clew.doctor(model, x)}["forward unchanged"]
+    monkeypatch.setattr(prepare, "twin", other)
+    assert not {one.name: one.ok for one in clew.doctor(model, x)}["forward unchanged"]

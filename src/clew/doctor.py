@@ -19,10 +19,12 @@ from .outputs import answer_logits_of, logits_of
 from .pair import SIDES, Pair, Side, find_pair, tower
 from .pair_model import LoadedPair, encoded
 from .prepare import Prepared, prepare, unwrap
+from .quantized import is_quantized
 from .relevance import propagate
 from .shapes import ClewError
 from .targets import Token
 from .things import Things, things
+from .twin import original
 from .verify import of_pictures
 
 
@@ -92,8 +94,10 @@ def doctor(
         return trace.tokens == expected, seen
 
     def unchanged() -> tuple[bool, str]:
+        # The model itself; of quantised layers their floats, as their own kernels round.
+        own = ready.model if any(map(is_quantized, inside.modules())) else original(ready.model)
         with torch.no_grad():
-            plain = _output(subject.forward(), asked=answers)
+            plain = _output(replace(subject, model=own).forward(), asked=answers)
         seen = _output(subject.run(range(subject.last + 1)).output, asked=answers)
         difference = float((plain - seen).abs().max())
         return difference <= tolerance * float(plain.abs().max()), f"largest change of a logit {difference:.1e}"
