@@ -20,8 +20,8 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 import clew
-from clew.methods import parse
-from clew.plots import Picture, colour, in_frame
+from clew.draw.plots import Picture, colour, in_frame
+from clew.explainers import parse
 
 METHODS = [
     "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "generic_attribution",

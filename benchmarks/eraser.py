@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 import clew
-from clew.methods import parse
+from clew.explainers import parse
 
 TOP = 40
 METHODS = [

@@ -18,7 +18,7 @@ from report import ROOT, interval, when_and_where, write_page
 from tqdm import tqdm
 
 import clew
-from clew.methods import parse
+from clew.explainers import parse
 from clew.minis.captioned import CaptionedScene, compose_captioned
 from clew.minis.captions import WORDS, with_article
 from clew.minis.train_pairs import SHIPPED_SCENES, TEST_SCENES

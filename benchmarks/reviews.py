@@ -16,7 +16,7 @@ from report import interval, write_page
 from tqdm import tqdm
 
 import clew
-from clew.methods import parse
+from clew.explainers import parse
 
 METHODS = [
     "random", "raw_attention", "attention_rollout", "attention_gradcam", "generic_attribution",

@@ -134,9 +134,9 @@ def backward(model: nn.Module, x: torch.Tensor) -> None:
 
 def seam(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
     """A forward pass that captures attention and input of every block, as methods run it."""
-    from clew.architectures import find
-    from clew.outputs import logits_of
-    from clew.subject import Subject
+    from clew.models.architectures import find
+    from clew.subject.subject import Subject
+    from clew.targets.outputs import logits_of
 
     bound = find(model).bind(model)
     subject = Subject(model, bound, {"": x}, lambda output: lambda output, rows: logits_of(output)[:, 0])

@@ -6,7 +6,7 @@ import torch
 
 import clew
 from clew.datasets import Dataset
-from clew.methods import find as find_method
+from clew.explainers import find as find_method
 from clew.shapes import InputError
 
 

@@ -9,11 +9,11 @@ import importlib
 import torch
 from torch import nn
 
-from clew.capture import Attention
-from clew.images import Preprocess
+from clew.inputs.preprocessing import Preprocess
+from clew.inputs.texts import TextBatch
+from clew.seam.capture import Attention
+from clew.subject.trace import Trace
 from clew.targets import Resolved
-from clew.texts import TextBatch
-from clew.trace import Trace
 
 FAULTS = {}
 
@@ -21,6 +21,9 @@ FAULTS = {}
 def part(name):
     """A module of clew; some share their name with a function."""
     return importlib.import_module(f"clew.{name}")
+
+
+SUBJECT = part("subject.subject")
 
 
 def fault(function):
@@ -72,18 +75,18 @@ def the_seam_calls_the_kernel_at_another_scale(patch):
     def change(f, self, query, key, value, *args, scale=None, **kwargs):
         return f(self, query * 1.5, key, value, *args, scale=scale, **kwargs)
 
-    wrapped(patch, part("capture").Capture, "_sdpa", change)
+    wrapped(patch, part("seam.capture").Capture, "_sdpa", change)
 
 
 @fault
 def gradients_of_inputs_with_the_wrong_sign(patch):
-    for home in (part("subject"), part("trace")):
+    for home in (SUBJECT, part("subject.trace")):
         wrapped(patch, home, "gradients_of", lambda f, *a, **k: [-g for g in f(*a, **k)])
 
 
 @fault
 def sparse_layers_pull_back_with_the_wrong_sign(patch):
-    wrapped(patch, part("capture"), "pulled", lambda f, *a, **k: -f(*a, **k))
+    wrapped(patch, part("seam.capture"), "pulled", lambda f, *a, **k: -f(*a, **k))
 
 
 @fault
@@ -126,7 +129,7 @@ def in_calls(name, change):
         finally:
             setattr(self, name, kept)
 
-    return lambda patch: wrapped(patch, part("subject").Subject, "forward", called)
+    return lambda patch: wrapped(patch, SUBJECT.Subject, "forward", called)
 
 
 def with_mask(change):
@@ -169,7 +172,7 @@ def an_unknown_token_before_each_text(patch):
         first = (f"zzq {text[0]}", text[1]) if isinstance(text, tuple) else f"zzq {text}"
         return f(first, *args, **kwargs)
 
-    wrapped(patch, part("encodings"), "tokenized", change)
+    wrapped(patch, part("inputs.encodings"), "tokenized", change)
 
 
 @fault
@@ -191,14 +194,10 @@ def other_rows(read):
 
 
 names(
-    the_row_beside_the_one_that_the_head_reads=result_of(part("subject"), "read_of", other_rows),
-    readout_weights_negative=result_of(
-        part("subject"), "read_of", lambda r: dataclasses.replace(r, weights=-r.weights)
-    ),
-    readout_weights_doubled=result_of(
-        part("subject"), "read_of", lambda r: dataclasses.replace(r, weights=2 * r.weights)
-    ),
-    rows_that_are_few_miss_the_row=result_of(part("subject"), "few_rows", lambda rows: rows and [r + 1 for r in rows]),
+    the_row_beside_the_one_that_the_head_reads=result_of(SUBJECT, "read_of", other_rows),
+    readout_weights_negative=result_of(SUBJECT, "read_of", lambda r: dataclasses.replace(r, weights=-r.weights)),
+    readout_weights_doubled=result_of(SUBJECT, "read_of", lambda r: dataclasses.replace(r, weights=2 * r.weights)),
+    rows_that_are_few_miss_the_row=result_of(SUBJECT, "few_rows", lambda rows: rows and [r + 1 for r in rows]),
     the_start_is_another_row=result_of(Trace, "start", lambda r: r.roll(1, -1)),
 )
 
@@ -208,18 +207,18 @@ names(
 
 @fault
 def linear_layers_hand_on_half(patch):
-    wrapped(patch, part("operations.layers"), "pulled", lambda f, *a, **k: f(*a, **k) / 2)
+    wrapped(patch, part("lrp.operations.layers"), "pulled", lambda f, *a, **k: f(*a, **k) / 2)
 
 
 @fault
 def linear_layers_by_absolute_weights(patch):
-    wrapped(patch, part("operations.layers"), "pulled", lambda f, S, W, *a: f(S, W.abs(), *a))
+    wrapped(patch, part("lrp.operations.layers"), "pulled", lambda f, S, W, *a: f(S, W.abs(), *a))
 
 
 @fault
 def activations_hand_on_plain_gradients(patch):
-    from clew.operations.layers import activation
-    from clew.tape import HANDLERS
+    from clew.lrp.operations.layers import activation
+    from clew.lrp.tape import HANDLERS
 
     for function in [f for f, handler in HANDLERS.items() if handler is activation]:
         patch.setitem(HANDLERS, function, lambda tape, func, args, kwargs: func(*args, **kwargs))
@@ -227,7 +226,7 @@ def activations_hand_on_plain_gradients(patch):
 
 @fault
 def norms_without_their_means(patch):
-    from clew.operations.layers import norm
+    from clew.lrp.operations.layers import norm
 
     def change(f, tape, func, args, kwargs, x, compute, pull, bias, eps):
         def short(g):
@@ -235,12 +234,12 @@ def norms_without_their_means(patch):
 
         return norm(tape, func, args, kwargs, x, compute, short, bias, eps)
 
-    wrapped(patch, part("operations.layers"), "norm", change)
+    wrapped(patch, part("lrp.operations.layers"), "norm", change)
 
 
 @fault
 def relevance_of_queries_and_keys_with_the_wrong_sign(patch):
-    from clew.tape import HANDLERS
+    from clew.lrp.tape import HANDLERS
 
     sdpa = torch.nn.functional.scaled_dot_product_attention
     right = HANDLERS[sdpa]
@@ -254,7 +253,7 @@ def relevance_of_queries_and_keys_with_the_wrong_sign(patch):
 
 @fault
 def values_get_relevance_of_the_next_token(patch):
-    from clew.tape import HANDLERS
+    from clew.lrp.tape import HANDLERS
 
     sdpa = torch.nn.functional.scaled_dot_product_attention
     right = HANDLERS[sdpa]
@@ -271,37 +270,37 @@ def patches_get_three_times_the_relevance(patch):
     def change(found):
         return dataclasses.replace(found, semantic=3 * found.semantic, entering=3 * found.entering)
 
-    wrapped(patch, part("relevance"), "_collected", lambda f, *a, **k: change(f(*a, **k)))
+    wrapped(patch, part("lrp.relevance"), "_collected", lambda f, *a, **k: change(f(*a, **k)))
 
 
 @fault
 def another_rule_set_than_the_one_asked_for(patch):
-    from clew.rule_sets import RULE_SETS
+    from clew.rules.rule_sets import RULE_SETS
 
     def change(f, rules):
         name, _ = f(rules)
         return name, RULE_SETS["cp_lrp" if name != "cp_lrp" else "attn_lrp"]
 
-    wrapped(patch, part("relevance"), "rule_set", change)
+    wrapped(patch, part("lrp.relevance"), "rule_set", change)
 
 
 @fault
 def another_rule_set_asked_of_the_tape(patch):
     wrapped(
-        patch, part("methods.lrp"), "propagate",
+        patch, part("explainers.lrp"), "propagate",
         lambda f, subject, rules, **k: f(subject, "cp_lrp" if rules != "cp_lrp" else "attn_lrp", **k),
     )  # fmt: skip
 
 
 names(
-    relevance_of_tokens_in_another_order=result_of(part("methods.lrp"), "reduced", lambda s: s.roll(1, -1)),
+    relevance_of_tokens_in_another_order=result_of(part("explainers.lrp"), "reduced", lambda s: s.roll(1, -1)),
     relevance_collected_in_another_order=result_of(
-        part("relevance"),
+        part("lrp.relevance"),
         "_collected",
         lambda r: dataclasses.replace(r, semantic=r.semantic.roll(1, 1), entering=r.entering.roll(1, 1)),
     ),
     relevance_of_positions_moved_by_one=result_of(
-        part("methods.lrp"), "with_positions", lambda found: (found[0].roll(1, 1), found[1])
+        part("explainers.lrp"), "with_positions", lambda found: (found[0].roll(1, 1), found[1])
     ),
 )
 
@@ -311,19 +310,19 @@ names(
 
 @fault
 def weights_of_the_path_doubled(patch):
-    for home in (part("methods.beyond_intuition"), part("methods.gradient")):
+    for home in (part("explainers.beyond_intuition"), part("explainers.gradient")):
         result_of(home, "quadrature_rule", lambda q: dataclasses.replace(q, weights=2 * q.weights))(patch)
 
 
 @fault
 def points_of_the_path_squared(patch):
-    for home in (part("methods.beyond_intuition"), part("methods.gradient")):
+    for home in (part("explainers.beyond_intuition"), part("explainers.gradient")):
         result_of(home, "quadrature_rule", lambda q: dataclasses.replace(q, points=q.points**2))(patch)
 
 
 @fault
 def paths_that_do_not_move(patch):
-    for home in (part("methods.beyond_intuition"), part("methods.gradient")):
+    for home in (part("explainers.beyond_intuition"), part("explainers.gradient")):
         wrapped(patch, home, "scaled_along", lambda f, start, x, rule, point, example: x[example])
 
 
@@ -334,11 +333,11 @@ def paths_that_do_not_move(patch):
 def the_least_likely_class_for_the_predicted_one(patch):
     def change(f, target, output, batch, labels, kind="logit", **kwargs):
         if target is None:
-            logits = part("outputs").logits_of(output)
+            logits = part("targets.outputs").logits_of(output)
             target = (logits if logits.ndim == 2 else logits[:, -1]).argmin(-1).tolist()
         return f(target, output, batch, labels, kind, **kwargs)
 
-    wrapped(patch, part("explain"), "resolve", change)
+    wrapped(patch, part("explaining.explain"), "resolve", change)
 
 
 @fault
@@ -347,7 +346,7 @@ def the_next_class_under_this_class_s_name(patch):
         plus = None if found.plus is None else (found.plus + 1) % 3
         return dataclasses.replace(found, plus=plus)
 
-    wrapped(patch, part("explain"), "resolve", lambda f, *a, **k: change(f(*a, **k)))
+    wrapped(patch, part("explaining.explain"), "resolve", lambda f, *a, **k: change(f(*a, **k)))
 
 
 @fault
@@ -358,7 +357,7 @@ def this_class_under_the_next_class_s_name(patch):
         return dataclasses.replace(found, names=following)
 
     wrapped(
-        patch, part("explain"), "resolve",
+        patch, part("explaining.explain"), "resolve",
         lambda f, target, output, batch, labels, *a, **k: change(f(target, output, batch, labels, *a, **k), labels),
     )  # fmt: skip
 
@@ -387,7 +386,7 @@ def pictures_upside_down(patch):
     wrapped(patch, Preprocess, "__call__", lambda f, self, image: ((r := f(self, image))[0].flip(1), r[1]))
 
 
-names(patches_summed_in_another_order=result_of(part("assemble"), "_patch_sums", lambda s: s.roll(1, -1)))
+names(patches_summed_in_another_order=result_of(part("explaining.assemble"), "_patch_sums", lambda s: s.roll(1, -1)))
 
 
 # The twin
@@ -397,7 +396,7 @@ def of_twins(change):
     """A fault in the modules that are explained in place of the model's own."""
 
     def put(patch):
-        for home in (part("prepare"), part("pair_model")):
+        for home in (part("explaining.prepare"), part("explaining.pair_model")):
 
             def changed(model, original=home.twin, **options):
                 found = original(model, **options)
@@ -433,12 +432,12 @@ names(weights_larger_in_the_twin=of_twins(larger), a_block_dropped_in_the_twin=o
 
 @fault
 def values_projected_with_their_bias(patch):
-    wrapped(patch, part("subject").Subject, "project", lambda f, self, layer, v, **k: f(self, layer, v, bias=True))
+    wrapped(patch, SUBJECT.Subject, "project", lambda f, self, layer, v, **k: f(self, layer, v, bias=True))
 
 
 @fault
 def values_projected_by_another_layer(patch):
-    wrapped(patch, part("subject").Subject, "project", lambda f, self, layer, v, **k: f(self, layer - 1, v, **k))
+    wrapped(patch, SUBJECT.Subject, "project", lambda f, self, layer, v, **k: f(self, layer - 1, v, **k))
 
 
 # Words and windows: what is made of a result afterwards
@@ -450,13 +449,14 @@ def with_next_names(words):
 
 def of_windows(change):
     def put(patch):
-        wrapped(patch, part("windows"), "_joined", lambda f, *a: dataclasses.replace(r := f(*a), **change(r)))
+        windows = part("explaining.windows")
+        wrapped(patch, windows, "_joined", lambda f, *a: dataclasses.replace(r := f(*a), **change(r)))
 
     return put
 
 
 def of_words(change):
-    return lambda patch: wrapped(patch, part("text_attribution"), "pooled", lambda f, *a: change(f(*a)))
+    return lambda patch: wrapped(patch, part("attributions.text"), "pooled", lambda f, *a: change(f(*a)))
 
 
 def without_the_first(r):
@@ -466,7 +466,7 @@ def without_the_first(r):
 
 LATER = {
     "words get the scores of the next token": lambda p: wrapped(
-        p, part("text_attribution"), "pooled", lambda f, text, s, *a: f(text, [*s[1:], s[0]], *a)
+        p, part("attributions.text"), "pooled", lambda f, text, s, *a: f(text, [*s[1:], s[0]], *a)
     ),
     "words are summed twice": of_words(lambda words: [dataclasses.replace(w, score=2 * w.score) for w in words]),
     "words under the next word's name": of_words(with_next_names),
@@ -483,7 +483,7 @@ def swapped_types(subject, inputs):
 
 
 def row_before(patch):
-    wrapped(patch, part("explain"), "rows_of", lambda f, *a: f(*a) - 1)
+    wrapped(patch, part("explaining.explain"), "rows_of", lambda f, *a: f(*a) - 1)
 
 
 # Quantised weights

@@ -21,11 +21,12 @@ from PIL import Image
 from typer.testing import CliRunner
 from visitor import Visitor, resident, status_for
 
-from clew import cli, cli_ui
 from clew.app import serve as serving
 from clew.app.access import OnlyHosts, audience, is_loopback, login_of
 from clew.app.asking import Models, opened
 from clew.app.folders import Folders, own_folder
+from clew.cli import main as cli
+from clew.cli import ui as cli_ui
 from clew.shapes import OptionError
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import clew
-from clew import arrays
+from clew.inputs import arrays
 from clew.shapes import InputError
 
 

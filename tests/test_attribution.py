@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import clew
-from clew import page, plots
+from clew.draw import page, plots
 from clew.shapes import ClewError, LoadError
 
 

@@ -15,7 +15,7 @@ from bench_twins import Given, evaluated, flat
 from PIL import Image
 
 import clew
-from clew.images import Preprocess
+from clew.inputs.preprocessing import Preprocess
 from clew.shapes import OptionError
 
 METHODS = ("attention_rollout", "saliency")  # scores of patches, and pixels

@@ -15,7 +15,7 @@ import transformers
 from bench_twins import evaluated, flat
 
 import clew
-from clew.benchmarks.sanity import cascade
+from clew.evaluation.benchmarks.sanity import cascade
 
 METHODS = ("attention_rollout", "saliency")
 

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import clew
-from clew import cli
+from clew.cli import main as cli
 from clew.demo import METHODS
-from clew.methods import parse
+from clew.explainers import parse
 from clew.shapes import ClewError, OptionError
 
 
@@ -102,7 +102,7 @@ def test_errors_say_what_to_do(pictures, arguments, message):
 
 
 def test_an_error_is_shown_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "clew.cli", "explain", "no.png", "-m", "mini:digits"]
+    command = [sys.executable, "-m", "clew", "explain", "no.png", "-m", "mini:digits"]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert shown.returncode == 1
     assert "no image file" in shown.stderr

@@ -12,14 +12,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import clew
-from clew.cli import app
+from clew.cli.main import app
 from clew.shapes import ClewError, OptionError
 
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     """The console is made on import, with the width of whatever ran then."""
-    monkeypatch.setattr(sys.modules["clew.cli_bench"], "console", Console(width=200))
+    monkeypatch.setattr(sys.modules["clew.cli.bench"], "console", Console(width=200))
 
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})

@@ -9,9 +9,9 @@ import torch
 from tiny import TINY, build, images
 
 import clew
-from clew.outputs import logits_of
-from clew.prepare import prepare
-from clew.subject import Subject
+from clew.explaining.prepare import prepare
+from clew.subject.subject import Subject
+from clew.targets.outputs import logits_of
 
 CASES = [(name, kind) for name, tiny in TINY.items() for kind in ("sdpa", "eager") if kind == "sdpa" or tiny.eager]
 METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients")]

@@ -7,12 +7,12 @@ import torch
 from tiny_text import LENGTHS, TEXT_CASES, TINY_TEXT, build_text, padded, texts
 
 import clew
-from clew.doctor import state
-from clew.explain import subject_of
-from clew.outputs import answer_logits_of, logits_of
-from clew.prepare import prepare
-from clew.relevance import propagate
-from clew.twin import original
+from clew.diagnosis import state
+from clew.explaining.explain import subject_of
+from clew.explaining.prepare import prepare
+from clew.lrp.relevance import propagate
+from clew.seam.twin import original
+from clew.targets.outputs import answer_logits_of, logits_of
 
 SLOW = ("smoothgrad", "integrated_gradients", "random")
 METHODS = [name for name in clew.methods() if name not in SLOW]

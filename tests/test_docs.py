@@ -23,9 +23,12 @@ BLOCKS = [
 def test_the_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # All that comes with clew is there before.
-    for read in (clew.methods, clew.architectures, clew.benchmarks, sys.modules["clew.pair"].pairs):
+    for read in (clew.methods, clew.architectures, clew.benchmarks, sys.modules["clew.models.pair"].pairs):
         read()
-    registers = [sys.modules[f"clew.{name}"]._registered for name in ("methods", "pair", "architectures", "benchmarks")]
+    registers = [
+        sys.modules[f"clew.{name}"]._registered
+        for name in ("explainers", "models.pair", "models.architectures", "evaluation.benchmarks")
+    ]
     known = [dict(one) for one in registers]
     try:
         exec(compile(block, "README", "exec", dont_inherit=True), {"__name__": "docs"})

@@ -165,7 +165,7 @@ def test_half_precision_gives_float32_scores_close_to_the_exact_ones(method, dty
 
 
 def test_probabilities_do_not_overflow_in_half_precision():
-    from clew.capture import Attention
+    from clew.seam.capture import Attention
 
     q = torch.full((1, 1, 2, 64), 60.0, dtype=torch.float16)
     v = torch.ones(1, 1, 2, 4, dtype=torch.float16)
@@ -398,7 +398,7 @@ def test_pixels_that_do_not_fill_a_patch_belong_to_none():
 
 
 def test_no_attention_map_is_kept_for_blocks_a_method_does_not_read(model, x, monkeypatch):
-    from clew.subject import Subject
+    from clew.subject.subject import Subject
 
     seen = []
     original = Subject.run

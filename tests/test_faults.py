@@ -14,7 +14,7 @@ from faults import FAULTS, LATER, QUANTISED, in_calls, row_before, swapped_types
 from tiny_text import build_text
 
 import clew
-from clew.verify import called
+from clew.verification import called
 
 METHODS = {
     "images": ["raw_attention", "generic_attribution", "beyond_intuition_token", "integrated_gradients", "attn_lrp",
@@ -115,7 +115,7 @@ def test_wrong_words_and_windows_are_refused(name, settings, monkeypatch, untype
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 @pytest.mark.parametrize("name", QUANTISED)
 def test_wrong_quantised_weights_are_refused(name, bits, settings, monkeypatch, untyped):
-    import clew.quantized as quantized
+    import clew.seam.quantized as quantized
 
     model, texts = clew.load("mini:reviews-llama", quantize=bits), settings["decoder"][1]
     clew.explain(model, texts, method="attn_lrp")

@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import clew
-from clew.cli import app
-from clew.figure import _Scale
+from clew.attributions.figure import _Scale
+from clew.cli.main import app
 from clew.shapes import ClewError, OptionError
 
 METHODS = ("beyond_intuition_token", "attn_lrp")

@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import clew
 import clew.training.session
-from clew.finetune import finetune
 from clew.shapes import OptionError
 from clew.training.data import divided
+from clew.training.finetune import finetune
 from clew.training.recipes import TASKS
 
 

@@ -19,10 +19,10 @@ from transformers import AutoModelForImageClassification
 
 import clew
 import clew.training.loop
-from clew.finetune import finetune
 from clew.minis.digit_scenes import compose
 from clew.shapes import OptionError
 from clew.training.data import divided
+from clew.training.finetune import finetune
 from clew.training.loop import Images
 from clew.training.models import freeze
 from clew.training.recipes import TASKS

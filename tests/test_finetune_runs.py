@@ -28,11 +28,11 @@ from typer.testing import CliRunner
 import clew
 import clew.training.loop
 import clew.training.session
-from clew.cli import app
-from clew.finetune import finetune
+from clew.cli.main import app
 from clew.shapes import InputError, OptionError, WriteError
 from clew.training.checkpoints import last_checkpoint, seal
 from clew.training.data import divided
+from clew.training.finetune import finetune
 from clew.training.models import Trainable
 from clew.training.recipes import TASKS
 

@@ -14,8 +14,8 @@ from tiny_tokenizers import tokenizer, with_bytes
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import clew
+from clew.inputs.token_texts import in_text, spans_of, spelled
 from clew.shapes import ClewError, InputError
-from clew.spelling import in_text, spans_of, spelled
 
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}[assistant] {% endif %}"

@@ -13,8 +13,8 @@ from tiny_text import build_text
 from torch import nn
 
 import clew
-from clew.heads import by_number, head_of, log_odds, log_probability_of, names_of, probability_of
 from clew.shapes import TargetError
+from clew.targets.heads import by_number, head_of, log_odds, log_probability_of, names_of, probability_of
 
 IDS = torch.tensor([[5, 9, 30, 12, 7], [8, 8, 21, 40, 6]])
 MULTI = {"problem_type": "multi_label_classification"}

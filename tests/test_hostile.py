@@ -16,8 +16,8 @@ import tiny_text
 import torch
 
 import clew
-from clew.json_files import read_object
-from clew.model_files import Stored, no_larger, stored
+from clew.files.json_files import read_object
+from clew.models.model_files import Stored, no_larger, stored
 from clew.shapes import ClewError, LoadError
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("untyped")]

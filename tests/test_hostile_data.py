@@ -17,7 +17,7 @@ from test_hostile import room as room
 import clew
 from clew.datasets import open_dataset
 from clew.datasets.places import open_files
-from clew.json_files import ANY, Number, mismatch
+from clew.files.json_files import ANY, Number, mismatch
 from clew.shapes import ClewError, InputError
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("untyped")]
@@ -178,8 +178,8 @@ def test_documents_of_eraser_that_unfold(tmp_path):
 
 
 def test_names_of_classes_far_apart():
-    from clew.heads import by_number
     from clew.shapes import LoadError
+    from clew.targets.heads import by_number
 
     with pytest.raises(LoadError, match="go by their numbers"):
         by_number({10**9: "x"})

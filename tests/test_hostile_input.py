@@ -14,15 +14,15 @@ import torch
 from rich.console import Console
 
 import clew
-from clew import cli
-from clew.cli_words import literal, numbers
-from clew.figure import figure
-from clew.methods import parse
+from clew.attributions.figure import figure
+from clew.cli import main as cli
+from clew.explainers import parse
 from clew.metrics import flipping, perturbation
+from clew.requests.options import literal, numbers
 from clew.shapes import ClewError, OptionError
 from clew.shapes import named as in_words
 from clew.training.recipes import TASKS, changed
-from clew.typed import digits, fits
+from clew.validation import digits, fits
 
 TEXT = "a quiet, brilliant film"
 HALF = "\ud800"

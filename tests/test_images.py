@@ -129,7 +129,7 @@ def test_doctor_sees_a_preprocessing_that_the_model_was_not_trained_with():
 
     import timm
 
-    from clew.load_timm import timm_preprocess
+    from clew.loading.timm_models import timm_preprocess
 
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, num_classes=3).eval()
     right = timm_preprocess(model, model.pretrained_cfg)

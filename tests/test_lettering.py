@@ -15,12 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import clew
-from clew import lettering
-from clew.figure import _images, _texts
-from clew.generation_html import generation_fragment, generation_page, generation_png
-from clew.lettering import Font, cut, drawable, lettered, ticks, width_of, wrapped
-from clew.plots import Bars, Panel, Picture, bars_png, grid, layers_figure, layers_png
-from clew.report_curves import Line, curves_svg
+from clew.attributions.figure import _images, _texts
+from clew.draw import lettering
+from clew.draw.generation_html import generation_fragment, generation_page, generation_png
+from clew.draw.lettering import Font, cut, drawable, lettered, ticks, width_of, wrapped
+from clew.draw.plots import Bars, Panel, Picture, bars_png, grid, layers_figure, layers_png
+from clew.evaluation.report.curves import Line, curves_svg
 
 MONEY = ["$", "\\$", "a$b", "$x^2$", "costs $5 and $6", r"\\$1$", r"\frac{$", "$$", r"$\notacommand{$", "50%_#&~^{}"]
 PICTURE = Picture(np.zeros((8, 8, 3), np.uint8), (0.0, 0.0, 8.0, 8.0))

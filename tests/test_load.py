@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import clew
-from clew.checkpoints import read_weights
+from clew.models.checkpoints import read_weights
 from clew.shapes import LoadError
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
@@ -228,7 +228,7 @@ def test_offline_a_missing_model_is_an_error_that_says_so(name):
 def test_a_download_is_announced(monkeypatch, caplog):
     from huggingface_hub import constants
 
-    from clew.hub import announce
+    from clew.models.hub import announce
 
     announce("nobody/nothing", "config.json")
     assert not caplog.records
@@ -241,7 +241,7 @@ def test_a_download_is_announced(monkeypatch, caplog):
 def test_imagenet_labels_come_from_timm(tmp_path):
     from timm import create_model
 
-    from clew.load_timm import _timm_labels
+    from clew.loading.timm_models import _timm_labels
 
     data = __import__("timm.data").data
     model = create_model("vit_tiny_patch16_224", pretrained=False)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import clew
-from clew.images import Preprocess
-from clew.load_open_clip import OpenClipTokenizer, aligned
+from clew.inputs.preprocessing import Preprocess
+from clew.loading.open_clip_models import OpenClipTokenizer, aligned
 from clew.shapes import LoadError
 
 

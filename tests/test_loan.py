@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 import clew
-from clew.explain import subject_of
-from clew.guest import as_caller, guest
-from clew.prepare import prepare
-from clew.reach import known
-from clew.relevance import propagate
+from clew.explaining.explain import subject_of
+from clew.explaining.prepare import prepare
+from clew.lrp.relevance import propagate
+from clew.seam.guest import as_caller, guest
 from clew.shapes import InputError
+from clew.subject.reached_rows import known
 
 HOME = str(Path(clew.__file__).parent)
 TEXT = "a quiet film that is brilliant indeed"

@@ -14,13 +14,12 @@ from tiny import TINY, build, images
 from torch import nn
 
 import clew
-from clew import rule_sets
-from clew.doctor import state
-from clew.prepare import prepare
-from clew.relevance import propagate
-from clew.rules import Epsilon, Flat, PlainGradient, WSquare
+from clew.diagnosis import state
+from clew.explaining.prepare import prepare
+from clew.lrp.relevance import propagate
+from clew.rules import Epsilon, Flat, PlainGradient, WSquare, rule_sets
 from clew.shapes import CaptureError, OptionError
-from clew.subject import Subject
+from clew.subject.subject import Subject
 from clew.targets import resolve
 
 CASES = [(name, kind) for name, tiny in TINY.items() for kind in ("sdpa", "eager") if kind == "sdpa" or tiny.eager]

@@ -8,8 +8,8 @@ import torch
 import twins
 
 import clew
-from clew.quadrature import quadrature_rule
 from clew.shapes import OptionError
+from clew.subject.quadrature import quadrature_rule
 
 NAMES = ["timm_token", "timm_average", "timm_registers", "timm_layer_scale", "timm_not_square"]
 SIMPLE = ["raw_attention", "attention_gradcam"]

@@ -15,10 +15,10 @@ from PIL import Image
 
 import clew
 from clew.app.maps import _words, cards, row_of
-from clew.page import page
-from clew.plots import is_tiny
-from clew.shown import _picture
-from clew.text_html import Piece, TextCell, text_fragment, text_page
+from clew.draw.page import page
+from clew.draw.plots import is_tiny
+from clew.draw.text_html import Piece, TextCell, text_fragment, text_page
+from clew.evaluation.examples import _picture
 
 ARABIC = "شاهدت فيلم Titanic (1997) أمس، وكان رائعاً! لكن 3 مشاهد سيئة."
 LONG = ["a_very_long_name_of_a_class_" * 8, "words of a name " * 20, "x" * 300]

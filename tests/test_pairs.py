@@ -16,12 +16,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import clew
-from clew.pair import find_pair
-from clew.pair_model import encoded
-from clew.precise import Precise
-from clew.quadrature import quadrature_rule
+from clew.explaining.items import things
+from clew.explaining.pair_model import encoded
+from clew.models.pair import find_pair
+from clew.seam.precision import Precise
 from clew.shapes import InputError, OptionError, TargetError, UnknownArchitecture
-from clew.things import things
+from clew.subject.quadrature import quadrature_rule
 
 METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients", "random")]
 FEW = {"n_steps": 3}

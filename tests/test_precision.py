@@ -7,11 +7,11 @@ import torch
 from scipy.stats import spearmanr
 
 import clew
-from clew.doctor import state
-from clew.methods import parse
-from clew.quantized import float_forward, float_weight, is_quantized, kernel_difference
+from clew.diagnosis import state
+from clew.explainers import parse
+from clew.seam.quantized import float_forward, float_weight, is_quantized, kernel_difference
+from clew.seam.twin import twin
 from clew.shapes import InputError, LoadError
-from clew.twin import twin
 
 METHODS = [
     "raw_attention", "generic_attribution", "beyond_intuition_head", "beyond_intuition_token", "input_x_gradient",
@@ -244,7 +244,7 @@ def test_4_bit_models_are_explained_on_this_processor_called_or_not(four_bits):
 
 
 def test_the_kernel_of_a_layer_tells_wrong_floats(four_bits, monkeypatch):
-    import clew.quantized as quantized
+    import clew.seam.quantized as quantized
 
     _, layers = four_bits
     right = float_weight

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification
 
 import clew
-from clew.load_hf import hf_preprocess
+from clew.loading.hugging_face import hf_preprocess
 from clew.shapes import InputError, LoadError
 
 transform = importlib.import_module("open_clip.transform")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clew.quadrature import quadrature_rule
+from clew.subject.quadrature import quadrature_rule
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 9])

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clew
-from clew import reading
-from clew.lettering import Ruler, shapes_letters
-from clew.text_html import Piece, direction_of, text_fragment, text_page
-from clew.text_html import TextCell as Cell
-from clew.text_lines import set_in_lines
+from clew.draw import direction as reading
+from clew.draw.lettering import Ruler, shapes_letters
+from clew.draw.text_html import Piece, direction_of, text_fragment, text_page
+from clew.draw.text_html import TextCell as Cell
+from clew.draw.text_lines import set_in_lines
 
 ARABIC = "شاهدت فيلم Titanic (1997) أمس، وكان رائعاً! لكن 3 مشاهد سيئة."
 HEBREW = "הסרט Titanic היה נהדר (10/10)!"

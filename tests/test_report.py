@@ -12,10 +12,10 @@ import pyarrow
 import pytest
 
 from clew import Curve, Metric
-from clew.report import report, summary
-from clew.report_data import group, grouped
-from clew.report_rows import differing
-from clew.report_tables import latex_escaped, ordered, places, written
+from clew.evaluation.report.data import group, grouped
+from clew.evaluation.report.report import report, summary
+from clew.evaluation.report.rows import differing
+from clew.evaluation.report.tables import latex_escaped, ordered, places, written
 from clew.shapes import ClewError, InputError, OptionError
 from clew.statistics import compare, interval, letters
 

@@ -11,10 +11,10 @@ import pytest
 import typer
 
 import clew
-from clew.benchmarks import find as find_benchmark
-from clew.cli import app
+from clew.cli.main import app
 from clew.datasets import readers
-from clew.methods import find, parse
+from clew.evaluation.benchmarks import find as find_benchmark
+from clew.explainers import find, parse
 
 TEXT = (Path(__file__).parent.parent / "docs" / "reproduce.md").read_text()
 COMMANDS = [

@@ -26,8 +26,8 @@ from test_reproduce import COMMANDS, parsed
 from typer.testing import CliRunner
 
 import clew
-from clew.cli import app
-from clew.methods import parse
+from clew.cli.main import app
+from clew.explainers import parse
 
 pytestmark = [  # of PEFT, which asks transformers for what has another name now, and the Hub for a configuration
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
@@ -52,7 +52,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import standins, timm
 timm.create_model = standins.create_model
-from clew.cli import main
+from clew.cli.main import main
 main()
 """
 

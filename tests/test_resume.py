@@ -18,7 +18,7 @@ import torch
 from running import counting, files, lasting, run
 
 import clew
-import clew.store
+import clew.evaluation.store
 from clew.shapes import InputError, OptionError
 
 # Going on

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from clew import operations as operations
-from clew import rule_sets, rules
+from clew import rules
+from clew.lrp import operations as operations
+from clew.lrp.tape import Tape
+from clew.rules import rule_sets
 from clew.shapes import ClewError, OptionError
-from clew.tape import Tape
 
 CLOSE = {"rtol": 0, "atol": 1e-10}
 

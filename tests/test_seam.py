@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import clew
-from clew.capture import Capture
-from clew.precise import Precise
+from clew.seam.capture import Capture
+from clew.seam.precision import Precise
+from clew.seam.twin import twin
 from clew.shapes import CaptureError
-from clew.twin import twin
 
 
 class Handwritten(nn.Module):

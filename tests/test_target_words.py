@@ -7,11 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 import clew
-from clew import cli
 from clew.app.asking import Asked, answers, predictions, snippet
-from clew.explaining import explained, items_for, labels_of
+from clew.cli import main as cli
+from clew.requests.results import explained, items_for, labels_of
+from clew.requests.targets import target_of
 from clew.shapes import TargetError
-from clew.target_words import target_of
 
 NUMBERS = ["7", "3", "10", "0", "cat / dog", "dog", "1 / 2", "1, one", "cat", "-5"]
 

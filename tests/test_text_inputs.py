@@ -28,8 +28,8 @@ from transformers import (
 )  # fmt: skip
 
 import clew
+from clew.inputs.words import pooled
 from clew.shapes import InputError
-from clew.words import pooled
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TEXTS = ["it's quoted", "they don't own the unbelievable café owners’ résumés, naïve"]

@@ -12,8 +12,8 @@ from test_text_targets import TEXT
 from transformers import LlamaForCausalLM
 
 import clew
+from clew.draw.text_html import Piece, latex, scale_of, shade, terminal, text_page
 from clew.shapes import ClewError, InputError, OptionError
-from clew.text_html import Piece, latex, scale_of, shade, terminal, text_page
 
 EVIL = 'a superb <script>alert("x")</script> & {plot} \\end 50% of_it'
 

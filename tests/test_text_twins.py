@@ -11,8 +11,8 @@ import twins
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clew
-from clew.quadrature import quadrature_rule
-from clew.text_places import Positions
+from clew.lrp.special_places import Positions
+from clew.subject.quadrature import quadrature_rule
 
 FROM_LAYER = ["attention_rollout", "generic_attribution", "gradient_attention_rollout"]
 BEYOND = ["beyond_intuition_head", "beyond_intuition_token"]

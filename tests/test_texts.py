@@ -8,8 +8,8 @@ from tiny_tokenizers import CORPUS, tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 import clew
+from clew.inputs.words import pooled, word_spans
 from clew.shapes import ClewError, InputError, OptionError
-from clew.words import pooled, word_spans
 
 TEXT = "Don't  say “unbelievable”,\nnaïve 🎬 café-owner 電影!"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_tokenizers import tokenizer
 
 import clew
-from clew.text_html import Piece, TextCell, latex, terminal
-from clew.token_strings import in_bytes, token_string
+from clew.draw.text_html import Piece, TextCell, latex, terminal
+from clew.draw.token_strings import in_bytes, token_string
 
 TEXT = "naïve 映画 🎬 café"
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import clew
-from clew.passing import replacing
-from clew.twin import lender, original, twin, wanted_gradient
+from clew.seam.module_hooks import replacing
+from clew.seam.twin import lender, original, twin, wanted_gradient
 
 
 def everything(model):
@@ -177,7 +177,7 @@ def test_weights_made_in_inference_mode_stay_so_and_can_be_in_a_graph():
 
 
 def test_the_doctor_compares_a_twin_with_the_model_itself(monkeypatch):
-    import clew.prepare as prepare
+    import clew.explaining.prepare as prepare
 
     model, x = tiny.build("timm_token"), tiny.images((32, 32))
 

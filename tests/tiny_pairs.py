@@ -14,7 +14,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from clew.pair import Tower, find_pair, tower
+from clew.models.pair import Tower, find_pair, tower
 
 WIDTH = 16  # of the features
 CONTEXT = 20  # open_clip's texts

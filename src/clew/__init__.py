@@ -1,35 +1,35 @@
 """clew: what did this transformer look at?"""
 
 from . import metrics, rules, statistics, targets
-from .architectures import Architecture, Readout, architectures, register
-from .attribution import Attribution
-from .benchmarks import Batch, Benchmark, Curve, Metric, benchmark, benchmarks
-from .chosen import chosen
-from .compare import compare
+from .attributions.base import Attribution
+from .attributions.comparison import compare
+from .attributions.figure import figure
+from .attributions.image import ImageAttribution
+from .attributions.pair import PairAttribution
+from .attributions.text import TextAttribution
 from .datasets import Dataset, Example, open_dataset
-from .doctor import doctor
-from .evaluate import evaluate
-from .explain import explain
-from .figure import figure
-from .finetune import Finetuned, finetune
-from .generation import GenerationAttribution, explain_generation
-from .image_attribution import ImageAttribution
-from .images import Preprocess, open_image
-from .load import DinoLinear, LoadedModel, load
-from .methods import method, methods
+from .diagnosis import doctor
+from .evaluation.benchmarks import Batch, Benchmark, Curve, Metric, benchmark, benchmarks
+from .evaluation.evaluate import evaluate
+from .evaluation.examples import Shown
+from .evaluation.report.report import report
+from .evaluation.run import Run
+from .evaluation.selection import chosen
+from .explainers import method, methods
+from .explaining.explain import explain
+from .explaining.generation import GenerationAttribution, explain_generation
+from .explaining.pair_model import LoadedPair
+from .inputs.preprocessing import Preprocess, open_image
+from .loading.load import DinoLinear, LoadedModel, load
 from .minis import captioned_scenes, reviews, scenes
-from .pair import Pair, register_pair
-from .pair_attribution import PairAttribution
-from .pair_model import LoadedPair
-from .report import report
-from .rule_sets import RULE_SETS
-from .run import Run
+from .models.architectures import Architecture, Readout, architectures, register
+from .models.pair import Pair, register_pair
+from .rules.rule_sets import RULE_SETS
 from .shapes import ClewError
-from .shown import Shown
-from .subject import Subject
+from .subject.subject import Subject
+from .subject.trace import Result, Trace
 from .targets import Contrast, Each, Similarity, Span, Token
-from .text_attribution import TextAttribution
-from .trace import Result, Trace
+from .training.finetune import Finetuned, finetune
 
 __all__ = [
     "RULE_SETS",

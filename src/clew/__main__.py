@@ -1,5 +1,5 @@
 """`python -m clew`, for launchers such as `accelerate launch -m clew finetune …`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

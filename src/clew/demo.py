@@ -8,15 +8,15 @@ from typing import cast
 import numpy as np
 from rich.table import Table
 
-from .attribution import Attribution
-from .files import write
-from .image_attribution import ImageAttribution
-from .load import load
-from .many import explain_many
-from .methods import parse
+from .attributions.base import Attribution
+from .attributions.image import ImageAttribution
+from .draw.page import Cell, page
+from .explainers import parse
+from .explaining.many_inputs import explain_many
+from .files.atomic import write
+from .loading.load import load
 from .minis import captioned_scenes, scenes
-from .page import Cell, page
-from .target_kinds import Similarity
+from .targets import Similarity
 
 METHODS = [
     "random",

@@ -11,19 +11,19 @@ from typing import Any
 
 from PIL import Image
 
-from ..attribution import Attribution
-from ..explain import explain
-from ..explaining import has_words, kind_of, labels_of
-from ..heads import Head, head_of, probabilities
-from ..images import open_image
-from ..load import MINIS, load
-from ..loaded import LoadedModel
-from ..methods import find
-from ..pair_model import LoadedPair
-from ..prepare import unwrap
+from ..attributions.base import Attribution
+from ..explainers import find
+from ..explaining.explain import explain
+from ..explaining.pair_model import LoadedPair
+from ..explaining.prepare import unwrap
+from ..inputs.preprocessing import open_image
+from ..loading.load import MINIS, load
+from ..models.loaded_model import LoadedModel
+from ..requests.results import has_words, kind_of, labels_of
+from ..requests.targets import target_of, texts_of
 from ..shapes import ClewError, InputError, OptionError
-from ..target_words import target_of, texts_of
 from ..targets import Contrast, Similarity
+from ..targets.heads import Head, head_of, probabilities
 
 LARGEST_FILE = "20mb"
 MOST_PIXELS = 40_000_000

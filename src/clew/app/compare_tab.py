@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from ..attribution import Attribution
-from ..methods import methods
+from ..attributions.base import Attribution
+from ..explainers import methods
 from ..shapes import ClewError
 from .asking import Asked, Models, answers, opened
 from .maps import Card, body, difference, in_plain_words, row_of

@@ -10,12 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..attribution import Attribution
-from ..compare import compare
-from ..files import write_all
-from ..loaded import LoadedModel
-from ..methods import methods
+from ..attributions.base import Attribution
+from ..attributions.comparison import compare
+from ..explainers import methods
+from ..files.atomic import write_all
 from ..minis import captioned_scenes, reviews, scenes
+from ..models.loaded_model import LoadedModel
 from ..shapes import ClewError, WriteError
 from .asking import Asked, Models, answers, checked, opened, predictions, snippet
 from .folders import Folders

@@ -18,14 +18,14 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..attribution import Attribution
-from ..image_attribution import ImageAttribution
-from ..pair_attribution import PairAttribution
-from ..plots import Picture, colour_scale, in_frame, is_tiny, shrunk, stored
-from ..reading import direction
+from ..attributions.base import Attribution
+from ..attributions.image import ImageAttribution
+from ..attributions.pair import PairAttribution
+from ..attributions.text import TextAttribution
+from ..draw.direction import direction
+from ..draw.plots import Picture, colour_scale, in_frame, is_tiny, shrunk, stored
+from ..draw.text_html import Piece, direction_of, scale_of, shade
 from ..shapes import InputError
-from ..text_attribution import TextAttribution
-from ..text_html import Piece, direction_of, scale_of, shade
 
 LONGEST = 480  # pixels of a picture on the page
 

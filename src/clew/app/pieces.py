@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plots import is_tiny, stored
+from ..draw.plots import is_tiny, stored
 from ..shapes import ClewError
 from .asking import MOST_CHARACTERS, Models, opened
 from .maps import message

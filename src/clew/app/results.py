@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Dataset, fingerprint, open_dataset
-from ..evaluate import classifier_of
-from ..run import Run
+from ..evaluation.evaluate import classifier_of
+from ..evaluation.examples import Shown
+from ..evaluation.run import Run
 from ..shapes import ClewError, InputError
-from ..shown import Shown
 from .asking import Models
 from .maps import message
 

@@ -73,7 +73,7 @@ def _launched(
 
     page = build(models, results, Folders(folder))
     page.queue(default_concurrency_limit=1, max_size=32, api_open=False)
-    templates = resources.files("clew").joinpath("templates")
+    templates = resources.files("clew.draw").joinpath("templates")
     script = templates.joinpath("app.js").read_text(encoding="utf-8")
     public: set[str] = set()
 

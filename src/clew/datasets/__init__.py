@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..discovery import read_all
-from ..files import may_be
+from ..files.atomic import may_be
+from ..registry import read_all
 from ..shapes import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
-from ..typed import typed
+from ..validation import typed
 from .content import joined
 from .places import Files, open_files
 from .selection import Positions, chosen

@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from ..shapes import InputError
-from ..typed import digits
+from ..validation import digits
 from . import Dataset, reader
 from .labels import row_ids
 from .places import Files

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..images import PICTURES
+from ..inputs.preprocessing import PICTURES
 from ..shapes import InputError, OptionError, optional_import
 from . import Dataset, reader
 from .imagenet_labels import find_labels, validation_labels

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..archives import BROKEN_TAR, SMALL
+from ..files.archives import BROKEN_TAR, SMALL
 from ..shapes import InputError, optional_import
-from ..typed import digits
+from ..validation import digits
 from .places import FolderFiles, open_files
 from .tables import column, read_rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shapes import InputError, OptionError
-from ..typed import digits
+from ..validation import digits
 from .tables import Row, column
 
 Classes = Sequence[str] | str | Path

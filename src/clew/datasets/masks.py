@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..images import PICTURES
+from ..inputs.preprocessing import PICTURES
 from ..shapes import OptionError
 from . import Dataset, reader
 from .labels import Classes

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images import as_rgb
-from ..opening import loaded
+from ..inputs.image_files import loaded
+from ..inputs.preprocessing import as_rgb
 from ..shapes import InputError
 
 Ignore = int | Literal["auto"] | None

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ..archives import BROKEN_TAR, BROKEN_ZIP, unpacked
+from ..files.archives import BROKEN_TAR, BROKEN_ZIP, unpacked
 from ..shapes import InputError
 
 T = TypeVar("T")

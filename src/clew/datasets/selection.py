@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shapes import InputError, OptionError
-from ..typed import real, seed_of, size_of, whole
+from ..validation import real, seed_of, size_of, whole
 
 Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from ..json_files import parsed
+from ..files.json_files import parsed
 from ..shapes import InputError, NoSplit, OptionError, optional_import
 from .places import Files
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..images import PICTURES
+from ..inputs.preprocessing import PICTURES
 from ..shapes import NoSplit, optional_import
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique

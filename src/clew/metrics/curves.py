@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..heads import Scale, probabilities
 from ..shapes import OptionError, close_matches
+from ..targets.heads import Scale, probabilities
 
 TENTHS = tuple(i / 10 for i in range(11))
 

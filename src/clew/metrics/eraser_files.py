@@ -16,9 +16,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..archives import BROKEN_ZIP, unpacked
-from ..files import write_all
-from ..json_files import parsed
+from ..files.archives import BROKEN_ZIP, unpacked
+from ..files.atomic import write_all
+from ..files.json_files import parsed
 from ..shapes import InputError, OptionError, close_matches
 
 Row: TypeAlias = Mapping[str, Any]

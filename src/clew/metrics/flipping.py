@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..arrays import refuse_strange
-from ..heads import head_of
-from ..loaded import LoadedModel
-from ..outputs import logits_of
+from ..inputs.images import refuse_strange
+from ..models.loaded_model import LoadedModel
 from ..shapes import InputError, OptionError
-from ..typed import real, refuse_others, size_of, typed, whole
+from ..targets.heads import head_of
+from ..targets.outputs import logits_of
+from ..validation import real, refuse_others, size_of, typed, whole
 from .curves import TENTHS, Curves
 
 ERASERS = ("mask", "zero")

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..arrays import refuse_strange
-from ..heads import Scale, head_of
-from ..loaded import LoadedModel
-from ..outputs import logits_of
+from ..inputs.images import refuse_strange
+from ..models.loaded_model import LoadedModel
 from ..shapes import InputError, OptionError, close_matches, optional_import
-from ..typed import real, refuse_others, size_of, typed
+from ..targets.heads import Scale, head_of
+from ..targets.outputs import logits_of
+from ..validation import real, refuse_others, size_of, typed
 from .curves import TENTHS, Curves
 
 ERASERS = {

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..files import write_errors
+from ..files.atomic import write_errors
 from ..shapes import OptionError, WriteError, optional_import
 from .models import Trainable, heads
 

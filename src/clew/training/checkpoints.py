@@ -8,8 +8,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from ..files import write
-from ..json_files import parsed
+from ..files.atomic import write
+from ..files.json_files import parsed
 
 logger = logging.getLogger("clew")
 _SEAL = "whole.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..datasets import Dataset, open_dataset, reader_of
 from ..shapes import InputError, NoSplit, OptionError, optional_import
-from ..typed import real
+from ..validation import real
 from .recipes import Task
 
 _NAMES = {"train": ("train", "training"), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}

@@ -24,8 +24,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..files import write_errors
-from ..images import Preprocess
+from ..files.atomic import write_errors
+from ..inputs.preprocessing import Preprocess
 from ..shapes import InputError, OptionError, WriteError, optional_import
 from .checkpoints import seal
 from .data import Part, Parts

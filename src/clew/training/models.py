@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hub import not_fetched
-from ..images import Preprocess
-from ..json_files import read_object
-from ..load import MINIS
-from ..load_hf import as_large_as_its_weights, configuration, hf_preprocess, preprocessor_config
-from ..load_timm import timm_configuration, timm_preprocess
-from ..model_files import no_larger, rehearse, stored
-from ..model_places import places
-from ..prepare_text import longest_text
-from ..quantized import never_repacked
+from ..explaining.prepare_text import longest_text
+from ..files.json_files import read_object
+from ..inputs.preprocessing import Preprocess
+from ..loading.hugging_face import as_large_as_its_weights, configuration, hf_preprocess, preprocessor_config
+from ..loading.load import MINIS
+from ..loading.timm_models import timm_configuration, timm_preprocess
+from ..models.hub import not_fetched
+from ..models.model_files import no_larger, rehearse, stored
+from ..models.module_paths import places
+from ..seam.quantized import never_repacked
 from ..shapes import LoadError, OptionError, close_matches, optional_import
 
 logger = logging.getLogger("clew")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ..shapes import OptionError, close_matches
-from ..typed import SEEDS, digits, real, whole
+from ..validation import SEEDS, digits, real, whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..files import write
-from ..json_files import ANY, Number, mismatch, read_object
+from ..files.atomic import write
+from ..files.json_files import ANY, Number, mismatch, read_object
 from ..shapes import ClewError, InputError
 from .recipes import Recipe
 

@@ -1,0 +1,1 @@
+"""Results: scores with their checks, how they are kept, compared and shown."""

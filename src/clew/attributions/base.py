@@ -1,0 +1,268 @@
+"""The result: scores, what was verified about them, and how to keep them. What it looks like depends on the input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..draw.plots import Bars
+from ..files.atomic import write
+from ..files.json_files import ANY, Number
+from ..shapes import ClewError, Pixels, Scores
+from .saved_fields import Saved
+
+FORMAT = "clew-attribution-1"
+
+_kinds: dict[str, type[Attribution]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Scores of one method for a batch of inputs.
+
+    `all_scores` (batch, token) are signed and never normalised unless asked for. `target` names what was explained,
+    `score` is its value, `checks` says what was verified about this very result, `options` and `provenance` say how it
+    was made. Images and texts add what belongs to them: `ImageAttribution`, `TextAttribution`.
+    """
+
+    all_scores: Scores
+    method: str
+    options: Mapping[str, Any]
+    target: Sequence[str]
+    score: Tensor
+    logits: Tensor | None = None
+    labels: Sequence[str] | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    details: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    kind: ClassVar[str] = ""
+    tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")  # fields with an entry for each example
+    lists: ClassVar[tuple[str, ...]] = ()
+    same: ClassVar[tuple[str, ...]] = ("method",)  # fields that results to be joined must share
+    nested: ClassVar[tuple[str, ...]] = ()  # fields that are attributions of as many examples
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _kinds[cls.kind] = cls
+
+    @property
+    def scores(self) -> Scores:
+        """(batch, token): the scores of what the input is made of."""
+        return self.all_scores
+
+    def __len__(self) -> int:
+        return len(self.all_scores)
+
+    def __getitem__(self, index: int | slice) -> Attribution:
+        """One example, or some, as an attribution of its own."""
+        chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
+        batch = len(self)
+        if isinstance(index, int) and not -batch <= index < batch:
+            raise IndexError(f"example {index} of {batch}")
+
+        def take(value: Any) -> Any:
+            return value[chosen] if isinstance(value, Tensor) and value.ndim and len(value) == batch else value
+
+        return replace(
+            self,
+            target=self.target[chosen] if len(self.target) == batch else self.target,
+            checks={k: take(v) for k, v in self.checks.items()},
+            details={k: take(v) for k, v in self.details.items()},
+            **{name: take(getattr(self, name)) for name in self.tensors},
+            **{name: getattr(self, name)[chosen] for name in (*self.lists, *self.nested) if len(getattr(self, name))},
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Attribution]) -> Attribution:
+        """Results of one method for several batches as one. Raises `ClewError` where the batches do not match."""
+        first = parts[0]
+        if any(type(p) is not type(first) for p in parts) or any(
+            getattr(p, name) != getattr(first, name) for p in parts for name in first.same
+        ):
+            raise ClewError("these results cannot be joined", expected="one method, one input size", got=list(parts))
+        sizes = [len(p) for p in parts]
+        same = all(list(p.labels or ()) == list(first.labels or ()) for p in parts)
+        parts = parts if same else [replace(p, logits=None) for p in parts]
+        return replace(
+            first,
+            labels=first.labels
+            if same
+            else None,  # image–text models compare each batch with other things, whose logits do not join
+            target=[name for p in parts for name in (p.target if len(p.target) == len(p) else [p.target[0]] * len(p))],
+            checks={  # a word of advice may be in some parts only
+                k: first.join([p.checks[k] for p in parts], sizes) if all(k in p.checks for p in parts) else value
+                for p in reversed(parts)
+                for k, value in p.checks.items()
+            },
+            details={
+                k: joined
+                for k in first.details
+                if (joined := first.join([p.details[k] for p in parts if k in p.details], sizes)) is not None
+            },
+            **{k: first.join([getattr(p, k) for p in parts], sizes) for k in first.tensors},
+            **{k: [one for p in parts for one in getattr(p, k)] for k in first.lists},
+            **{k: Attribution.concatenate([getattr(p, k) for p in parts]) for k in first.nested},
+        )
+
+    def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
+        """One field of several results: tensors with an entry for each example one after the other, else the first."""
+        per_example = len(values) == len(sizes) and all(
+            isinstance(v, Tensor) and v.ndim and len(v) == n for v, n in zip(values, sizes, strict=True)
+        )
+        return torch.cat(list(values)) if per_example else values[0]
+
+    def to_numpy(self) -> np.ndarray:
+        """`scores` as a NumPy array."""
+        return self.scores.detach().cpu().numpy()
+
+    # What only some kinds have
+
+    def heatmap(self) -> Pixels:
+        """(batch, height, width) in the frame of the model's input; images only."""
+        raise self._lacks("heatmap", "images")
+
+    def words(self, reduce: str = "max", spans: Any = None) -> Any:
+        """Scores of words; texts only."""
+        raise self._lacks("words", "texts")
+
+    def _lacks(self, what: str, kind: str) -> ClewError:
+        return ClewError(f"this result has no {what}", expected=f"an attribution of {kind}", got=type(self).__name__)
+
+    # In plain words
+
+    def facts(self, example: int) -> dict[str, str]:
+        """What was explained, verified and chosen, in plain words."""
+        facts = {"target": f"{self.name_of_target(example)}, score {float(self.score[example]):.4g}"}
+        for name, value in self.checks.items():
+            shown = value[example] if isinstance(value, Tensor) and value.ndim else value
+            facts[name.replace("_", " ")] = _in_words(shown)
+        facts["options"] = ", ".join(f"{k}={v}" for k, v in self.options.items()) or "none"
+        return facts | {k: str(v) for k, v in self.provenance.items()}
+
+    def name_of_target(self, example: int) -> str:
+        """What was explained of one example."""
+        return self.target[example] if len(self.target) == len(self) else self.target[0]
+
+    def flow(self) -> list[Bars]:
+        """Relevance at each stage, from the input to the output, one chart per example; of LRP methods only."""
+        if "relevance_by_stage" not in self.checks:
+            return []
+        names = self.checks["stages"].split(", ")
+        return [Bars(names, values, "relevance by stage") for values in self.checks["relevance_by_stage"].tolist()]
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.target[:3]) + (", …" if len(self.target) > 3 else "")
+        return f"{type(self).__name__}({self.method}, {len(self)} examples, {self.shape_in_words()}, target {names})"
+
+    def shape_in_words(self) -> str:
+        """How much there is of one example."""
+        return f"{self.scores.shape[1]} tokens"
+
+    # Keeping
+
+    def writers(self) -> dict[str, Any]:
+        """What makes the content of a file, by suffix."""
+        return {".safetensors": self.to_safetensors}
+
+    def save(self, path: str | Path) -> Path:
+        """Write a file by its suffix, whole or not at all; `.safetensors` is read again by `Attribution.load`."""
+        return write(path, self.writers())
+
+    def to_safetensors(self) -> bytes:
+        """Everything, as the bytes of a `.safetensors` file."""
+        tensors, meta = self._everything()
+        on_disk = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        return save_tensors(on_disk, {"format": FORMAT, "attribution": json.dumps(meta)})
+
+    def _everything(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors by name, and all that is plain."""
+        tensors = {k: v for k in self.tensors if (v := getattr(self, k)) is not None}
+        tensors |= {f"details.{k}": v for k, v in self.details.items()}
+        tensors |= {f"checks.{k}": v for k, v in self.checks.items() if isinstance(v, Tensor)}
+        more, meta = self._to_file()
+        meta |= {
+            "kind": self.kind,
+            "method": self.method,
+            "options": {k: v if _is_plain(v) else repr(v) for k, v in self.options.items()},
+            "target": list(self.target),
+            "labels": list(self.labels) if self.labels else None,
+            "checks": {k: None if isinstance(v, Tensor) else v for k, v in self.checks.items()},  # in their order
+            "provenance": dict(self.provenance),
+        }
+        for name in self.nested:
+            inner, plain = getattr(self, name)._everything()
+            more |= {f"{name}/{k}": v for k, v in inner.items()}
+            meta[f"{name}/"] = plain
+        return tensors | more, meta
+
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values of a kind of its own."""
+        return {}, {}
+
+    @classmethod
+    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+        """Its fields from what `_to_file` gave, of results of so many tokens."""
+        return {}
+
+    @staticmethod
+    def load(path: str | Path) -> Attribution:
+        """Read what `save("….safetensors")` wrote. Raises `LoadError` for anything else, and for what does not fit
+        together."""
+        return Attribution._made_of(Saved.read(path, FORMAT))
+
+    @staticmethod
+    def _made_of(saved: Saved, among: int | None = None) -> Attribution:
+        """What `_everything` gave, as an attribution; of so many examples, where that is known."""
+        kind = saved.value("kind", str, "image")
+        if kind not in _kinds:
+            raise saved.wrong("kind", ", ".join(filter(None, _kinds)), kind)
+        cls, scores = _kinds[kind], saved.tensor("all_scores", "floats", (among, None))
+        batch, tokens = map(int, scores.shape)
+        target = saved.value("target", [str])
+        if len(target) not in (1, batch):
+            raise saved.wrong("target", f"{batch} names, or one for all", len(target))
+        plain = (None, bool, Number(), str, [ANY], {str: ANY})
+        checks: dict[str, Any] = saved.value("checks", {str: plain}) | saved.tensors("checks.")
+        stages = checks.get("relevance_by_stage")
+        if stages is not None:
+            names = checks.get("stages")
+            count = names.count(", ") + 1 if isinstance(names, str) else None
+            if not isinstance(stages, Tensor) or stages.shape != (batch, count):
+                raise saved.wrong(
+                    "relevance_by_stage", f"({batch}, {count}), and the names of its stages", f"names {names}"
+                )
+        made: dict[str, Any] = {
+            "all_scores": scores,
+            "score": saved.tensor("score", "floats", (batch,)),
+            "logits": saved.tensor("logits", "floats", (batch, None), optional=True),
+            "method": saved.value("method", str),
+            "options": saved.value("options", {str: ANY}),
+            "target": target,
+            "labels": saved.value("labels", (None, [str])),
+            "checks": checks,
+            "provenance": saved.value("provenance", {str: ANY}),
+            **cls._from_file(saved, batch, tokens),
+            **{name: Attribution._made_of(saved.inner(name), batch) for name in cls.nested},
+            "details": saved.tensors("details."),
+        }
+        saved.done()
+        return cls(**made)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Tensor) and value.ndim:
+        return ", ".join(f"{v:.3g}" for v in value.flatten().tolist())
+    return f"{float(value):.3g}" if isinstance(value, (Tensor, float)) else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,61 @@
+"""Several results side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from ..draw.page import page
+from ..draw.plots import grid
+from ..draw.text_html import latex, text_page
+from ..files.atomic import write
+from ..shapes import ClewError
+from ..validation import refuse_others, typed
+from .base import Attribution
+from .image import ImageAttribution
+from .text import TextAttribution
+
+
+@typed
+def compare(
+    attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew", methods: Sequence[str] | None = None
+) -> Path:
+    """Several results for the same inputs side by side, a column each: `.html` with sliders and numbers; images `.png`.
+
+    Several results of one image, and those of its text, share a row. `methods`: headings instead of their names.
+
+    Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
+    """
+    refuse_others({"attributions": attributions}, compare)
+    if methods is not None:
+        if len(methods) != len(attributions):
+            raise ClewError("headings to compare", expected=f"{len(attributions)}", got=list(methods))
+        attributions = [replace(a, method=name) for a, name in zip(attributions, methods, strict=True)]
+    sizes = {len(a) for a in attributions}
+    if len(sizes) != 1:
+        raise ClewError(
+            "results to compare must hold the same examples", expected="equal batch sizes", got=sorted(sizes)
+        )
+    kinds = {a.kind for a in attributions}
+    if kinds <= {"image", "pair"} and len({cast("ImageAttribution", a).maps_per_image for a in attributions}) == 1:
+        return write(path, _of_images(cast("Sequence[ImageAttribution]", attributions), title))
+    if kinds == {"text"}:
+        rows = list(zip(*(cast("TextAttribution", a).cells() for a in attributions), strict=True))
+        return write(
+            path, {".html": lambda: text_page(title, rows), ".tex": lambda: latex([c for r in rows for c in r])}
+        )
+    raise ClewError("these results cannot stand side by side", expected="all images, or all texts", got=sorted(kinds))
+
+
+def _of_images(attributions: Sequence[ImageAttribution], title: str) -> dict[str, Callable[[], str | bytes]]:
+    def as_png() -> bytes:
+        rows = list(zip(*(a.panels() for a in attributions), strict=True))
+        return grid(attributions[0].by_image(rows))
+
+    def as_html() -> str:
+        rows = list(zip(*(a.cells() for a in attributions), strict=True))
+        return page(title, attributions[0].by_image(rows))
+
+    return {".png": as_png, ".html": as_html}

@@ -1,0 +1,87 @@
+"""The figure of texts: coloured words, a row for each text, a column for each result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+from ..draw.lettering import Ruler, fitted, language_of, lettered, slant, wrapped
+from ..draw.text_html import scale_of, shade
+from ..draw.text_lines import Part, set_in_lines
+from .text import TextAttribution
+
+_LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
+_STEP, _FIRST = 1.55 * _SIZE, 9.0  # from line to line, and from the upper edge to the first
+_LABEL, _TITLE, _CAPTION = 6.5, 7.0, 6.5  # points
+_GAP = 8.0  # between columns, rows and what is written beside them
+
+
+def texts_figure(
+    results: Sequence[TextAttribution], rows: Sequence[str], names: Sequence[str], scale: str, caption: str, dpi: int
+) -> Any:
+    """Everything is measured first: a row is as high as its text and its label need, at most 14 lines of text."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pieces = [[result.pieces(i) for i in range(len(rows))] for result in results]
+    sizes = [[scale_of(some) for some in of] for of in pieces]
+    if scale == "method":
+        sizes = [[max(of)] * len(of) for of in sizes]
+    width = 72 * max(2.2, 6.5 / len(results))
+    language = language_of("".join([*rows, *names, caption, *(p.text for of in pieces for some in of for p in some)]))
+    ruler = Ruler(_SIZE, dpi, language)
+    set_texts = [[set_in_lines(some, width - 4, _LINES, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
+    labels = [fitted(row, 80.0, _LABEL, 8) for row in rows]
+    titles = [fitted(name, width, _TITLE, 4) for name in names]
+    said = wrapped(caption, round(width * len(results) / 3.4)) if caption else ""
+    measured = [Ruler(_LABEL, dpi, language).of(label) for label in labels]
+    beside = max(wide for wide, _ in measured) + _GAP
+    heights = [
+        max(_FIRST + _STEP * (max(len(of[i]) for of in set_texts) - 1) + 4.0, measured[i][1] + 2.0)
+        for i in range(len(rows))
+    ]
+    above = max(Ruler(_TITLE, dpi, language).of(title)[1] for title in titles) + _GAP
+    below = Ruler(_CAPTION, dpi, language).of(said)[1] + _GAP if said else 0.0
+    across = beside + len(results) * (width + _GAP)
+    down = above + sum(heights) + _GAP * len(rows) + below
+    drawn = Figure(figsize=(across / 72, down / 72), dpi=dpi)
+    FigureCanvasAgg(drawn)
+    top = down - above
+    for i, label in enumerate(labels):
+        for k in range(len(results)):
+            left = beside + k * (width + _GAP)
+            axis: Any = drawn.add_axes(
+                (left / across, (top - heights[i]) / down, width / across, heights[i] / down),
+                xlim=(0, width), ylim=(heights[i], 0), xticks=[], yticks=[],
+            )  # fmt: skip
+            axis.spines[:].set_visible(False)
+            axis.patch.set_visible(False)
+            _put(axis, set_texts[k][i], sizes[k][i])
+            if i == 0:
+                axis.set_title(titles[k], fontsize=_TITLE, pad=4)
+            if k == 0:
+                axis.set_ylabel(label, fontsize=_LABEL, rotation=0, ha="right", va="center", labelpad=4)
+        top -= heights[i] + _GAP
+    if said:
+        drawn.text(0.01, 0.0, said, fontsize=_CAPTION, ha="left", va="bottom")
+    return lettered(drawn)
+
+
+def _put(axis: Any, lines: Sequence[Sequence[Part]], largest: float) -> None:
+    """Words on coloured boxes, line after line."""
+    from matplotlib.patches import Rectangle
+
+    for i, line in enumerate(lines):
+        y = _FIRST + i * _STEP
+        for part in line:
+            score, x = part.piece.score, part.x + 2.0
+            if part.blank:
+                continue
+            if score is not None and isfinite(score):
+                r, g, b = shade(score, largest)
+                corner, high = (x - 0.3, y - 1.15 * _SIZE), 1.5 * _SIZE
+                colour = (r / 255, g / 255, b / 255)
+                axis.add_patch(Rectangle(corner, part.wide + min(0.6, part.gap), high, color=colour, linewidth=0))
+            style = slant(part.shown) if part.piece.special else "normal"
+            axis.text(x, y, part.shown, fontsize=_SIZE, style=style, va="baseline", ha="left")

@@ -1,0 +1,76 @@
+"""The command line of figures: `clew figure`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..attributions.figure import figure
+from ..explainers import find, parse
+from ..loading.load import load
+from ..requests.options import tell_left_out
+from ..requests.results import explained, items_for, kind_of
+from ..shapes import OptionError
+
+console = Console()
+
+
+def figure_command(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="As for clew explain.")] = "",
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="NAME or 'NAME(option=value, …)': a column; repeat.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="As for clew explain. Default: what the model predicts.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Words to explain, or what pictures are compared with; repeat."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=".pdf, .svg or .png.")] = Path("figure.pdf"),
+    scale: Annotated[
+        str, typer.Option(help="each: every map by its largest score; method: maps of a method share a scale.")
+    ] = "each",
+    caption: Annotated[bool, typer.Option(help="Write below what is shown.")] = True,
+    heading: Annotated[list[str] | None, typer.Option(help="Name of a column; repeat.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Name of a row, in place of what is explained; repeat.")] = None,
+    truncate: Annotated[bool, typer.Option(help="Cut texts to the model's positions.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to use instead.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
+) -> None:
+    """A figure for a paper: inputs downwards, methods across, on one scale, with a caption.
+
+    clew figure photos/ --model timm:deit_tiny_patch16_224 --method attn_lrp --method raw_attention --out fig.pdf
+    """
+    if not model:
+        raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
+    if out.suffix.lower() not in (".pdf", ".svg", ".png"):
+        raise OptionError("cannot write that figure", expected=".pdf, .svg or .png", got=str(out))
+    chosen = [parse(words) for words in method or ["beyond_intuition_token", "attn_lrp", "raw_attention"]]
+    for name, _ in chosen:
+        find(name)
+    loaded = load(model, checkpoint=checkpoint, device=device)
+    found = items_for(loaded, inputs or [], text or [])
+    tell_left_out(found.errors)
+    captions = text or [] if kind_of(loaded) == "pair" else []
+    more = {"truncate": True} if truncate else {}
+    results = explained(
+        loaded, found.items, chosen, target=target, text=captions, batch_size=batch_size, more=more, both_sides=False
+    )
+    headings = heading or [_heading(words) for words in method or [name for name, _ in chosen]]
+    written = figure(results, out, inputs=row or None, methods=headings, scale=scale, caption=caption)
+    console.print(f"written: {escape(str(written))}")
+    if found.errors:
+        raise typer.Exit(1)
+
+
+def _heading(words: str) -> str:
+    return words.replace("_", " ").replace("'", "")

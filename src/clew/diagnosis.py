@@ -1,0 +1,248 @@
+"""`doctor`: does everything that clew relies on hold for this very model? Runs in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .explaining.explain import explain, subject_of
+from .explaining.items import Things, things
+from .explaining.pair_model import LoadedPair, encoded
+from .explaining.prepare import Prepared, prepare, unwrap
+from .loading.load import LoadedModel
+from .lrp.relevance import propagate
+from .models.architectures import Architecture, Bound
+from .models.architectures import find as find_architecture
+from .models.pair import SIDES, Pair, Side, find_pair, tower
+from .seam.guest import guest
+from .seam.quantized import is_quantized
+from .seam.twin import original
+from .shapes import ClewError
+from .targets import Token
+from .targets.outputs import answer_logits_of, logits_of
+from .verification import of_pictures
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried: its name, whether it held, and what was seen."""
+
+    name: str
+    ok: bool
+    seen: str
+
+
+@guest()
+def doctor(
+    model: nn.Module | LoadedModel,
+    inputs: Any = None,
+    *,
+    architecture: Architecture | None = None,
+    rules: str | Mapping[str, Any] = "attn_lrp",
+) -> list[Finding]:
+    """Try on one model what every method relies on; `inputs` default to two random images of the model's size, or to
+    two random texts, one of them padded.
+
+    Checked: a declaration fits; pictures are prepared with the colours, mean and deviation of the model's own
+    configuration; the forward pass is unchanged; the attention seen, times the values, is the attention
+    output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
+    padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
+    LRP's account closes; nothing is left behind. Of an image–text model both towers are tried, or that of the inputs.
+    """
+    inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    pair = find_pair(inside) if architecture is None else None
+    if pair is not None:
+        given = None if inputs is None else things(inputs)
+        sides: Sequence[Side] = SIDES if given is None else [given.side]
+        return [one for side in sides for one in _tower(model, inside, pair, side, rules, given)]
+    before = state(inside)
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
+    tolerance = 2e-2 if half else 1e-4
+    try:
+        declared = architecture or find_architecture(inside)
+        example = _example(model, inside, declared.bind(inside)) if inputs is None else inputs
+        ready = prepare(model, example, declared)
+        target = _target(ready)
+        subject = subject_of(ready, target)
+    except ClewError as error:
+        return [Finding("declaration", False, str(error))]
+    findings: list[Finding] = []
+    answers = ready.bound.task == "question-answering"
+
+    def attempt(name: str, check: Callable[[], tuple[bool, str]]) -> None:
+        try:
+            findings.append(Finding(name, *check()))
+        except (ClewError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+            findings.append(Finding(name, False, str(error)))
+
+    def declaration() -> tuple[bool, str]:
+        trace = subject.run([0, subject.last])  # a pool may see the patches alone
+        if ready.text is not None:
+            expected, parts = ready.text.length, f"a model for {ready.bound.task}"
+        else:
+            grid = subject.grid()
+            expected = ready.bound.prefix + grid[0] * grid[1]
+            parts = f"{ready.bound.prefix} prefix tokens, {grid[0]} x {grid[1]} patches"
+        heads = trace[subject.last].v.shape[1]
+        name = ready.bound.architecture.name
+        seen = f"{name}: {subject.depth} blocks, {heads} heads, {parts}, {subject.backend} attention"
+        return trace.tokens == expected, seen
+
+    def unchanged() -> tuple[bool, str]:
+        # The model itself; of quantised layers their floats, as their own kernels round.
+        own = ready.model if any(map(is_quantized, inside.modules())) else original(ready.model)
+        with torch.no_grad():
+            plain = _output(replace(subject, model=own).forward(), asked=answers)
+        seen = _output(subject.run(range(subject.last + 1)).output, asked=answers)
+        difference = float((plain - seen).abs().max())
+        return difference <= tolerance * float(plain.abs().max()), f"largest change of a logit {difference:.1e}"
+
+    def captured() -> tuple[bool, str]:
+        trace = subject.run(range(subject.last + 1))
+        worst = 0.0
+        for layer in range(subject.last + 1):
+            again = trace[layer].probabilities().to(trace[layer].v.dtype) @ trace[layer].v
+            worst = max(worst, float((again - trace[layer].o).abs().max() / trace[layer].o.abs().max()))
+        return worst <= tolerance, f"largest relative error of A·V against the model's own output {worst:.1e}"
+
+    def read_out() -> tuple[bool, str]:
+        trace = subject.run([subject.last], leaf=(subject.last, "o"))
+        g_o = trace.gradients([(subject.last, "o")])[subject.last, "o"]
+        read = trace.read()
+        said = read.start(g_o.shape[2], separate=True) * read.weights.ne(0)[..., None]
+        real, declared = g_o.abs().amax((1, 3)) > 0, said.sum(1) > 0
+        counts = f"{int(declared.sum())} rows declared, {int(real.sum())} rows reach the score"
+        return bool((real == declared).all()), counts
+
+    def batches() -> tuple[bool, str]:
+        options: dict[str, Any] = {"architecture": ready.bound.architecture, "checks": "off", "n_steps": 2}
+        last = ready.batch - 1  # of two texts the padded one
+        everyone = explain(inside, ready.inputs, target=target, **options).scores[last]
+        single = {k: v[last:] for k, v in ready.inputs.items()}
+        if ready.text is not None:  # without its padding
+            count = int(ready.text.lengths[last])
+            single, everyone = {k: v[:, :count] for k, v in single.items()}, everyone[:count]
+        alone = explain(inside, single, target=target[last:] if target else None, **options).scores[0]
+        difference = float((everyone - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
+        return difference <= tolerance, f"largest relative difference {difference:.1e}"
+
+    def ruled() -> tuple[bool, str]:
+        with torch.no_grad():
+            plain = subject.score(subject.forward(), clean=True)
+        found = propagate(subject, rules, positions=subject.bound.is_text)
+        difference = float(((found.total - plain) / plain.abs().clamp(min=1e-6)).abs().max())
+        met = sorted(found.met.items(), key=lambda item: (item[0].place, item[0].operation))
+        return difference <= tolerance, f"the score changes by {difference:.1e}\n" + "\n".join(
+            f"{one.operation} ({one.place}) × {count}: {one.rule if one.rule is not None else 'not reached'}"
+            for one, count in met
+        )
+
+    def accounted() -> tuple[bool, str]:
+        found = propagate(subject, rules)
+        account = found.account("all")
+        largest = torch.stack([v.abs() for v in account.values()]).amax(0)
+        share = float((account["unexplained"].abs() / largest).max())
+        words = ", ".join(f"{name.removeprefix('leak_')} {float(v[0]):.3g}" for name, v in account.items())
+        ill = float(found.conditioning().max()) * len(found.entries)
+        return share <= max(tolerance, ill), f"{words}; {share:.1e} of the largest unexplained"
+
+    def prepared() -> tuple[bool, str]:
+        preprocess: Any = model.preprocess if isinstance(model, LoadedModel) else None
+        colours = torch.randint(0, 256, (96, 128, 3), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        picture = Image.fromarray(colours.mul(torch.tensor([1.0, 0.6, 0.3])).to(torch.uint8).numpy())
+        x, shown = preprocess.batch([picture])
+        worst = max(float(one.error) for one in of_pictures(x, shown, preprocess))
+        mean, std = ([round(v, 3) for v in values] for values in (preprocess.mean, preprocess.std))
+        said = f"{preprocess.size[0]} x {preprocess.size[1]}, mean {mean}, deviation {std}"
+        own: Any = getattr(inside, "pretrained_cfg", None) or {}
+        same = all(
+            max(abs(float(a) - float(b)) for a, b in zip(own[k], v, strict=True)) < 1e-4
+            for k, v in (("mean", preprocess.mean), ("std", preprocess.std))
+            if own.get(k) is not None and len(own[k]) == len(v)
+        )
+        told = "" if same else f"; the model was trained with mean {own.get('mean')}, deviation {own.get('std')}"
+        return same and worst <= 0.15, f"{said}; colours are off by {worst:.1e}{told}"
+
+    attempt("declaration", declaration)
+    if isinstance(model, LoadedModel) and model.preprocess is not None and ready.text is None:
+        attempt("pictures", prepared)
+    attempt("forward unchanged", unchanged)
+    attempt("attention captured", captured)
+    attempt("readout", read_out)
+    attempt("batch = single" if ready.text is None else "padded = alone", batches)
+    name = rules if isinstance(rules, str) else "own rules"
+    attempt(f"rules: {name}", ruled)
+    attempt("account of relevance", accounted)
+    findings.append(Finding("nothing left behind", state(inside) == before, "hooks, gradients, modes, kernels"))
+    return findings
+
+
+def _tower(
+    model: nn.Module | LoadedModel, inside: nn.Module, pair: Pair, side: Side, rules: Any, given: Things | None
+) -> list[Finding]:
+    """What holds for one tower of an image–text model, compared with random features."""
+    loaded = model if isinstance(model, LoadedModel) else LoadedPair(inside)
+    try:
+        probe = tower(inside, pair, side, torch.zeros(1, 1))
+        bound = probe.architecture.bind(probe)
+        example = _example(loaded, probe, bound) if given is None else given.some(range(len(given.items)))
+        found = encoded(loaded, pair, things(example))
+    except ClewError as error:
+        return [Finding(f"{side}: declaration", False, str(error))]
+    generator = torch.Generator("cpu").manual_seed(1)
+    features = torch.randn(3, found.shape[1], generator=generator, device="cpu").to(found)
+    made = tower(inside, pair, side, features)
+    findings = doctor(replace(loaded, model=made, labels=None), example, rules=rules)
+    return [replace(one, name=f"{side}: {one.name}") for one in findings]
+
+
+def _output(output: Any, *, asked: bool = False) -> Tensor:
+    answers = answer_logits_of(output, asked=asked)
+    return torch.cat(answers, 1) if answers is not None else logits_of(output)
+
+
+def _target(ready: Prepared) -> Any:
+    """Something to explain: what is predicted, of heads over tokens at the last token of each text."""
+    if ready.bound.task != "token-classification" or ready.text is None:
+        return None
+    columns = ready.text.order.gather(1, ready.text.lengths[:, None] - 1).flatten().tolist()
+    return [Token(column) for column in columns]
+
+
+def _example(model: nn.Module | LoadedModel, inside: Any, bound: Bound) -> Any:
+    generator = torch.Generator("cpu").manual_seed(0)
+    if bound.is_text:
+        words = int(getattr(bound.patches, "num_embeddings", 100))
+        numbers = torch.randint(min(5, words - 1), words, (2, 12), generator=generator, device="cpu")
+        if bound.readout.end:
+            numbers[:, [7, 11]] = words - 1 if bound.readout.end_token_id is None else bound.readout.end_token_id
+        mask = torch.ones_like(numbers)
+        mask[1, 8:] = 0
+        return {"input_ids": numbers, "attention_mask": mask}
+    if isinstance(model, LoadedModel) and model.preprocess is not None:
+        size: Any = model.preprocess.size
+    else:
+        inside = getattr(inside, "owner", inside)
+        inside = getattr(inside, "vision_model", getattr(inside, "visual", inside))
+        size = getattr(getattr(inside, "patch_embed", None), "img_size", None)
+        size = size or getattr(getattr(inside, "config", None), "image_size", None)
+        size = size or getattr(inside, "image_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return torch.randn(2, bound.channels or 3, height, width, generator=generator, device="cpu")
+
+
+def state(model: nn.Module) -> list[Any]:
+    """Everything that a careless library would leave changed."""
+    modules: list[Any] = [
+        (len(m._forward_hooks), len(m._forward_pre_hooks), m.training)  # pyright: ignore[reportPrivateUsage]
+        for m in model.modules()
+    ]
+    parameters = [(p.requires_grad, p.grad is None) for p in model.parameters()]
+    config: Any = getattr(model, "config", None)
+    names = ("_attn_implementation", "_experts_implementation", "use_cache")
+    return [*modules, *parameters, *(getattr(config, name, None) for name in names)]

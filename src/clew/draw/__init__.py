@@ -1,0 +1,1 @@
+"""Arrays and words to pictures and pages; knows no model."""

@@ -1,0 +1,1 @@
+"""Protocols, runs, numbers and reports: which answer to trust."""

@@ -1,0 +1,305 @@
+"""`evaluate`: methods, a model and data through a published protocol, to a run that can be resumed and reported."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import weakref
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..datasets import Dataset, fingerprint, open_dataset
+from ..explaining.pair_model import LoadedPair
+from ..files.atomic import refuse_names, temporary_folder
+from ..models.architectures import find as find_architecture
+from ..models.loaded_model import LoadedModel
+from ..shapes import InputError, MissingDependency, OptionError, close_matches
+from ..validation import refuse_others, seed_of, size_of, typed, whole
+from .benchmarks import Benchmark, make
+from .engines import Engine, local, ray_engine
+from .identity import model_identity, versions
+from .manifest import FORMAT, MANIFEST, read_manifest
+from .plan import Asking, Grid, all_that_work, asked_for, expanded, identities
+from .run import Run
+from .shard import Item, Work, in_words, with_threads
+from .store import Store
+
+logger = logging.getLogger("clew")
+MOST_WORKERS = 10_000
+
+
+@typed
+def evaluate(
+    benchmark: str | Benchmark,
+    model: LoadedModel,
+    data: str | Path | Dataset,
+    *,
+    methods: Sequence[Asking] | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    zero_shot: str | None = None,
+    grid: Grid | None = None,
+    batch_size: int = 8,
+    shard_size: int | None = None,
+    seed: int = 0,
+    engine: str | Engine = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    show_progress: bool = True,
+    **options: Any,
+) -> Run:
+    """Explain each example by each method, measure, and store; what was stored before is not computed again.
+
+    Args:
+        benchmark: "segmentation", "perturbation", "flipping", "rationale" or "sanity", see `clew.benchmarks()`.
+        model: what `clew.load` returned.
+        data: a folder, a file or a name that `clew.open_dataset` opens, or what it returned.
+        methods: names, "NAME(option=value, …)", (name, options), or functions. Default: all that work on the model.
+        out: the folder to write to, or to go on in. Default: a temporary one, gone with the `Run`.
+        limit: at most so many examples.
+        data_options: further arguments of `clew.open_dataset`: kind, subset, sample, fraction, seed, …
+        zero_shot: makes a classifier of an image–text model, whose classes are the data's: a template such as
+            "a photo of a {}", or "imagenet" for that one.
+        grid: values of options to try, {"gamma_linear": (0.01, 0.05)}: each method that has them is run with all
+            combinations; `clew.chosen(run)` chooses on one half of the examples and reports on the other.
+        batch_size: examples explained at a time. `shard_size`: examples stored at a time (default: 4 batches).
+        seed: of what is drawn for each example.
+        engine: "local"; or "ray", with the `address` of a cluster and so many `workers`.
+        threads: of torch, that each example is computed with: they decide how sums are rounded, so they belong to the
+            run. Default: those that a run in `out` began with, else `torch.get_num_threads()`.
+        show_progress: a bar on the error stream.
+        **options: of the benchmark, `variant` among them.
+
+    Raises:
+        InputError: data that cannot be read or used; a folder with another run, with the differences.
+        OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
+    """
+    refuse_others({"benchmark": benchmark, "data": data}, evaluate)
+    if out is not None:
+        refuse_names(out)
+    begun = read_manifest(Path(out)) if out is not None and (Path(out) / MANIFEST).exists() else {}
+    batch_size, seed = size_of("batch_size", batch_size), seed_of("seed", seed)
+    shard_size = None if shard_size is None else size_of("shard_size", shard_size)
+    workers = None if workers is None else whole("workers", workers, 1, MOST_WORKERS)
+    threads = None if threads is None else whole("threads", threads, 1, MOST_WORKERS)
+    count = threads if threads is not None else begun.get("threads") or torch.get_num_threads()
+    protocol = make(benchmark, options) if isinstance(benchmark, str) else benchmark
+    chosen_engine = _engine(engine, address, workers, threads)
+    with with_threads(count):
+        dataset = _opened(data, limit=limit, **(data_options or {}))
+        loaded = classifier_of(model, dataset, zero_shot)
+        _fits(protocol, loaded)
+        protocol = protocol.fitted(loaded, dataset)
+        numbering = numbers_of(dataset.classes, loaded.labels)
+        work = Work(protocol, {}, batch_size, seed, numbering, count)
+        if methods is not None:
+            asked = asked_for(methods)
+        elif begun:  # all that worked when it began
+            asked = asked_for(begun.get("asked") or begun["methods"])
+        else:
+            asked = all_that_work(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
+        bases = list(asked)
+        asked, origin = expanded(asked, grid)
+        work = replace(work, methods=asked)
+        size = shard_size or 4 * batch_size
+        with _bar(show_progress) as bar:
+            bar("hashing model and data", 1)
+            manifest = {
+                "format": FORMAT,
+                "benchmark": protocol.name,
+                "version": protocol.version,
+                "protocol": protocol.options(),
+                "model": model_identity(loaded, numbering),
+                "data": {"name": dataset.name, "hash": fingerprint(dataset), "examples": len(dataset)},
+                "methods": list(asked),
+                "asked": bases,
+                "method_hashes": identities(asked),
+                "grid": {k: {"base": one.base, "values": dict(one.values)} for k, one in origin.items()} or None,
+                "seed": seed,
+                "batch_size": batch_size,
+                "shard_size": size,
+                "threads": count,
+                "versions": versions(),
+            }
+            folder = Path(out) if out is not None else temporary_folder("clew-")
+            store = Store(folder, manifest)
+            try:
+                _fill(store, work, loaded, dataset, size, chosen_engine, bar)
+            except BaseException:
+                if out is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            finally:
+                store.close()
+    run = Run(folder)
+    if out is None:
+        weakref.finalize(run, shutil.rmtree, folder, ignore_errors=True)
+    failed = run.errors
+    if failed:
+        logger.warning("%d of %d rows have no numbers; the first: %s", len(failed), run.table.num_rows, failed[0])
+    return run
+
+
+def _opened(data: str | Path | Dataset, **options: Any) -> Dataset:
+    """The data, whose examples have ids of their own."""
+    dataset = open_dataset(data, **options)
+    if not len(dataset):
+        raise InputError("the data has no examples", expected="at least one", got=dataset.name)
+    if twice := [name for name, count in Counter(dataset.ids).items() if count > 1]:
+        raise InputError("examples have ids of their own", expected="each once", got=f"twice: {twice[:3]}")
+    return dataset
+
+
+def _fill(
+    store: Store, work: Work, loaded: LoadedModel, dataset: Dataset, size: int, engine: Engine, bar: Callable[..., Any]
+) -> None:
+    """Compute the shards that are not there."""
+    starts = list(range(0, len(dataset), size))
+    there = store.done([_name_of(dataset, i) for i in range(len(dataset))])
+    wanted = [k for k in range(len(starts)) if k not in there]
+    done = bar(work.benchmark.name, len(dataset))
+    done(sum(min(size, len(dataset) - starts[k]) for k in there))
+
+    def tasks() -> Generator[tuple[int, list[Item]]]:
+        for k in wanted:
+            yield k, [_item(dataset, i) for i in range(starts[k], min(starts[k] + size, len(dataset)))]
+
+    for index, shard in engine(work, loaded, tasks(), done):
+        more = [what for what in _targets(work.benchmark) if what]
+        store.add(index, shard, work.benchmark.columns, more)
+    store.finish()
+
+
+def _targets(benchmark: Benchmark) -> list[str]:
+    """Names of the targets beyond the first one."""
+    several: Any = getattr(benchmark, "explain", ())
+    return [str(one) for one in several[1:]] if isinstance(several, tuple) else []
+
+
+def _name_of(dataset: Dataset, position: int) -> str:
+    """What an example is called in a run; file names may be no text."""
+    return dataset.ids[position].encode("utf-8", "backslashreplace").decode()
+
+
+def _item(dataset: Dataset, position: int) -> Item:
+    name = _name_of(dataset, position)
+    try:
+        return Item(position, name, dataset.read(position))
+    except (MissingDependency, OptionError):
+        raise
+    except Exception as error:
+        return Item(position, name, None, in_words(error))
+
+
+def _engine(engine: str | Engine, address: str | None, workers: int | None, threads: int | None) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    if engine not in ("local", "ray"):
+        raise OptionError(f"no engine {engine!r}", got=engine, todo=close_matches(engine, ("local", "ray")))
+    if engine == "local":
+        if any(v is not None for v in (address, workers)):
+            raise OptionError("the local engine is one process", expected="engine='ray' for workers", got="local")
+        return local
+    return ray_engine(address=address, workers=workers, threads=threads)
+
+
+# What is evaluated
+
+
+def classifier_of(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -> LoadedModel:
+    """The model that is evaluated: of an image–text model the classifier of the data's classes."""
+    if not isinstance(model, LoadedModel):  # pyright: ignore[reportUnnecessaryIsInstance]
+        todo = "LoadedModel(module, preprocess=…, tokenizer=…)"
+        raise InputError(
+            "a benchmark needs a loaded model", expected="clew.load(…)", got=type(model).__name__, todo=todo
+        )
+    if zero_shot is None:
+        if isinstance(model, LoadedPair):
+            raise OptionError(
+                "an image–text model has no classes of its own", expected="zero_shot='a photo of a {}'", got="none"
+            )
+        return model
+    if not isinstance(model, LoadedPair) or dataset.classes is None:
+        got = model.name if not isinstance(model, LoadedPair) else f"{dataset.name} without names of classes"
+        raise OptionError("zero-shot needs an image–text model and data with classes", expected="CLIP", got=got)
+    if all(re.fullmatch(r"n\d{8}", name) for name in dataset.classes):
+        todo = "name them in the data's order: data_options={'classes': 'names.txt'}"
+        raise OptionError(
+            "texts are made of words, not of WordNet ids", got=dataset.classes[0], expected="names", todo=todo
+        )
+    template = "a photo of a {}" if zero_shot == "imagenet" else zero_shot
+    return model.zero_shot(list(dataset.classes), template)
+
+
+def _fits(protocol: Benchmark, loaded: LoadedModel) -> None:
+    has = find_architecture(loaded.model).modality
+    if protocol.modality and protocol.modality != has:
+        raise InputError(
+            f"{protocol.name} is for models of {protocol.modality}s",
+            expected=protocol.modality,
+            got=f"{loaded.name}: {has}",
+        )
+
+
+def numbers_of(classes: Sequence[str] | None, labels: Sequence[str] | None) -> dict[Any, Any] | None:
+    """From a data set's labels to the model's classes: by name, else by place where both have as many.
+
+    Names are compared without case, and up to their first comma where the whole differs. None leaves labels as they
+    are; a label that the model does not have becomes None, of which the log warns.
+    """
+    if labels is None:
+        return None
+    have = [_spelled(label) for label in labels]
+    if classes is None:
+        return {name: i for i, label in enumerate(labels) for name in (label, label.lower())}
+    wanted = [_spelled(one) for one in classes]
+    if wanted == have:
+        return None
+    whole, short = _places(have), _places([name.partition(",")[0] for name in have])
+    found = {i: whole.get(name, short.get(name.partition(",")[0])) for i, name in enumerate(wanted)}
+    missing = [classes[i] for i, place in found.items() if place is None]
+    if len(wanted) == len(have) and all(place in (None, i) for i, place in found.items()):
+        return None
+    if missing:
+        some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        logger.warning("%d of %d classes of the data are no classes of the model: %s", len(missing), len(wanted), some)
+    return found
+
+
+def _spelled(label: str) -> str:
+    return label.strip().lower().replace("_", " ")
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    """Where each name stands; one that stands in several places is none."""
+    return {name: i for i, name in enumerate(names) if names.count(name) == 1}
+
+
+@contextmanager
+def _bar(show: bool) -> Generator[Callable[[str, int], Callable[[int], None]]]:
+    """A bar whose task can be set anew: `bar(what, total)` gives a function that is told how many more are done."""
+    if not show:
+        yield lambda what, total: lambda more: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def begin(what: str, total: int) -> Callable[[int], None]:
+            progress.reset(task, description=what, total=total)
+            return lambda more: progress.advance(task, more)
+
+        yield begin

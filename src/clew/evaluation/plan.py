@@ -1,0 +1,143 @@
+"""Which methods a run is asked for: names, options and functions as labels; grids; all that work on a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from ..datasets import Example
+from ..explainers import Method, find, methods, parse
+from ..explaining.explain import explain
+from ..literals import literal
+from ..models.loaded_model import LoadedModel
+from ..shapes import InputError, OptionError, close_matches, named
+from .identity import content_hash
+from .shard import Asked, Item, Work
+
+logger = logging.getLogger("clew")
+
+Asking = str | Callable[..., Any] | Method | tuple[str | Callable[..., Any] | Method, Mapping[str, Any]]
+Grid = Mapping[str, Sequence[Any]]
+
+
+def asked_for(wanted: Sequence[Asking]) -> dict[str, Asked]:
+    """Methods by what they are called in a run. Raises `OptionError` for unknown ones, and for one asked for twice."""
+    if isinstance(wanted, str):
+        wanted = [wanted]
+    found: dict[str, Asked] = {}
+    for one in wanted:
+        if isinstance(one, tuple) and not (len(one) == 2 and isinstance(one[1], Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError("a method with its options", expected="(name, {option: value})", got=named(one))
+        name, options = parse(one) if isinstance(one, str) else one if isinstance(one, tuple) else (one, {})
+        method = find(name)
+        for option in options:
+            if option not in method.options:
+                known = close_matches(option, method.options) if method.options else "it has no options"
+                raise OptionError(f"{method.name} has no option {option!r}", got=option, todo=known)
+        label = called(method.name, options)
+        if label in found:
+            raise OptionError("a method is asked for twice", expected="each once", got=label)
+        found[label] = Asked(method, dict(options))
+    if not found:
+        raise OptionError("no method to evaluate", expected="names, see clew.methods()", got="none")
+    return found
+
+
+def called(name: str, options: Mapping[str, Any]) -> str:
+    """`NAME(option=value, …)`; a value that is no literal as its type and the beginning of its hash."""
+    return f"{name}({', '.join(f'{k}={_short(v)}' for k, v in options.items())})" if options else name
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+        if len(text) <= 60 and literal(text) == value:
+            return text
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return f"<{type(value).__name__} {content_hash(value)[:8]}>"
+
+
+def identities(asked: Mapping[str, Asked]) -> dict[str, str]:
+    """What each method is, by content: a label says only what it is called."""
+    return {label: content_hash([one.method.function, dict(one.options)]) for label, one in asked.items()}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A method of a grid: what it is called without the grid's values, and those."""
+
+    base: str
+    values: Mapping[str, str]
+
+
+def expanded(asked: dict[str, Asked], grid: Grid | None) -> tuple[dict[str, Asked], dict[str, Tried]]:
+    """Every method that has an option of the grid, once for each combination, and where each comes from.
+
+    An option that was given stays as it was given. Raises `OptionError` where no method has an option, and for an
+    option without values.
+    """
+    if not grid:
+        return asked, {}
+    wrong = [
+        name
+        for name, values in grid.items()
+        if isinstance(values, str) or not (hasattr(values, "__len__") and len(values))
+    ]
+    if wrong:
+        raise OptionError(
+            "a grid has values to try", expected="a list for each option", got=f"{wrong[0]}={grid[wrong[0]]!r}"
+        )
+    found: dict[str, Asked] = {}
+    origin: dict[str, Tried] = {}
+    used: set[str] = set()
+    for label, one in asked.items():
+        names = [name for name in grid if name in one.method.options and name not in one.options]
+        used |= set(names)
+        for values in product(*(grid[name] for name in names)):
+            chosen = dict(zip(names, values, strict=True))
+            options = {**one.options, **chosen}
+            made = called(one.method.name, options) if names else label
+            found[made] = Asked(one.method, options)
+            origin[made] = Tried(label, {name: _short(value) for name, value in chosen.items()})
+    if unused := [name for name in grid if name not in used]:
+        every = {option for one in asked.values() for option in one.method.options}
+        raise OptionError(f"no method has the option {unused[0]!r}", got=unused, todo=close_matches(unused[0], every))
+    return found, origin
+
+
+def all_that_work(work: Work, loaded: LoadedModel, items: Sequence[Callable[[], Item]]) -> dict[str, Asked]:
+    """All registered methods that the model can be explained by, tried on the first example that makes a batch.
+
+    Raises `InputError` where none does, with the last reason.
+    """
+    why = "no examples"
+    for item in (make() for make in items):
+        if item.example is None:
+            why = item.error
+            continue
+        example: Example = work.numbered(item.example)
+        try:
+            reason = work.benchmark.left_out(loaded, [example])[0]
+            batch = work.benchmark.batch(loaded, [example]) if reason is None else None
+        except InputError as error:
+            why = str(error)
+            continue
+        if batch is None:
+            why = f"left out: {reason}"
+            continue
+        found: dict[str, Asked] = {}
+        for name, method in methods().items():
+            try:
+                explain(loaded, batch.inputs, method=method, **batch.more)
+            except Exception as error:
+                logger.warning("%s is left out: %s", name, str(error).partition("\n")[0])
+            else:
+                found[name] = Asked(method, {})
+        if not found:
+            raise InputError("no method works on this model", expected="at least one", todo="clew doctor MODEL")
+        return found
+    raise InputError("no example of the data can be used", expected="at least one", got=why)

@@ -1,0 +1,1 @@
+"""One page of a run: its numbers with intervals, curves, and examples."""

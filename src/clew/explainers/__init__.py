@@ -1,0 +1,121 @@
+"""The register of methods, and the decorator that adds one.
+
+A method is a function of a `Subject` and keyword-only options that returns a `Result` (or the scores alone):
+
+    @method(paper="Abnar & Zuidema 2020, eq. 1", summary="attention multiplied through the blocks")
+    def my_rollout(subject: Subject, *, start_layer: int | None = None) -> Scores: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..literals import call
+from ..registry import read_all
+from ..shapes import ClewError, OptionError, close_matches, named
+from ..subject.subject import Subject
+from ..subject.trace import Result
+from ..validation import refuse_others
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its name, source, one-line summary and options with their defaults.
+
+    `seeds`: its option `seed` may be one number for each example.
+    """
+
+    name: str
+    function: Function
+    paper: str
+    summary: str
+    seeds: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names and defaults, read from the function's signature."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def __call__(self, subject: Subject, **options: Any) -> Result:
+        """Run the method. Raises `OptionError` for an option it does not have, or of a type that it does not take."""
+        for name in options:
+            if name not in self.options:
+                known = close_matches(name, self.options) if self.options else "it has no options"
+                raise OptionError(f"{self.name} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
+        refuse_others(options, self.function, f"{self.name}: ")
+        result = self.function(subject, **options)
+        if not isinstance(result, (Result, Tensor)):
+            expected = "a tensor of scores (batch, token), or a Result"
+            raise OptionError(f"{self.name} returns no scores", expected=expected, got=type(result).__name__)
+        result = result if isinstance(result, Result) else Result(scores=result)
+        merged = {**self.options, **options, **result.options}
+        return Result(result.scores, result.pixels, merged, result.checks, result.details)
+
+
+_registered: dict[str, Method] = {}
+
+
+def method(*, paper: str, summary: str, seeds: bool = False) -> Callable[[Function], Function]:
+    """Register a function as a method under its own name. Raises `ClewError` for a name that is taken."""
+
+    def add(function: Function) -> Function:
+        name = function.__name__
+        if name in methods():
+            raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
+        _registered[name] = Method(name, function, paper, summary, seeds)
+        return function
+
+    return add
+
+
+def methods() -> dict[str, Method]:
+    """All methods, by name. The files of this folder are read on first use."""
+    read_all(__name__)
+    return dict(_registered)
+
+
+def find(method: str | Function | Method) -> Method:
+    """The method of that name, or a function as a method. Raises `OptionError` for an unknown name."""
+    if isinstance(method, Method):
+        return method
+    if callable(method):
+        name = getattr(method, "__name__", type(method).__name__)
+        return Method(name, method, "", inspect.getdoc(method) or "")
+    known = methods()
+    if not isinstance(method, str) or method not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"no method {named(method)}", got=named(method), todo=close_matches(method, known))
+    return known[method]
+
+
+def is_released(variant: str, *names: str) -> bool:
+    """Whether a method is asked for what some released code computes, rather than for the paper's method done right.
+
+    `names` are the variants that the method has (default: "beyond_intuition"). Raises `OptionError` for another.
+    """
+    names = names or ("beyond_intuition",)
+    if variant not in ("paper", *names):
+        raise OptionError("unknown variant", expected=" or ".join(("paper", *names)), got=variant)
+    return variant != "paper"
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME(key=literal, …)`, as written on the command line, to a name and its options.
+
+    Raises `OptionError` for anything else: only literals are read, nothing is run.
+    """
+    found = call(text)
+    if found is not None:
+        return found
+    raise OptionError(
+        "a method is written NAME or NAME(option=value, …)",
+        expected="for example beyond_intuition_token(start_layer=6)",
+        got=text,
+    )

@@ -1,0 +1,269 @@
+"""Layer-wise relevance propagation: relevance by a rule set, and methods made of the relevance of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..lrp.positions import Gather, with_positions
+from ..lrp.relevance import Relevance, propagate, reduced
+from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
+from ..shapes import Attn, OptionError, at_least_float32, named
+from ..subject.subject import Subject
+from ..subject.trace import Result
+from . import is_released, method
+
+Rules = str | Mapping[str, Any]
+
+
+@method(paper="Bach et al. 2015", summary="relevance by any rule set")
+def lrp(
+    subject: Subject,
+    *,
+    rules: Rules = "epsilon",
+    level: str | None = None,
+    part: str = "semantic",
+    reduction: str = "sum",
+    start: str | None = None,
+    clamp: bool | None = None,
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
+) -> Result:
+    """Relevance `R` of the score, handed back through the model by `rules` until the patches or words.
+
+    `rules`: a name in `clew.RULE_SETS`, or a dict of operations and rules. `level`: end at the embedded "token", go on
+    to the "pixel", or end at the "sequence" that enters the first block of a text, positions included. `part`: what
+    the content got ("semantic"), the positional encodings ("position"), or "all"; encodings inside the blocks (rotary,
+    biases of attention) get relevance only if they are asked for, and count by the sum of their positive entries, see
+    `pa_lrp`. `reduction` over features: "sum", which conserves, or "l2" (no pixels). `start`: relevance at the output
+    is the "score" or "one". `clamp`: negative scores become 0. Options left out are "token", "score" and False, but
+    for the named sets of released code what that code does. `gamma_linear`, `gamma_conv`: other γ in the set's gamma
+    rules.
+
+    `checks`: the account of conservation (`explained`, `relevance`, `leak_…` by cause, `unexplained`), relevance by
+    stage. `details`: `semantic`, `position`, `entering` (batch, token) and their `…_l2`; `position_by_layer` (batch,
+    layer, token). Raises `OptionError` where an operation has no rule.
+    """
+    return _lrp(subject, rules, level, part, reduction, start, clamp, gammas=(gamma_linear, gamma_conv))
+
+
+def _lrp(
+    subject: Subject,
+    rules: Rules,
+    level: str | None = None,
+    part: str = "semantic",
+    reduction: str = "sum",
+    start: str | None = None,
+    clamp: bool | None = None,
+    *,
+    positions: bool = False,
+    gather: Gather | None = None,
+    gammas: tuple[float | None, float | None] = (None, None),
+) -> Result:
+    defaults = DEFAULTS.get(rules, {}) if isinstance(rules, str) else {}
+    if gammas != (None, None):
+        rules = with_gamma(rule_set(rules)[1], *gammas)
+    text = subject.bound.is_text
+    level = level or ("token" if text else str(defaults.get("level", "token")))
+    start = start or str(defaults.get("start", "score"))
+    clamp = defaults.get("clamp", False) and level == "pixel" if clamp is None else clamp
+    _one_of("level", level, ("token", "sequence") if text else ("token", "pixel"))
+    _one_of("part", part, ("all", "semantic", "position"))
+    _one_of("reduction", reduction, ("sum",) if level == "pixel" else ("sum", "l2"))
+    _one_of("start", start, ("score", "one"))
+    gather = gather or Gather()
+    inside = positions or part != "semantic"
+    found = propagate(subject, rules, level=level, start=start, positions=inside, by_head=gather.per_head and inside)
+    options: dict[str, Any] = {"rules": found.rules, "level": level, "start": start, "clamp": clamp}
+    common: dict[str, Any] = {"options": options, "details": _details(subject, found)}
+    checks = found.checks(part)
+    if level == "pixel":
+        assert found.pixels is not None
+        pixels = torch.zeros_like(found.pixels) if part == "position" else found.pixels
+        if part != "semantic":
+            pixels = pixels + spread(found.position[:, found.prefix :].sum(-1), subject)
+        return Result(pixels=pixels.clamp(min=0) if clamp else pixels, checks=checks, **common)
+    whole = found.semantic + found.position if text else found.entering
+    scores = reduced({"all": whole, "semantic": found.semantic, "position": found.position}[part], reduction)
+    if part != "semantic" and found.by_layer() is not None:
+        scores, lost = with_positions(scores, found.inner, gather, subject.mask)
+        checks["leak_aggregation"] = lost
+        checks["relevance"] = checks["relevance"] - lost
+    return Result(scores.clamp(min=0) if clamp else scores, checks=checks, **common)
+
+
+@method(paper="Achtibat et al. 2024", summary="AttnLRP: relevance through attention by half and by Taylor expansion")
+def attn_lrp(subject: Subject, *, level: str = "token", part: str = "semantic", reduction: str = "sum") -> Result:
+    """AttnLRP with `ε → 0`: gradient × input of a model whose norms are fixed and whose products are halved.
+
+    One forward and one backward pass. `lrp(rules="gamma")` is the paper's composite for ViT. Options as in `lrp`.
+    """
+    return _lrp(subject, "attn_lrp", level, part, reduction)
+
+
+@method(paper="Ali et al. 2022", summary="CP-LRP: relevance through the values, attention held fixed")
+def cp_lrp(subject: Subject, *, level: str = "token", part: str = "semantic", reduction: str = "sum") -> Result:
+    """Conservative propagation: attention weights, gates and standard deviations count as constants. As `lrp`."""
+    return _lrp(subject, "cp_lrp", level, part, reduction)
+
+
+@method(paper="Bakish et al. 2025", summary="PA-LRP: relevance with the positional encodings' share")
+def pa_lrp(
+    subject: Subject,
+    *,
+    rules: Rules | None = None,
+    level: str | None = None,
+    part: str = "all",
+    reduction: str = "sum",
+    aggregate: str | None = None,
+    abs: bool | None = None,
+    clamp: bool | None = None,
+    per_part_norm: bool = False,
+    per_table_norm: bool = False,
+    per_head: bool = False,
+    gamma_linear: float | None = None,
+    gamma_conv: float | None = None,
+    variant: str = "paper",
+) -> Result:
+    """Relevance that enters the first sum, `z = E + P`, is split: `R_P = P R_z / (P + E)` (eq. 5), and both count.
+
+    Rotary tables get half of every product they are a factor of (eq. 7-10), biases of attention (ALiBi) their share of
+    the sum; `part="position"` or `"semantic"` gives one of them. At the level of pixels a patch's positional share is
+    spread evenly over its pixels. The default is the paper's method done right: AttnLRP's rules, nothing halved, a
+    position for each example, relevance conserved.
+
+    How the relevance `r` of rotary tables (cosines and sines of each block) becomes one number per token: `aggregate`
+    "positive" adds up positive entries (eq. 11); "sum" all entries of a table, with `abs` their absolute sums, as
+    released; "outer" the rows of `|r| |table|ᵀ` (released as `--reform`; without `abs` signs are kept). `clamp` cuts
+    negative totals (with "outer" also negative factors); at pixels negative values. `per_table_norm` divides each
+    table's numbers by their largest, `per_part_norm` those of words and of positions before they are added (released
+    without `--single-norm`). `per_head` takes heads one by one before the absolute value.
+
+    `gamma_linear`, `gamma_conv`: as in `lrp`. `variant="pa_lrp"`, images: the configuration that the released code
+    compares (`rules="pa_lrp_gamma"`, pixels, negative values cut). Texts: `aggregate="sum", abs=True`, and with
+    `per_head` the first head alone.
+    """
+    released = is_released(variant, "pa_lrp")
+    if not subject.bound.is_text:
+        rules = rules or ("pa_lrp_gamma" if released else "attn_lrp")
+        return _lrp(subject, rules, level, part, reduction, clamp=clamp, gammas=(gamma_linear, gamma_conv))
+    aggregate = aggregate or ("sum" if released else "positive")
+    _one_of("aggregate", aggregate, ("positive", "sum", "outer"))
+    gather = Gather(
+        aggregate,
+        abs=released and aggregate == "sum" if abs is None else abs,
+        clamp=bool(clamp),
+        per_part_norm=per_part_norm,
+        per_table_norm=per_table_norm,
+        per_head=per_head,
+        first_head=released,
+    )
+    gammas = gamma_linear, gamma_conv
+    found = _lrp(subject, rules or "attn_lrp", level, part, reduction, positions=True, gather=gather, gammas=gammas)
+    return replace(found, options={**found.options, "aggregate": aggregate, "abs": gather.abs, "clamp": gather.clamp})
+
+
+@method(paper="Voita et al. 2019; Chefer et al. 2021a", summary="relevance of the last block's attention")
+def partial_lrp(
+    subject: Subject, *, rules: Rules | None = None, times_gradient: bool = False, variant: str = "paper"
+) -> Result:
+    """`mean_h max(R(A_h), 0)` at the readout of the last block, `R(A) = A ⊙ (S Vᵀ)`.
+
+    `times_gradient` multiplies by `∂s/∂A` first (a released ablation). `variant="chefer"` uses the rules of the
+    released code, which double relevance at every linear layer; its `rules` are "chefer" otherwise.
+    """
+    rules = rules or ("chefer_original" if is_released(variant, "chefer") else "chefer")
+    found = propagate(subject, rules, start="one", keep_attention=True)
+    last = subject.last
+    trace = subject.run([last], leaf=(last, "o") if times_gradient else None)
+    read = trace.read()
+    cam = trace[last].probabilities(read.rows) * trace[last].attention_gradient(_of(found, last), read.rows)
+    if times_gradient:
+        g_o = trace.gradients([(last, "o")])[last, "o"]
+        cam = cam * trace[last].attention_gradient(g_o, read.rows)
+    scores = read.mean(cam.clamp(min=0).mean(1))
+    options = {"rules": found.rules}
+    return Result(trace.over_tokens(scores, last), options=options, checks=found.checks("semantic"))
+
+
+@method(paper="Chefer et al. 2021a, eq. 13-14", summary="relevance of attention times its gradient, through the blocks")
+def transformer_attribution(
+    subject: Subject,
+    *,
+    start_layer: int | None = None,
+    rules: Rules | None = None,
+    times_gradient: bool = True,
+    variant: str = "paper",
+) -> Result:
+    """`C_l = mean_h max(∂s/∂A_l ⊙ R(A_l), 0)`; `scores = readout · ∏ (I + C_l)`, rows not normalised.
+
+    Texts start at the last block by default, as released. `times_gradient=False` leaves out the gradient ("LRP
+    rollout"). `variant="chefer"`: quirks of released code for heads that average tokens or interleave features; of
+    texts, rows are normalised. `variant="beyond_intuition"`: the same, with the rules that their code uses for BERT,
+    under which relevance doubles at every linear layer. `variant="pa_lrp"`: its `attribution_with_detach`, where the
+    deviation of every norm is held fixed, in the relevance and in the gradient.
+    """
+    layers = subject.layers_from(start_layer, 0, text=subject.depth - 1)
+    released = is_released(variant, "chefer", "beyond_intuition", "pa_lrp")
+    fixed_std, normalize = variant == "pa_lrp", released and subject.bound.is_text
+    names = {"chefer": "chefer_released", "pa_lrp": "chefer_fixed_std", "beyond_intuition": "chefer_original"}
+    rules = rules or names.get(variant, "chefer")
+    found = propagate(subject, rules, start="one", keep_attention=True)
+    gradients: dict[int, Tensor] = {}
+    if times_gradient and fixed_std:
+        gradients = dict(propagate(subject, "fixed_std", keep_attention=True).attention)
+        trace = subject.run(layers)
+    else:
+        trace = subject.run(layers, leaf=(layers[0], "o") if times_gradient else None)
+        if times_gradient:
+            gradients = {k: v for (k, _), v in trace.gradients((layer, "o") for layer in layers).items()}
+
+    def relevant(A: Attn, S: Attn, *G: Attn) -> Tensor:
+        cam = A * S
+        return (G[0] * cam if G else cam).clamp(min=0).mean(1)
+
+    r = trace.start()
+    for layer in reversed(layers):
+        gradient = (_of(found, layer), *([gradients[layer]] if times_gradient else []))
+        r = trace.chain(r, layer, relevant, gradient=gradient, normalize=normalize)
+    options = {"start_layer": layers[0], "rules": found.rules}
+    return Result(r.squeeze(1), options=options, checks=found.checks("semantic"))
+
+
+def spread(patches: Tensor, subject: Subject) -> Tensor:
+    """One number per patch, (batch, patch), evenly over the patch's pixels: (batch, height, width)."""
+    (rows, columns), (height, width) = subject.grid(), subject.x.shape[-2:]
+    down, across = height // rows, width // columns
+    maps = patches.view(-1, rows, columns) / (down * across)
+    grown = maps.repeat_interleave(down, 1).repeat_interleave(across, 2)
+    missing = (0, width - grown.shape[2], 0, height - grown.shape[1])
+    return torch.nn.functional.pad(grown, missing)
+
+
+def _of(found: Relevance, layer: int) -> Tensor:
+    if layer not in found.attention:
+        raise OptionError(
+            f"these rules give the attention of block {layer} no relevance",
+            expected="rules that let relevance through the softmax's product",
+            got=found.rules,
+        )
+    return found.attention[layer]
+
+
+def _details(subject: Subject, found: Relevance) -> dict[str, Tensor]:
+    if not subject.details:
+        return {}
+    parts = {"semantic": found.semantic, "position": found.position, "entering": found.entering}
+    sums = {name: reduced(v, "sum") for name, v in parts.items()}
+    by_layer = found.by_layer()
+    inner = {} if by_layer is None else {"position_by_layer": by_layer}
+    return {**sums, **{f"{name}_l2": at_least_float32(v).norm(dim=-1) for name, v in parts.items()}, **inner}
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"unknown {name}", expected=" or ".join(choices), got=named(value))

@@ -1,0 +1,194 @@
+"""`explain`: one call from a model and its input to an attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attributions.base import Attribution
+from ..explainers import find as find_method
+from ..explainers import parse
+from ..inputs.images import refuse_strange
+from ..models.architectures import Architecture
+from ..models.forward_arguments import keeps_logits
+from ..models.loaded_model import LoadedModel
+from ..models.pair import find_pair
+from ..progress import progress_bar
+from ..seam.guest import guest
+from ..shapes import ClewError, OptionError, TargetError
+from ..subject.subject import Subject
+from ..targets.heads import head_of
+from ..targets.outputs import logits_of
+from ..targets.resolved import Target, flat, resolve, rows_of
+from ..validation import typed
+from ..verification import AsCalled
+from .assemble import Request, Settings, attribution_of
+from .pair_model import LoadedPair
+from .prepare import Prepared, prepare, unwrap
+from .similarity import Pairs
+from .windows import Windows
+
+
+@typed
+@guest()
+def explain(
+    model: nn.Module | LoadedModel,
+    inputs: Any,
+    *,
+    method: str | Callable[..., Any] = "beyond_intuition_token",
+    target: Target = None,
+    side: str | None = None,
+    score: str = "logit",
+    architecture: Architecture | None = None,
+    checks: str = "default",
+    details: bool = False,
+    normalize: str | None = None,
+    zero_cls: bool | str = False,
+    compute_dtype: torch.dtype | None = None,
+    truncate: bool = False,
+    window: int | None = None,
+    stride: int | None = None,
+    show_progress: bool = False,
+    **options: Any,
+) -> Attribution:
+    """Explain a model's output for a batch of images or texts by one method.
+
+    Args:
+        model: any supported `nn.Module` in evaluation mode, or what `clew.load` returned.
+        inputs: images as the model takes them, floats `(batch, channel, height, width)` or without batch, for a model
+            of one channel also `(batch, height, width)`, as tensor, array or a list of these; token numbers
+            `(batch, token)`, also in lists or arrays; a mapping of arguments, as a tokenizer gives it; or, for a loaded
+            model, PIL images, arrays of 8 bits `(height, width, 3)` in RGB order, strings, pairs of strings (question,
+            context), lists of words, or a chat, a list of messages {"role": …, "content": …}; single or in a list.
+        method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
+        target: None (the predicted class, next token or answer; of an embedding its norm), an index, a label,
+            `Contrast(a, b)`, of texts also `Span(…)` and `Token(…)`, one of these per example, or a callable
+            `output -> Tensor[batch]`. `Each(a, b)` of images: a result for each, one after the other. Image–text
+            models: `Similarity(…)`, words that mean it, or `Contrast` of two texts or images.
+        side: of image–text models, whether to explain the "image", the "text" or "both"; default: the input's side.
+        score: explain the logit, the probability or the log-probability of the target. A probability is a softmax over
+            the classes; labels that do not exclude each other (`config.problem_type`) and an only output have a sigmoid
+            each; `checks["probability"]` says which. A regression has none.
+        architecture: a declaration to use instead of the registered one.
+        checks: "default" verifies each step against something independent of it: the model called as you call it (once
+            per model and input shape), its own attention output, gradients, the rows that its head reads, padding, the
+            score, where scores are placed; "full" calls the model every time; "off" verifies nothing.
+        details: keep the method's intermediate results in `Attribution.details`.
+        normalize: "minmax" or "max" over the patches of each example, as the papers' code does, and of methods that
+            give pixels over the pixels, too, so that scores and heatmap have that range each; default: raw scores.
+        zero_cls: set the score of the first token (CLS, BOS) to 0, or with "min" to the least score.
+        truncate: cut strings to the model's positions; `checks` says how much was cut.
+        window, stride: explain windows of `window` tokens, one every `stride` (default: half a window), as one text;
+            texts for classifiers only. Scores are means over the windows that hold a token.
+        compute_dtype: `torch.float64` explains a copy of the model in double precision; the model stays as it is.
+        show_progress: show a progress bar along paths.
+        **options: options of the method, see `clew.methods()[name].options`.
+
+    Raises:
+        CheckFailed: the result would be wrong; says what disagrees with what, and by how much.
+        ClewError: another subclass that says what was expected, what came, and what to do.
+    """
+    refuse_strange(inputs)
+    refuse_strange(target, "the target")
+    if isinstance(method, str) and "(" in method:  # as tables and the command line write it
+        method, own = parse(method)
+        options = own | options
+    chosen = find_method(method)
+    settings = Settings(checks, details, normalize, zero_cls)
+    more: dict[str, Any] = {"method": method, "score": score, "checks": checks, "details": details}
+    more |= {"compute_dtype": compute_dtype, "show_progress": show_progress, **options}
+    module = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    pair = find_pair(module) if architecture is None else None
+    if pair is not None:
+        if window is not None or score != "logit":
+            todo = "for probabilities explain model.zero_shot(classes)"
+            raise OptionError("an image–text model takes neither score nor window", expected="logit", todo=todo)
+        more |= {"normalize": normalize, "zero_cls": zero_cls, "truncate": truncate}
+        found = model if isinstance(model, LoadedModel) else LoadedPair(module, name=type(module).__name__)
+        return Pairs(explain, pair, more).of(replace(found, model=module), inputs, target, side)
+    if side is not None:
+        todo = "leave side out; `clew.load` an image–text model"
+        raise OptionError("only image–text models have sides", expected="CLIP and its kin", got=side, todo=todo)
+    if window is not None:
+        more["architecture"] = architecture
+        return Windows(explain, window, stride, more, settings).of(model, inputs, target)
+    with progress_bar(chosen.name, show_progress) as progress:
+        ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)
+        subject = subject_of(ready, target, score, details=details, progress=progress, verify=checks != "off")
+        if ready.text is None:
+            subject.grid()  # a declaration that does not fit is told before anything runs
+        result = chosen(subject, **options)
+        if subject.target is None:
+            with torch.no_grad():
+                subject.score(subject.forward(), clean=True)
+        tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
+        call = AsCalled(module, inputs, tokenizer, truncate)
+        return attribution_of(ready, subject, chosen.name, result, settings, Request(call, target, options))
+
+
+def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **more: Any) -> Subject:
+    """What a method gets: a prepared model and batch, with its target. Raises `TargetError` where that does not fit."""
+    text, task = ready.text, ready.bound.task
+    each = flat(target, ready.batch)[1]
+    if text is not None and each > 1:
+        raise TargetError("texts take one target at a time", expected="a target for each text", got=target)
+    per_row = not callable(target) or isinstance(target, Tensor)
+    rows = slots = None
+    kept = torch.empty(0)
+    if text is not None and task != "classification":
+        rows = rows_of(target, text, task)
+    constant: dict[str, Any] = {}
+    if rows is not None and task in ("causal-lm", "token-classification"):
+        slots = rows
+        if task == "causal-lm" and keeps_logits(ready.model):  # a large vocabulary for every token is not needed
+            kept = rows[rows >= 0].unique()
+            constant["logits_to_keep"] = kept.to(ready.device)
+
+    head, batch, labels = head_of(ready.model, task), ready.batch, ready.labels
+
+    def fix(output: Any) -> Any:
+        places = slots
+        if places is not None and "logits_to_keep" in constant and _logits_given(output) == len(kept):
+            places = torch.where(places >= 0, torch.searchsorted(kept, places.clamp(min=0)), -1)
+        more: dict[str, Any] = {"text": text, "rows": rows, "slots": places, "answers": task == "question-answering"}
+        return resolve(target, output, batch, labels, score, head=head, **more)
+
+    subject = Subject(
+        ready.model,
+        ready.bound,
+        ready.inputs,
+        fix,
+        per_row=per_row,
+        precise=ready.precise,
+        mask=None if text is None or text.fills else text.arranged(text.mask),
+        target_rows=rows,
+        constant=constant,
+        each=each,
+        **more,
+    )
+    if rows is None and ready.bound.readout.by_target and not per_row:
+        subject.target_rows = _rows_reached(subject)
+    return subject
+
+
+def _logits_given(output: Any) -> int | None:
+    """For how many tokens the output has logits: a `forward` may not hand on which it is asked for."""
+    try:
+        found = logits_of(output)
+    except ClewError:
+        return None
+    return found.shape[1] if found.ndim == 3 else None
+
+
+def _rows_reached(subject: Subject) -> Tensor:
+    """Rows of the last attention that reach a score of which nothing is known, (batch, row) with -1 for none."""
+    last = subject.last
+    trace = subject.run([last], leaf=(last, "o"))
+    reached = trace.gradients([(last, "o")])[last, "o"].abs().amax((1, 3)) > 0
+    found = [row.nonzero().flatten().tolist() or [0] for row in reached]
+    longest = max(map(len, found))
+    return torch.tensor([rows + [-1] * (longest - len(rows)) for rows in found])

@@ -1,0 +1,187 @@
+"""Attributions of generated text: which earlier tokens each token that a model wrote goes back to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..attributions.base import Attribution
+from ..attributions.saved_fields import Saved
+from ..attributions.text import TextAttribution
+from ..draw.generation_html import generation_fragment, generation_page, generation_png
+from ..draw.text_html import Piece, terminal
+from ..files.json_files import Number
+from ..inputs.images import refuse_strange
+from ..inputs.token_texts import BROKEN
+from ..models.loaded_model import LoadedModel
+from ..progress import progress_bar
+from ..shapes import InputError
+from ..targets import Span
+from ..validation import size_of, typed, whole
+from .explain import explain
+from .prepare import unwrap
+from .prepare_text import check_length, check_numbers
+from .prompts import device_of, generated, read_prompt, with_answer
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GenerationAttribution(Attribution):
+    """A matrix: `scores` (output, input) of one method for each generated token, over all tokens before it.
+
+    `tokens` are those of the prompt and the answer, of which the first `prompt` are the prompt's; row `i` explains
+    token `prompt + i`. Tokens from there on have 0. Together they are the text: a character of several tokens stands at
+    the first of them, and the others are empty.
+    """
+
+    input_ids: Tensor
+    tokens: Sequence[str]
+    prompt: int
+
+    kind: ClassVar[str] = "generation"
+    tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The generated tokens."""
+        return self.tokens[self.prompt :]
+
+    def total(self) -> Tensor:
+        """Scores of the whole answer, (input,): the sum over generated tokens."""
+        return self.scores.sum(0)
+
+    def to_html(self) -> str:
+        """One self-contained page: choose a generated token and see what it goes back to, or read the matrix."""
+        facts = {k: v for k, v in self.facts(0).items() if k != "target"}
+        return generation_page(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy(), facts)
+
+    def to_png(self) -> bytes:
+        """The matrix as a picture."""
+        return generation_png(self.tokens, self.prompt, self.scores.float().cpu().numpy())
+
+    def to_rich(self, example: int = 0) -> Any:
+        """The text in colours for one generated token, as `rich` prints it on a terminal."""
+        scores = self.scores[example].tolist()
+        scored = [Piece(t, s, False, (i,)) for i, (t, s) in enumerate(zip(self.tokens, scores, strict=True))]
+        return terminal(scored[: self.prompt + example])
+
+    def _repr_html_(self) -> str:
+        return generation_fragment(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy())
+
+    def _repr_png_(self) -> bytes:
+        return self.to_png()
+
+    def shape_in_words(self) -> str:
+        """How large the matrix is."""
+        return f"over {self.scores.shape[1]} tokens"
+
+    def writers(self) -> dict[str, Any]:
+        """What makes the content of a file, by suffix."""
+        return {".html": self.to_html, ".png": self.to_png, **super().writers()}
+
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"input_ids": self.input_ids}, {"tokens": list(self.tokens), "prompt": self.prompt}
+
+    @classmethod
+    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+        names, prompt = saved.value("tokens", [str]), saved.value("prompt", Number(whole=True, least=1))
+        if len(names) != tokens:
+            raise saved.wrong("tokens", f"{tokens} names", len(names))
+        if prompt + batch != tokens:
+            raise saved.wrong("prompt", f"{tokens - batch}, so that each token behind it has a row", prompt)
+        return {"input_ids": saved.tensor("input_ids", "whole", (tokens,)), "tokens": names, "prompt": prompt}
+
+
+MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
+
+
+@typed
+def explain_generation(
+    model: nn.Module | LoadedModel,
+    prompt: Any,
+    *,
+    max_new_tokens: int = 50,
+    answer: Any = None,
+    method: str = "attn_lrp",
+    score: str = "logit",
+    batch_size: int = 8,
+    show_progress: bool = False,
+    **options: Any,
+) -> GenerationAttribution:
+    """Let a language model go on after a prompt, and explain each token that it wrote.
+
+    Args:
+        model: a causal language model, or what `clew.load` returned.
+        prompt: a string or messages of a chat (for a loaded model), token numbers (token,) or (1, token), or what a
+            tokenizer returned for one text. What a tokenizer adds at the end of a text is left out.
+        max_new_tokens: how many tokens to write at most (up to 10,000), greedily; fewer where the model ends its text.
+            The token that ends it is no part of the answer.
+        answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
+            together with those of the prompt; a token that has characters of both is the answer's.
+        method, score, **options: as in `explain`.
+        batch_size: how many of the tokens are explained at a time.
+        show_progress: show a progress bar.
+
+    Raises:
+        InputError: an empty prompt, several prompts, or a model that does not generate.
+        ClewError: as in `explain`.
+    """
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, MOST_TOKENS)
+    batch_size = size_of("batch_size", batch_size)
+    refuse_strange(prompt, "the prompt")
+    refuse_strange(answer, "the answer")
+    tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
+    module = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    written, device = read_prompt(prompt, module, tokenizer), device_of(module)
+    check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+    words: Any = getattr(module, "get_input_embeddings", lambda: None)()
+    check_numbers(torch.tensor(written.ids), words)
+    if answer is None:
+        written.ids = [*written.ids, *generated(module, written, max_new_tokens, device)]
+    else:
+        written = with_answer(prompt, answer, written, tokenizer)
+        check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+    first, count = written.prompt, len(written.ids)
+    if count <= first:
+        got = "none" if answer is not None else "the model ended the text at once"
+        raise InputError("there is no generated token to explain", expected="at least one", got=got)
+    if first < 1:
+        raise InputError("the first token is not predicted from anything", expected="a prompt of a token", got="none")
+    parts: list[Attribution] = []
+    with progress_bar("explaining tokens", show_progress, count - first) as update:
+        for place in range(first, count, batch_size):
+            places = range(place, min(place + batch_size, count))
+            shown = written.inputs(places[-1] + 1, len(places), device)  # what comes later cannot matter
+            spans = [Span(p, p + 1) for p in places]
+            parts.append(explain(model, shown, method=method, target=spans, score=score, **options))
+            if update is not None:
+                update(places[-1] + 1 - first, count - first)
+    tokens = written.strings(tokenizer, module)
+    joined = cast(TextAttribution, Attribution.concatenate(parts))
+    scores = torch.nn.functional.pad(joined.scores, (0, count - joined.scores.shape[1]))
+    columns = torch.arange(count, device=scores.device)
+    return GenerationAttribution(
+        all_scores=scores.masked_fill(columns >= columns[first:, None], 0.0),
+        input_ids=torch.tensor(written.ids),
+        tokens=tokens,
+        prompt=first,
+        method=joined.method,
+        options=joined.options,
+        target=_names(joined.target, tokens[first:]),
+        score=joined.score,
+        checks={**joined.checks, **written.checks},
+        provenance=joined.provenance,
+    )
+
+
+def _names(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """What was explained, token by token: of a part of a character that character."""
+    found: list[str] = []
+    character = ""
+    for name, token in zip(names, tokens, strict=True):
+        character = token or character
+        found.append(character or name if BROKEN in name else name)
+    return found

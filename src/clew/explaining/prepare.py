@@ -1,0 +1,229 @@
+"""Check a model and its inputs before anything runs, and bring them together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..draw.plots import Picture
+from ..inputs.images import batch_of, checked, described, holds_pictures, items_of, pil_images, refuse_labels
+from ..inputs.preprocessing import picture_of
+from ..inputs.texts import TextBatch
+from ..models.architectures import Architecture, Bound
+from ..models.architectures import find as find_architecture
+from ..models.forward_arguments import copied
+from ..models.loaded_model import LoadedModel
+from ..seam.quantized import is_quantized
+from ..seam.twin import twin
+from ..shapes import InputError, UnknownArchitecture
+from ..targets.heads import by_number, names_of
+from .prepare_text import text_inputs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be explained on a batch: what `subject` needs, and what drawing needs."""
+
+    model: nn.Module
+    bound: Bound
+    inputs: dict[str, Any]
+    labels: Sequence[str] | None
+    name: str
+    precise: bool
+    pictures: Sequence[Picture] = ()
+    text: TextBatch | None = None
+    preprocess: Any = None  # what made the model's input of pictures, if something did
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return next(v.device for v in self.inputs.values() if isinstance(v, Tensor))
+
+    @property
+    def batch(self) -> int:
+        """Number of examples."""
+        return len(self.pictures) if self.text is None else len(self.text.input_ids)
+
+
+def prepare(
+    model: nn.Module | LoadedModel,
+    inputs: Any,
+    architecture: Architecture | None = None,
+    compute_dtype: torch.dtype | None = None,
+    *,
+    truncate: bool = False,
+) -> Prepared:
+    """Check a model and its inputs, and bring the inputs to the model's device and dtype.
+
+    With a `compute_dtype` other than its own, a copy of the model takes its place; in float64 its casts are left out.
+    `truncate` cuts texts to the model's positions.
+    """
+    loaded = model if isinstance(model, LoadedModel) else None
+    module = unwrap(loaded.model if loaded is not None else model)
+    if any(part.training for part in module.modules()):
+        training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+        raise InputError(
+            f"{type(module).__name__} is in training mode, so dropout makes every pass different",
+            expected="a model in evaluation mode",
+            got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
+            todo="call model.eval()",
+        )
+    if compute_dtype is not None:
+        module = in_dtype(module, compute_dtype)
+    module = twin(module)
+    bound = (architecture or find_architecture(module)).bind(module)
+    pictures: Sequence[Picture] = ()
+    text: TextBatch | None = None
+    if bound.is_text:
+        tokenizer = loaded.tokenizer if loaded is not None else None
+        tensors, text = text_inputs(inputs, module, bound, tokenizer, truncate=truncate)
+    else:
+        tensors, pictures = _as_tensors(inputs, loaded, bound.architecture.input_name or "", bound.channels)
+    like = _like(bound.patches, module)
+    moved = {name: _moved(value, like) for name, value in tensors.items()}
+    name = loaded.name if loaded is not None else type(module).__name__
+    labels = by_number(loaded.labels) if loaded is not None else names_of(getattr(module, "config", None))
+    if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
+        labels = None
+    made = loaded.preprocess if loaded is not None and text is None and holds_pictures(inputs) else None
+    return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
+
+
+def _like(*modules: nn.Module) -> Tensor:
+    """A tensor where inputs go, and in their precision: as the first parameter of floats, or if its weights are kept
+    elsewhere, where accelerate's hooks say that it runs. Raises `InputError` for a model without weights."""
+    first = next((p for m in modules for p in m.parameters() if p.is_floating_point()), torch.empty(0))
+    if first.device.type != "meta":
+        return first
+    hooks = (vars(part).get("_hf_hook") for m in modules for part in m.modules())
+    parts = (part for hook in hooks if hook is not None for part in getattr(hook, "hooks", (hook,)))
+    devices = (getattr(part, "execution_device", None) for part in parts)
+    device = next((d for d in devices if d is not None), None)
+    if device is None:
+        raise InputError(
+            f"{type(modules[-1]).__name__} is on the meta device: it has shapes, but no numbers",
+            expected="a model with its weights",
+            got="parameters on the device meta",
+            todo="load the weights, or let accelerate offload them (device_map, cpu_offload, disk_offload)",
+        )
+    return torch.empty(0, dtype=first.dtype, device=torch.device(device))
+
+
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself if it is in that precision, else a copy. Raises `InputError` for what cannot be copied so."""
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise InputError("no dtype to compute in", expected="torch.float64 or another float", got=dtype)
+    if any(is_quantized(part) for part in module.modules()):
+        raise InputError(
+            "a quantised model is explained in its own precision",
+            expected="compute_dtype=None",
+            got=dtype,
+            todo="leave compute_dtype out, or load the model without quantize",
+        )
+    same = all(p.dtype == dtype for p in module.parameters() if p.is_floating_point())
+    return module if same else copy.deepcopy(module).to(dtype)
+
+
+def _moved(value: Any, like: Tensor) -> Any:
+    """An input on the model's device, floats in its dtype, free of any graph; what is no tensor as it is."""
+    if not isinstance(value, Tensor):
+        return copied(value, like=like)  # a cache
+    moved = value.to(like.device, like.dtype if value.is_floating_point() else None)
+    return moved.clone() if moved.is_inference() else moved.detach()
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The module inside `torch.compile`, `DataParallel` and the like."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module  # pyright: ignore[reportUnknownMemberType]
+        if inner is None:
+            break
+        model = inner
+    if not isinstance(model, nn.Module):
+        raise InputError("this is no model", expected="a torch.nn.Module or a model from clew.load", got=type(model))
+    return model
+
+
+def encoder_inputs(model: LoadedModel, inputs: Any, *, is_text: bool, truncate: bool = False) -> dict[str, Any]:
+    """What a tower encodes, whether its insides are known or not. Raises `InputError` as `prepare` does."""
+    try:
+        bound = find_architecture(model.model).bind(model.model)
+    except UnknownArchitecture:  # it is only compared with
+        bound = None
+    if is_text:
+        tensors = text_inputs(inputs, model.model, bound, model.tokenizer, truncate=truncate)[0]
+    else:
+        tensors = _as_tensors(inputs, model, "pixel_values", None if bound is None else bound.channels)[0]
+    like = _like(model.model)
+    return {name: _moved(value, like) for name, value in tensors.items()}
+
+
+def _as_tensors(
+    inputs: Any, loaded: LoadedModel | None, name: str, channels: int | None
+) -> tuple[dict[str, Any], Sequence[Picture]]:
+    if isinstance(inputs, Mapping):
+        given = _of_mapping(inputs, name, channels)
+        main = next(iter(given.values()))
+        return given, [picture_of(image) for image in main]
+    if not holds_pictures(inputs):
+        batch = batch_of(inputs, channels)
+        _reject_nan(batch)
+        return {name: batch}, [picture_of(image) for image in batch]
+    if loaded is None or loaded.preprocess is None:
+        refuse_labels(items_of(inputs))
+        arrays = not isinstance(items_of(inputs)[0], Image.Image)
+        kind = "raw pictures" if arrays else "PIL images"
+        raise InputError(
+            f"{kind} need the model's own preprocessing",
+            expected="a model from clew.load, or floats (batch, channel, height, width), normalised for the model",
+            got=described(inputs),
+            todo=f"load the model with clew.load{', and pass them in RGB order (cv2 has BGR)' if arrays else ''}, or "
+            "preprocess the images yourself",
+        )
+    images = pil_images(inputs, channels)
+    made = loaded.preprocess if channels is None else loaded.preprocess.with_channels(channels)
+    batch, pictures = made.batch(images)
+    _reject_nan(batch)
+    return {name: batch}, pictures
+
+
+def _of_mapping(inputs: Mapping[Any, Any], name: str, channels: int | None) -> dict[str, Any]:
+    """Arguments of the model, the images first, arrays as tensors."""
+    given = {str(k): v for k, v in inputs.items() if v is not None}
+    first = next((k for k, v in given.items() if isinstance(v, (Tensor, np.ndarray))), None)
+    key = name if name in given else first
+    main = given.pop(key) if key is not None else None
+    if isinstance(main, (list, tuple)) and main and all(isinstance(i, (Tensor, np.ndarray)) for i in main):
+        batch = batch_of(main, channels)  # as a processor gives them without return_tensors
+    elif isinstance(main, (Tensor, np.ndarray)):
+        batch = checked(torch.as_tensor(main), channels, main)
+    else:
+        found = {k: type(v).__name__ for k, v in inputs.items()}
+        raise InputError("a mapping of inputs holds the images as a tensor", expected=name or "a tensor", got=found)
+    _reject_nan(batch)
+    others = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+    return {str(key): batch, **others}
+
+
+def _reject_nan(x: Tensor) -> None:
+    """Raise `InputError` where an input holds NaN or infinity."""
+    if bool(x.sum().isfinite()):  # one pass; a sum may also overflow, so look closer where it is not finite
+        return
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        rows = sorted(set(bad.flatten(1).any(1).nonzero().flatten().tolist()))
+        raise InputError(
+            "the input holds NaN or infinite values",
+            expected="finite numbers",
+            got=f"{int(bad.sum())} of {x.numel()}, in examples {rows[:8]}",
+            todo="look at how the input was made (a division by a zero standard deviation is the usual cause)",
+        )

@@ -1,0 +1,237 @@
+"""Prompts and answers as one row of tokens, and what a model writes after a prompt."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..inputs.encodings import BOOKKEEPING, Row, decoder, encoded, tokenized
+from ..inputs.texts import read_mask
+from ..inputs.token_ids import Tokenizer, numbers_of, special_ids
+from ..inputs.token_texts import in_text, spelled
+from ..models.forward_arguments import takes
+from ..shapes import InputError, named
+from .padding import seen_padding
+from .prepare_text import NUMBERS
+
+_TAKEN = "a string, messages of a chat, token numbers of one text, or what a tokenizer returned for it"
+
+# Settings of generation that would make anything but one sequence, a token at a time, ended by the model: as they are
+# where nobody set them.
+_UNSET = (
+    "max_length", "min_length", "min_new_tokens", "max_time", "stop_strings", "early_stopping", "num_beam_groups",
+    "penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "temperature", "top_k", "top_p", "min_p", "top_h",
+    "typical_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty", "length_penalty", "guidance_scale", "constraints",
+    "force_words_ids", "watermarking_config", "token_healing", "cache_implementation", "prefill_chunk_size",
+)  # fmt: skip
+
+
+@dataclass
+class Written:
+    """Token numbers of a prompt and what comes after it: the first `prompt` are the prompt's.
+
+    `text` and `spans`: characters, as far as they are known. `types`: token types of the prompt. `checks` say what was
+    left out.
+    """
+
+    ids: list[int]
+    prompt: int
+    text: str = ""
+    spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    types: list[int] | None = None
+    checks: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def inputs(self, stop: int, copies: int, device: torch.device) -> dict[str, Tensor]:
+        """The first tokens as a batch of copies, as `explain` takes them."""
+        ids = torch.tensor(self.ids[:stop], device=device).expand(copies, -1)
+        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.types is not None:  # as generation goes on with the last type
+            types = (self.types + self.types[-1:] * len(self.ids))[:stop]
+            found["token_type_ids"] = torch.tensor(types, device=device).expand(copies, -1)
+        return found
+
+    def strings(self, tokenizer: Tokenizer | None, model: nn.Module) -> list[str]:
+        """What each token looks like: together they are the text."""
+        if tokenizer is None:
+            return [f"{i} " for i in self.ids]
+        special = special_ids(model, tokenizer)
+        decode = decoder(tokenizer)
+        whole = spelled(self.ids, decode, special)
+        known = len(self.spans)
+        if not known:
+            return whole
+        marked = [i in special for i in self.ids]
+        names = [decode([i]) for i in self.ids[:known]]
+        return in_text(self.text, self.spans, names, marked[:known], len(self.text)) + whole[known:]
+
+
+def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> Written:
+    """A prompt as token numbers, without padding, and without what a tokenizer adds at the end of a text.
+
+    Raises `InputError` for what is no prompt, and for several.
+    """
+    if isinstance(prompt, str) and not prompt.strip():
+        raise InputError("the prompt is empty", expected="words to go on from", got=repr(prompt))
+    if isinstance(prompt, str) and tokenizer is None:
+        raise InputError("a string needs the model's tokenizer", expected="a model from clew.load", got=prompt[:60])
+    try:
+        found = encoded(prompt, model, tokenizer, goes_on=True)
+    except InputError as error:
+        raise InputError("this is no prompt", expected=_TAKEN, got=f"{type(prompt).__name__}: {error}") from error
+    if found.kind == "pairs":
+        raise InputError("this is no prompt", expected=_TAKEN, got="a pair of texts")
+    values = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in found.values.items()}
+    ids: Tensor = values["input_ids"]
+    if ids.ndim != 2 or len(ids) != 1 or ids.dtype not in NUMBERS or not ids.numel():
+        got = f"{ids.dtype} of shape {tuple(ids.shape)}" if ids.ndim != 2 or len(ids) == 1 else f"{len(ids)} prompts"
+        raise InputError("this is no prompt", expected=_TAKEN, got=got)
+    checks = dict(found.checks)
+    usual = ("input_ids", "attention_mask", "token_type_ids", *BOOKKEEPING)
+    more = [k for k in values if k not in usual]
+    if more:
+        raise InputError(
+            "a prompt is tokens and their mask",
+            expected="input_ids, attention_mask, token_type_ids",
+            got=", ".join(values),
+            todo=f"leave out {', '.join(more)}",
+        )
+    mask = read_mask(values.get("attention_mask"), ids)
+    if "attention_mask" not in values:
+        mask, told = seen_padding(values, ids, model, tokenizer, takes(model), found.kind)
+        checks |= told
+    columns: list[int] = mask[0].nonzero().flatten().tolist()
+    if found.kind != "numbers" and tokenizer is not None:
+        kept = columns[: len(columns) - _behind(Row({k: v[0].tolist() for k, v in values.items()}, "", []))]
+        if len(kept) < len(columns):
+            ends = str(tokenizer.decode([int(ids[0, c]) for c in columns[len(kept) :]]))
+            said = f"{ends} at the end of the prompt, which goes on"
+            checks["left_out"] = f"{checks['left_out']}; {said}" if "left_out" in checks else said
+        columns = kept
+    types: Any = values.get("token_type_ids")
+    offsets: Any = values.get("offset_mapping")
+    numbers: list[int] = ids[0].tolist()
+    return Written(
+        ids=[numbers[c] for c in columns],
+        prompt=len(columns),
+        text=found.texts[0] if found.texts else "",
+        spans=[] if offsets is None or not found.texts else [tuple(offsets[0, c].tolist()) for c in columns],
+        types=None if types is None or not bool(types.any()) else [int(types[0, c]) for c in columns],
+        checks=checks,
+    )
+
+
+def _behind(row: Row) -> int:
+    """How many tokens the tokenizer added behind a text."""
+    added = row.added
+    return next((i for i, one in enumerate(reversed(added)) if not one), len(added)) if not all(added) else 0
+
+
+def with_answer(prompt: Any, answer: Any, start: Written, tokenizer: Tokenizer | None) -> Written:
+    """Prompt and answer: words are tokenised together with the prompt's, so that its tokens are those of the whole
+    text; a token that has characters of both is the answer's. Raises `InputError` for what is no answer."""
+    if not isinstance(answer, str):
+        try:
+            numbers = torch.as_tensor(answer).flatten()
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError("this is no answer", expected="words, or token numbers", got=named(answer)) from error
+        if numbers.numel() and (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool):
+            raise InputError("this is no answer", expected="words, or token numbers", got=f"{numbers.dtype}")
+        start.ids = [*start.ids, *map(int, numbers.tolist())]
+        return start
+    if tokenizer is None:
+        raise InputError(
+            "an answer in words needs the model's tokenizer", expected="a model from clew.load", got="none"
+        )
+    if not start.text:  # token numbers, which stay what they are
+        start.ids = [*start.ids, *_after(start.ids, answer, tokenizer)]
+        return start
+    return _together(start, answer, tokenizer, add=isinstance(prompt, str))
+
+
+def _together(start: Written, answer: str, tokenizer: Tokenizer, *, add: bool) -> Written:
+    text = start.text + answer
+    row = tokenized(text, tokenizer, add=add)
+    count = len(row.ids) - _behind(row)
+    ids = row.ids[:count]
+    if "offset_mapping" in row.values:
+        spans: list[tuple[int, int]] = [(a, b) for a, b in row.values["offset_mapping"][:count]]
+        first = next((i for i, (a, b) in enumerate(spans) if a < b and b > len(start.text)), count)
+    else:  # up to where the tokens of the prompt alone are the same
+        spans = []
+        first = next((i for i, (a, b) in enumerate(zip(ids, start.ids, strict=False)) if a != b), len(start.ids))
+    return Written(ids, min(first, count), text, spans, None, start.checks)
+
+
+def _after(ids: list[int], answer: str, tokenizer: Tokenizer) -> list[int]:
+    """Tokens of words that come after others whose tokens are fixed, without a space that is not there."""
+
+    def alone(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    for before in (str(tokenizer.decode(ids, skip_special_tokens=True)), ".", "\n", "a"):
+        own, both = alone(before), alone(before + answer)
+        tail = own == both[: len(own)] and (len(before) < 2 or own == ids[len(ids) - len(own) :])
+        if own and tail:
+            return both[len(own) :]
+    return alone(answer)
+
+
+# What the model writes
+
+
+def generated(model: Any, start: Written, count: int, device: torch.device) -> list[int]:
+    """What the model writes after a prompt: greedily, whatever its own settings are. The token that ends the text is no
+    part of it. Raises `InputError` for models that do not write."""
+    if not hasattr(model, "generate"):
+        raise InputError("this model does not generate", expected="a causal language model", got=type(model).__name__)
+    own: Any = getattr(model, "generation_config", None)
+    config = getattr(model, "config", None)
+    pads = numbers_of(own, "pad") or numbers_of(config, "pad")
+    settings: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "pad_token_id": min(pads, default=0)}
+    ends = numbers_of(config if own is None else own, "eos")
+    if own is not None:  # a copy of the model that shares everything but these settings
+        model = copy.copy(model)
+        model.generation_config = _greedy(own, settings)
+        settings = {"generation_config": model.generation_config}
+    given = start.inputs(len(start.ids), 1, device)
+    try:
+        with torch.no_grad():
+            found: Any = model.generate(given.pop("input_ids"), **given, **settings)
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise InputError(
+            f"{type(model).__name__} cannot write after this prompt",
+            expected="a model whose generate() goes on greedily",
+            got=error,
+            todo="correct model.generation_config, or pass what it wrote: answer=…",
+        ) from error
+    found = found if isinstance(found, Tensor) else getattr(found, "sequences", found)
+    ids = [int(i) for i in cast(Tensor, found)[0].tolist()][len(start.ids) :]
+    return ids[:-1] if ids and ids[-1] in ends else ids
+
+
+def _greedy(own: Any, settings: dict[str, Any]) -> Any:
+    """A model's settings without those that would make anything but one sequence."""
+    found, unset = copy.deepcopy(own), type(own)()
+    outputs = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    values = {name: getattr(unset, name) for name in _UNSET if hasattr(unset, name)}
+    values |= {name: False for name in outputs if hasattr(unset, name)}
+    for name, value in {**values, "num_beams": 1, "num_return_sequences": 1, **settings}.items():
+        setattr(found, name, value)
+    return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model wants its inputs: where its first weights are, or for weights that are put there only for each call
+    where their hook puts them."""
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            return parameter.device
+    for module in model.modules():
+        device: Any = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return torch.device("cpu")

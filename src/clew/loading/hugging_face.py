@@ -1,0 +1,365 @@
+"""Models of Hugging Face: image classifiers, and models of text with their tokenizers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..files.json_files import kind, read_object
+from ..inputs.preprocessing import Backend, Preprocess
+from ..inputs.preprocessor_config import height_width
+from ..models.checkpoints import Weights, fit_names, read_weights, refused
+from ..models.hub import announce, not_fetched
+from ..models.loaded_model import LoadedModel
+from ..models.model_files import Stored, check_configuration, no_foreign_code, rehearse, runs_no_code, stored
+from ..models.pair import find_pair, pairs
+from ..seam.quantized import never_repacked
+from ..shapes import LoadError
+from ..targets.heads import names_of
+
+logger = logging.getLogger("clew")
+
+# What a model's class ends in, by task, and the automatic class that loads it.
+TASKS = {
+    "image-classification": ("ForImageClassification", "AutoModelForImageClassification"),
+    "classification": ("ForSequenceClassification", "AutoModelForSequenceClassification"),
+    "causal-lm": ("ForCausalLM", "AutoModelForCausalLM"),
+    "token-classification": ("ForTokenClassification", "AutoModelForTokenClassification"),
+    "question-answering": ("ForQuestionAnswering", "AutoModelForQuestionAnswering"),
+    "image-text": ("", "AutoModel"),  # those that are declared as pairs
+}
+
+
+def load_hf(
+    path: str,
+    name: str,
+    checkpoint: str | Path | None,
+    model_args: dict[str, Any],
+    *,
+    task: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quiet: bool = False,
+    backend: Backend | None = None,
+) -> LoadedModel:
+    """A model by its name on the Hub or from a folder, for the task that its configuration names, or another.
+
+    `backend` of its image processor: default as `AutoImageProcessor` chooses it.
+    """
+    import transformers
+    from transformers.utils import logging as hf_logging
+
+    if (adapter := adapter_only(Path(path))) is not None:
+        raise adapter
+    if not Path(path).is_dir():
+        announce(path, "model.safetensors", "pytorch_model.bin")
+    bar_was_shown = hf_logging.is_progress_bar_enabled()
+    if quiet:
+        hf_logging.disable_progress_bar()
+    if checkpoint is not None and (unused := sorted({"device_map", "quantization_config"} & model_args.keys())):
+        raise LoadError(
+            f"{name} with a checkpoint of its own is loaded in one piece and in floats",
+            expected="checkpoint= without quantize= or device_map=",
+            got=", ".join(unused),
+            todo="save the model with its weights as a folder (save_pretrained), and load that",
+        )
+    weights = read_weights(checkpoint) if checkpoint is not None else None
+    try:
+        if weights is not None:
+            model_args = _implied_by(weights) | model_args
+        model_args = no_foreign_code(name, model_args)
+        own = {k: v for k, v in model_args.items() if k not in _LOADING}
+        config = configuration(path, **own)
+        task = _task(config, task, name, weights)
+        cls: Any = getattr(transformers, TASKS[task][1])
+        if weights is not None:
+            model = _with_weights(cls, config, weights, str(checkpoint))
+        else:
+            as_large_as_its_weights(path, cls, config)
+            model, info = cls.from_pretrained(
+                path, weights_only=True, dtype=dtype, output_loading_info=True, trust_remote_code=False, **model_args
+            )
+            _check_complete(model, info, name, task)
+        never_repacked(model)
+    except LoadError:
+        raise
+    except Exception as error:
+        if "weights_only" in str(error) or any(isinstance(e, pickle.UnpicklingError) for e in _chain(error)):
+            raise refused(path, error) from error
+        raise not_fetched(name, error) from error
+    finally:
+        if quiet and bar_was_shown:
+            hf_logging.enable_progress_bar()
+    labels = names_of(model.config)
+    if task == "image-text":
+        if find_pair(model) is None:
+            expected = ", ".join(sorted(pairs()))
+            raise LoadError(f"{name} is no image–text model that is known", expected=expected, got=type(model).__name__)
+        preprocess = hf_preprocess(path, model.config.vision_config, backend)
+        return LoadedModel(model, preprocess, None, name, tokenizer=_tokenizer(path))
+    if task != "image-classification":
+        return LoadedModel(model, None, labels, name, tokenizer=_tokenizer(path))
+    return LoadedModel(model, hf_preprocess(path, model.config, backend), labels, name)
+
+
+def configuration(path: str, **own: Any) -> Any:
+    """The configuration of a model on the Hub or in a folder, as transformers makes it, with other values of one's own.
+
+    Raises `LoadError` where it says what cannot be, before anything is made of it.
+    """
+    import transformers
+
+    if os.path.isdir(path):
+        said = read_object(Path(path) / "config.json", expected="a model folder, with config.json")
+    else:
+        said = transformers.PretrainedConfig.get_config_dict(path, **own)[0]
+    check_configuration(said, f"the configuration of {path}")
+    return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **own)
+
+
+def as_large_as_its_weights(path: str, auto: Any, config: Any) -> None:
+    """Raise `LoadError` for a folder whose configuration describes a larger model than its weights are of."""
+    if os.path.isdir(path):
+        own = copy.deepcopy(config)
+        rehearse(lambda: auto.from_config(own, trust_remote_code=False), stored(path), path)
+
+
+def image_size(config: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a model takes. Raises `LoadError` for what are no two sides."""
+    size: Any = getattr(config, "image_size", None)
+    if size is None and hasattr(config, "num_patches"):  # any aspect ratio: a square of as many patches
+        size = int(config.num_patches**0.5) * config.patch_size
+    return height_width(size or 224, "image_size")
+
+
+_COMPARED = 2048  # pixels: larger pictures are not prepared twice to compare them
+
+# Arguments of from_pretrained that say how to load; others change the configuration.
+_LOADING = ("device_map", "quantization_config", "attn_implementation", "max_memory", "revision", "token", "subfolder")
+
+
+def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> str:
+    if task is not None:
+        if task not in TASKS:
+            raise LoadError("unknown task", expected=", ".join(TASKS), got=task)
+        return task
+    built: str = (getattr(config, "architectures", None) or [""])[0]
+    names = [name.split(".") for pair in pairs().values() for name in pair.classes]
+    own = built in {name[-1] for name in names} or not built or built.endswith("ForImageSegmentation")
+    if own and getattr(config, "model_type", None) in {name[2] for name in names if name[0] == "transformers"}:
+        return "image-text"
+    for known, (ending, _) in TASKS.items():
+        if ending and ending in built:
+            return known
+    if built.endswith("LMHeadModel"):
+        return "causal-lm"
+    if not built and hasattr(config, "image_size"):
+        return "image-classification"
+    if weights is not None:
+        return "image-classification" if hasattr(config, "image_size") else "classification"
+    heads = ", ".join(f"…{ending}" for ending, _ in TASKS.values() if ending)
+    if not built:
+        raise LoadError(
+            f"the configuration of {name} names no class, so it does not tell what its head is for",
+            expected="task= with one of " + ", ".join(TASKS),
+            got="no `architectures`",
+        )
+    if re.search(r"For[A-Z]\w*$|LMHead|WithLMHead", built):
+        what = f"{name} is a {built}, which clew does not explain yet"
+        todo = "choose a model with one of these heads"
+    else:
+        what = f"{name} is a {built}, without a head: its outputs are features, and there is no class to explain"
+        todo = "choose a model fine-tuned for one of these, or load its weights with checkpoint="
+    raise LoadError(what, expected="a model with one of the heads " + heads, got=built, todo=todo)
+
+
+def adapter_only(folder: Path) -> LoadError | None:
+    """The error for a folder that holds an adapter without its model."""
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "config.json").is_file():
+        return None
+    try:
+        base = read_object(file).get("base_model_name_or_path")
+    except LoadError:
+        base = None
+    return LoadError(
+        f"{folder} holds an adapter of PEFT alone, not the model that it belongs to",
+        expected="a folder with config.json and all weights",
+        got=f"adapter_config.json{f' for {base}' if base else ''}",
+        todo="merged = peft.PeftModel.from_pretrained(base_model, folder).merge_and_unload(); save it with its "
+        "tokenizer by save_pretrained and load that folder, or pass clew.LoadedModel(merged, tokenizer=…)",
+    )
+
+
+def _implied_by(weights: Weights) -> dict[str, Any]:
+    """The number of classes that a checkpoint's own head has."""
+    endings = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
+    heads = [w for k, w in weights.items() if k.endswith(endings) and w.ndim == 2]
+    return {"num_labels": heads[0].shape[0]} if heads else {}
+
+
+def _check_complete(model: Any, info: dict[str, Any], name: str, task: str) -> None:
+    """Refuse a model some of whose weights are missing: they would be random."""
+    missing = sorted(map(str, info.get("missing_keys", ())))
+    if missing:
+        raise LoadError(
+            f"{name} lacks weights that a model for {task} has, which would be random",
+            expected=f"every tensor of {type(model).__name__}",
+            got="without " + ", ".join(missing[:6]),
+            todo="choose a model that was fine-tuned for this task",
+        )
+
+
+def _with_weights(auto: Any, config: Any, weights: Weights, source: str) -> Any:
+    """A model with given weights, strictly; transformers renames what other releases called differently."""
+    rehearse(lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False), Stored.of(weights), source)
+    with torch.device("meta"):
+        cls: Any = type(auto.from_config(config, trust_remote_code=False))
+    own = cls(config)
+    fitted = fit_names(weights, set(own.state_dict()))
+    model, info = cls.from_pretrained(
+        None, config=config, state_dict=fitted, output_loading_info=True, trust_remote_code=False
+    )
+    problems = {k: sorted(map(str, v)) for k, v in info.items() if k.endswith("_keys") and v}
+    if problems:
+        shown = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:6])}" for k, v in problems.items())
+        raise LoadError(
+            f"the weights in {source} do not fit {cls.__name__}",
+            expected="every tensor of the model, and no other",
+            got=shown,
+            todo="choose the model and num_labels that the checkpoint was trained with",
+        )
+    return model
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        made: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if not isinstance(made.model_max_length, (int, float)):
+            raise LoadError(f"model_max_length of {path} is no number", got=made.model_max_length)
+        return made
+    except Exception as error:
+        logger.warning("%s has no tokenizer that can be read (%s): pass token numbers", path, _reason(path, error))
+        return None
+
+
+def _reason(path: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        error = runs_no_code(path, error)
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def hf_preprocess(path: str, config: Any, backend: Backend | None = None) -> Preprocess | None:
+    """How pictures are prepared for a model, as the image processor does that `AutoImageProcessor` makes.
+
+    None, with a warning, where pictures cannot be prepared so; a warning, too, where it is only nearly so.
+    """
+    settings, size = preprocessor_config(path), image_size(config)
+    channels = int(getattr(config, "num_channels", None) or 3)
+    if not settings:
+        return Preprocess.from_hf({}, size, channels=channels)
+    processor, fast = None, False
+    try:
+        processor = _processor(path, backend)
+        name = type(processor).__name__
+        fast = getattr(processor, "backend", "torchvision" if name.endswith("Fast") else "pil") == "torchvision"
+        settings = {**dict(processor.to_dict()), "image_processor_type": name.removesuffix("Fast").removesuffix("Pil")}
+    except Exception as error:
+        name = "ViTImageProcessor"
+        reason = _reason(path, error)
+        logger.warning("%s has no image processor that can be made (%s): taken as %s", path, reason, name)
+    try:
+        made = Preprocess.from_hf(settings, size, backend="torchvision" if fast else "pil", channels=channels)
+    except LoadError as error:
+        logger.warning("%s: PIL images cannot be prepared for it, so pass tensors. %s", path, error)
+        return None
+    if processor is not None and max(made.size) > _COMPARED:
+        logger.warning("%s: its pictures are too large to compare them with what %s makes", path, name)
+    elif processor is not None and not _alike(made, processor):
+        logger.warning(
+            "%s: %s prepares pictures in a way of its own, which is followed only nearly; for the very same numbers "
+            "pass the tensors that it makes",
+            path,
+            name,
+        )
+    return made
+
+
+def _processor(path: str, backend: Backend | None) -> Any:
+    from transformers import AutoImageProcessor
+    from transformers.utils import logging as hf_logging
+
+    own: dict[str, Any] = {}
+    if backend is not None:
+        import transformers
+
+        old = int(transformers.__version__.partition(".")[0]) < 5
+        own |= {"use_fast": backend == "torchvision"} if old else {"backend": backend}
+    shown = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # notes on which backend was chosen
+    try:
+        return AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **own)
+    finally:
+        hf_logging.set_verbosity(shown)
+
+
+def _alike(made: Preprocess, processor: Any) -> bool:
+    """Whether pictures come out as the processor makes them: a small one, a large one, and some of nearly the model's
+    size, whose crops leave even and odd rests."""
+    drawn = np.random.default_rng(0)
+    sides = max(made.size)
+    near = [(sides, sides + more) for more in range(4)]
+    for height, width in ((sides // 2 + 3, sides // 2 + 10), (2 * sides + 7, sides + sides // 2), *near):
+        colours = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        picture = Image.fromarray(colours).convert("L" if made.channels == 1 else "RGB")
+        try:
+            theirs = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"][0])
+        except Exception:  # it does not take this one, and nor will the model get it
+            continue
+        ours = made(picture)[0] if made.channels in (1, 3) else theirs
+        if ours.shape != theirs.shape or not torch.equal(ours, theirs.float()):
+            return False
+    return True
+
+
+def preprocessor_config(path: str) -> dict[str, Any]:
+    """What `preprocessor_config.json` of a model says, or the image processor in its `processor_config.json`; empty,
+    with a warning, where there is none. Raises `LoadError` for a file that is no object of JSON."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = Path(path) / name
+        if not Path(path).is_dir():
+            from huggingface_hub import hf_hub_download
+
+            try:
+                file = Path(hf_hub_download(path, name))
+            except Exception:
+                continue
+        if os.path.lexists(file):
+            found = read_object(file, expected="settings of an image processor")
+            if name != "processor_config.json":
+                return found
+            inner: Any = found.get("image_processor")
+            if inner and not isinstance(inner, dict):
+                raise LoadError(f"image_processor in {file} is no object", expected="its settings", got=kind(inner))
+            if inner:
+                return inner
+    logger.warning("%s has no preprocessor_config.json: resizing to the model's size, mean and deviation 0.5", path)
+    return {}

@@ -1,0 +1,145 @@
+"""The books of a pass under LRP rules: which operations were met, what leaked and why, and relevance by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..rules import Rule
+from ..rules.rule_sets import RuleSet, rule_for
+from ..shapes import CaptureError, at_least_float32
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What one operation leaked: the `operation`, its `block` and `place`, the `cause`, and `values` (batch,)."""
+
+    operation: str
+    block: int | None
+    place: str
+    cause: str
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Met:
+    """One kind of operation that relevance may pass: where it was met and which rule it has (None: an error)."""
+
+    operation: str
+    place: str
+    rule: Rule | None
+
+
+@dataclass
+class Page:
+    """The book of one operation."""
+
+    ledger: Ledger
+    operation: str
+    block: int | None
+    place: str
+    rows: Tensor | None
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums per example; of what an expert got, by the examples that its rows are of."""
+        if self.rows is None or values.ndim < 2 or len(values) != len(self.rows):
+            return self.ledger.per_example(values)
+        sums = at_least_float32(values).flatten(1).sum(1)
+        return sums.new_zeros(self.ledger.batch).index_add_(0, self.rows, sums)
+
+    def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
+        summed = self.sums(values)
+        if factor != 1:
+            summed = summed * factor
+        self.ledger.entries.append(Entry(self.operation, self.block, self.place, cause, summed))
+
+
+@dataclass
+class Flow:
+    """Sums of relevance, and of its size, at one stage of the model, per example."""
+
+    total: Tensor
+    size: Tensor
+
+
+class Ledger:
+    """Rules, the place where a pass is, and what is written down there; everything per example of a `batch`."""
+
+    def __init__(self, rules: RuleSet, batch: int) -> None:
+        self.rules, self.batch = rules, batch
+        self.block: int | None = None
+        self.place = "embedding"
+        self.entries: list[Entry] = []
+        self.met: dict[Met, int] = {}
+        self.flow: dict[str, Flow] = {}
+        self._found: dict[tuple[str, str], Met] = {}
+        self._finally: list[Callable[[], None]] = []
+        self.rows: Tensor | None = None  # examples of the rows that an expert gets
+
+    def examples_are(self, rows: Tensor | None) -> None:
+        """Say of which examples the rows of the next tensors are; None: each example has its own."""
+        self.rows = rows
+
+    def where(self) -> str:
+        """The place of the pass, in words."""
+        block = f"in block {self.block}" if self.block is not None else "outside the blocks"
+        return f"{block} ({self.place or 'between blocks'})"
+
+    def rule(self, operation: str, place: str | None = None) -> Rule | None:
+        """The rule of an operation here, noted as met."""
+        key = operation, self.place if place is None else place
+        met = self._found.get(key)
+        if met is None:
+            met = self._found[key] = Met(*key, rule_for(self.rules, *key))
+        self.met[met] = self.met.get(met, 0) + 1
+        return met.rule
+
+    def page(self, operation: str) -> Page:
+        """The book of an operation met here."""
+        return Page(self, operation, self.block, self.place, self.rows)
+
+    def relevance(self, x: Tensor | None, g: Tensor) -> Tensor:
+        """`Σ x · g` per example."""
+        assert x is not None
+        if x.is_contiguous() and g.is_contiguous() and len(x) == self.batch and x.dtype == g.dtype:
+            x, g = at_least_float32(x), at_least_float32(g)
+            found = torch.bmm(x.view(self.batch, 1, -1), g.view(self.batch, -1, 1)).flatten()
+        else:
+            found = self.per_example(x * g)
+        return found
+
+    def per_example(self, values: Tensor) -> Tensor:
+        """Sums over all axes but the batch, which comes first: (batch,), in float32 or more."""
+        if values.ndim and values.shape[0] == self.batch:
+            return at_least_float32(values).sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
+        if values.ndim and values.shape[0] and values.shape[0] % self.batch == 0:
+            return at_least_float32(values).reshape(self.batch, -1).sum(1)
+        raise CaptureError(
+            "a tensor that relevance passes does not have its examples first",
+            expected=f"(batch = {self.batch}, …)",
+            got=f"{tuple(values.shape)}, {self.where()}",
+            todo="LRP needs layers whose inputs are (batch, token, width)",
+        )
+
+    def at_end(self, finish: Callable[[], None]) -> None:
+        """Do something when the backward pass is over."""
+        self._finally.append(finish)
+
+    def open(self) -> None:
+        """Say that a backward pass begins: what an earlier one over the same graph wrote down is forgotten."""
+        self.entries.clear()
+        self.flow = {name: Flow(torch.empty(0), torch.empty(0)) for name in self.flow}
+
+    def close(self) -> None:
+        """Say that the backward pass is over."""
+        for finish in self._finally:
+            finish()
+        self.flow = {k: v for k, v in self.flow.items() if len(v.total)}
+
+    def release(self) -> None:
+        """Let go of the graph: what is done at its end holds tensors of it, and its nodes hold this ledger, a circle
+        that Python cannot see."""
+        self._finally.clear()

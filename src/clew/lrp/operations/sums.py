@@ -1,0 +1,242 @@
+"""Sums, products, and what joins or averages tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rules import (
+    AsConcatenated,
+    ByAbsoluteSum,
+    CopyToAll,
+    Epsilon,
+    StopGate,
+    Uniform,
+    as_gradient,
+    share,
+)
+from ..tape import Tape, named
+from . import Args, Call, Kwargs, handles, plain
+
+# Sums and products
+
+
+@handles("add", "__add__", "__radd__", "__iadd__", "add_")
+def add(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b, alpha = args[0], args[1], kwargs.get("alpha", 1)
+    b = b * alpha if alpha != 1 else b
+    tracked = [isinstance(t, Tensor) and t.requires_grad for t in (a, b)]
+    rule = tape.rule("add", "residual" if tape.place == "mlp" and all(tracked) else None)
+    if not isinstance(rule, (Epsilon, ByAbsoluteSum)):
+        return plain(tape, "add", rule, torch.add, (a, b), {})
+    if all(tracked):
+        return _add_two(tape, a, b, rule)
+    x, c = (a, b) if tracked[0] else (b, a)
+    return _add_constant(tape, x, c, rule)
+
+
+def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) -> Tensor:
+    page = tape.page("add")
+    if isinstance(rule, Epsilon):
+        y = torch.add(a, b)
+        if not rule.epsilon:
+            return y
+
+        def stabilised(g: Tensor, y: Tensor | None) -> Tensor:
+            assert y is not None
+            return share(y * g, y, rule.epsilon, rule.signed, page)
+
+        tape.used(a, b)
+        return tape.forks(tape.through(y, stabilised, keep=True))
+
+    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor, ...]:
+        assert inputs is not None and y is not None
+        S = share(y * g, y, rule.epsilon, False, page)
+        first, second = (S * f for f in _by_absolute_sum(tape, [x * S for x in inputs], y * g, rule.epsilon))
+        lost = tape.per_example(y * g) - tape.per_example(inputs[0] * first) - tape.per_example(inputs[1] * second)
+        page.leak("stabiliser", lost - tape.per_example(y * (g - S)))
+        return first, second
+
+    tape.used(a, b)
+    return tape.forks(tape.ruled(torch.add, back, rule.saves, *torch.broadcast_tensors(a, b)))
+
+
+def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float) -> list[Tensor]:
+    """What each part is multiplied by so that the parts sum to `Σ R` in the ratio of their absolute sums."""
+    sums = [tape.per_example(part) for part in parts]
+    size, total = sum(s.abs() for s in sums), tape.per_example(R)
+    assert isinstance(size, Tensor)
+    wanted = [torch.where(size == 0, 0.0, s.abs() / (size + epsilon)) * total for s in sums]
+    factors = [torch.where(s == 0, 0.0, w / (s + epsilon)) for s, w in zip(sums, wanted, strict=True)]
+    each = R.shape[0] // tape.batch  # heads may be on the axis of examples
+    return [f.to(R.dtype).repeat_interleave(each).view(-1, *[1] * (R.ndim - 1)) for f in factors]
+
+
+def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAbsoluteSum) -> Tensor:
+    """`x + c`: what `c` gets leaves the model here; it is the positional part, where tokens are embedded."""
+    page, place, layer = tape.page("add"), tape.place, tape.block
+    positional = place == "embedding" and x.ndim == 3 and isinstance(c, Tensor) and c.ndim >= 2
+    if tape.is_text:
+        positional = positional and tape.positional.is_learned(c)
+    cause = "attention_bias" if place == "attention" else "constant"
+    biases = cause == "attention_bias" and tape.is_text and tape.positional.wanted and layer is not None
+    # Scores of attention are masked by a sum or by a kernel: a stabiliser would see the difference.
+    epsilon = rule.epsilon if cause == "constant" else 0.0
+
+    def back(g: Tensor, y: Tensor | None) -> Tensor:
+        per_unit = share(y * g, y, epsilon, getattr(rule, "signed", False), page) if epsilon and y is not None else g
+        own, kept = c * per_unit, 1.0
+        if cause == "attention_bias":
+            own = torch.where(per_unit == 0, 0.0, own)
+        if isinstance(rule, ByAbsoluteSum) and cause == "constant":
+            assert y is not None
+            rest = (y - c) * per_unit
+            kept, factor = _by_absolute_sum(tape, [rest, own], y * g, epsilon)
+            lost = tape.per_example(y * per_unit) - tape.per_example(rest * kept) - tape.per_example(own * factor)
+            page.leak("stabiliser", lost)
+            own = own * factor
+        if positional:
+            assert y is not None
+            tape.positions.append(own.expand_as(y))
+            if tape.entering is None:
+                tape.entering = y * g
+        elif biases and layer is not None and isinstance(c, Tensor):
+            page.leak(cause, tape.positional.add_bias(layer, c, per_unit, tape.batch))
+        else:
+            page.leak(cause, own.expand_as(g))
+        return per_unit * kept
+
+    tape.used(x)
+    return tape.through(torch.add(x, c), back, keep=positional or bool(epsilon))
+
+
+@handles("sub", "__sub__", "__rsub__", "sub_")
+def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b = args[:2]
+    if func in named(["__rsub__"]):
+        a, b = b, a
+    return add(tape, torch.add, (a, -b), kwargs)
+
+
+@handles("mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply")
+def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b = args[:2]
+    if not all(isinstance(t, Tensor) and t.requires_grad for t in (a, b)):
+        if tape.mixture:
+            return _weighted(tape, a, b)
+        y = torch.mul(a, b)
+        if tape.place == "attention" and isinstance(b, (int, float)):
+            tape.scaled_by(y, a, float(b))
+        return y
+    rule = tape.rule("product")
+    if tape.positional.separate and isinstance(rule, (Uniform, StopGate)):
+        key = tape.positional.key_of(a) or tape.positional.key_of(b)
+        if key is not None:
+            return _rotated(tape, a, b, key)
+    if isinstance(rule, StopGate):
+        gates = [id(t) in tape.activated for t in (a, b)]
+        if any(gates):
+            return torch.mul(a.detach() if gates[0] else a, b.detach() if gates[1] and not gates[0] else b)
+    if isinstance(rule, (Uniform, StopGate)):
+        return torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5))
+    return plain(tape, "product", rule, torch.mul, (a, b), {})
+
+
+def _weighted(tape: Tape, a: Any, b: Any) -> Any:
+    """What an expert says times the router's weight, a constant: that gets its half all the same, and keeps it."""
+    y = torch.mul(a, b)
+    weighted = all(isinstance(t, Tensor) for t in (a, b)) and b.shape[-1:] == (1,) and a.ndim == b.ndim == 2
+    if not (weighted and isinstance(tape.rule("product"), Uniform)):
+        return y
+    page = tape.page("product")
+
+    def back(g: Tensor, y: Tensor | None) -> Tensor:
+        assert y is not None
+        page.leak("stopped", 0.5 * y * g)
+        return 0.5 * g
+
+    return tape.through(y, back, keep=True)
+
+
+def _rotated(tape: Tape, a: Tensor, b: Tensor, key: tuple[int, str]) -> Tensor:
+    """A product with a rotary table, whose relevance is kept for each head."""
+    uses = tape.positional.by_head.setdefault(key, [])
+    place = len(uses)
+    uses.append(torch.empty(0))
+
+    def back(g: Tensor, y: Tensor | None) -> None:
+        assert y is not None
+        uses[place] = y * g / 2
+
+    return tape.through(torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5)), back, keep=True)
+
+
+@handles("div", "__truediv__", "__div__", "true_divide")
+def div(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    divisor = args[1]
+    if isinstance(divisor, Tensor) and divisor.requires_grad:
+        return tape.without_rule("div", func, args, kwargs)
+    return func(*args, **kwargs)
+
+
+# Tokens
+
+
+@handles("cat", "concat", "concatenate")
+def cat(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    y = func(*args, **kwargs)
+    parts: list[Tensor] = list(args[0] if args else kwargs["tensors"])
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))) % y.ndim
+    if all(t.requires_grad for t in parts):
+        return y
+    page, prefix = tape.page("cat"), tape.place == "embedding" and y.ndim == 3 and axis == 1
+    order = len(tape.prefix)
+    if prefix:
+        tape.prefix[order] = torch.empty(0)
+
+    def back(g: Tensor, _: Tensor | None) -> None:
+        slices = g.split([t.shape[axis] for t in parts], axis)
+        lost = [t.detach() * s for t, s in zip(parts, slices, strict=True) if not t.requires_grad]
+        if prefix:
+            tape.prefix[order] = torch.cat(lost, 1)
+        else:
+            page.leak("constant", torch.cat([R.flatten(1) for R in lost], 1))
+
+    return tape.through(y, back)
+
+
+@handles("stack")
+def stack(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    y = func(*args, **kwargs)
+    if not isinstance(tape.rules.get("stack"), AsConcatenated):
+        return y
+    tape.rule("stack")
+
+    def back(g: Tensor, y: Tensor | None) -> Tensor:
+        assert y is not None
+        R = (y * g).flatten(1)
+        halves = torch.stack(R.chunk(y.shape[-1], 1), -1)
+        return as_gradient(halves.view_as(y), y, page)
+
+    page = tape.page("stack")
+    return tape.through(y, back, keep=True)
+
+
+@handles("mean")
+def mean(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    x = args[0]
+    y = func(*args, **kwargs)
+    if not isinstance(tape.rules.get("mean"), CopyToAll) or x.ndim != 3 or y.numel() * x.shape[1] != x.numel():
+        return y
+    tape.rule("mean")
+    page = tape.page("mean")
+
+    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor]:
+        assert inputs is not None and y is not None
+        R = (y * g).view(x.shape[0], 1, -1).expand_as(x)
+        page.leak("copies", R[:, 1:] * -1.0)
+        return (as_gradient(R, inputs[0], page),)
+
+    return tape.ruled(lambda x: func(x, *args[1:], **kwargs), back, ("x", "y"), x)

@@ -1,0 +1,118 @@
+"""What is typed on a command line: files, folders and words, as inputs that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..inputs.preprocessing import PICTURES, open_image
+from ..shapes import InputError, named
+
+TEXTS = (".txt", ".md", ".text")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input with the name it goes by."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Read:
+    """What could be read, and an error for each file that could not."""
+
+    items: list[Item]
+    errors: list[InputError]
+
+    def __add__(self, other: Read) -> Read:
+        return Read([*self.items, *other.items], [*self.errors, *other.errors])
+
+    def some(self) -> Read:
+        """The same. Raises `InputError` where nothing at all could be read."""
+        if self.items or not self.errors:
+            return self
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        shown = [str(error).partition("\n")[0] for error in self.errors]
+        more = [f"… ({len(shown)} in all)"] if len(shown) > 5 else []
+        raise InputError("none of the inputs can be read", got="; ".join([*shown[:5], *more])) from self.errors[0]
+
+
+def read_images(words: Sequence[str]) -> Read:
+    """Pictures from files, and all those in folders; what is none is left out with its error."""
+    return _read(words, lambda word: _each(word, PICTURES, "pictures", open_image))
+
+
+def read_texts(words: Sequence[str], *, as_text: bool = False) -> Read:
+    """Texts from files, all those in folders, and words themselves; with `as_text` words only.
+
+    Empty texts, and files that are no text, are left out with their errors.
+    """
+
+    def read(word: str) -> Read:
+        if not word.strip():
+            raise InputError("there is an empty text", expected="a file, a folder or words", got=named(word))
+        if as_text or not _exists(word):
+            if not as_text and Path(word).suffix in TEXTS:
+                raise InputError(f"no file {word}", expected="a text file", got="nothing there", todo="check the path")
+            return Read([Item(word if len(word) <= 40 else word[:39] + "…", word)], [])
+        return _each(word, TEXTS, "texts", _text)
+
+    return _read(words, read)
+
+
+def _read(words: Sequence[str], read: Callable[[str], Read]) -> Read:
+    found = Read([], [])
+    for word in words:
+        try:
+            found += read(word)
+        except InputError as error:
+            found += Read([], [error])
+    return found
+
+
+def _each(word: str, suffixes: tuple[str, ...], what: str, opened: Callable[[Path], Any]) -> Read:
+    found = Read([], [])
+    for path in _files(Path(word), suffixes, what):
+        try:
+            found.items.append(Item(path.name, opened(path)))
+        except InputError as error:
+            found.errors.append(error)
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no text", expected="a file in UTF-8", got=error) from error
+    if not content:
+        raise InputError(f"{path} is empty", expected="a text", got="no words")
+    return content
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):  # too long for a name, or with characters that no name has
+        return False
+
+
+def _files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
+    try:
+        if not path.is_dir():
+            return [path]
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read", expected="a file or a folder", got=error, todo="check the name and its rights"
+        ) from error
+    # Hidden files are none that anyone put there: macOS leaves `._x.jpg` beside every x.jpg on foreign disks.
+    found = [p for p in inside if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()]
+    if not found:
+        raise InputError(f"no {what} in {path}", expected=", ".join(suffixes), got="none")
+    return found

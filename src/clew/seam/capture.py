@@ -1,0 +1,315 @@
+"""Capture: keep what the attention of chosen blocks computed, while the model's own kernel still runs.
+
+Attention is recognised in three forms: `F.scaled_dot_product_attention`, `F.multi_head_attention_forward` (taken apart,
+because its inner calls are hidden), and written out by hand as a softmax between two matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
+from .interception import Seam
+from .multi_head import multi_head_attention
+from .readout import Rows, take
+from .row_sparse import linear_of, pulled, rows_read
+
+Leaf = tuple[int, Literal["v", "o"]]
+
+
+@dataclass
+class Witness:
+    """What autograd itself said of `∂score/∂o`, seen by a hook: at a few `rows` (row,), (batch, head, row, dim) for
+    each backward pass; and of the `last` attention which rows it `reached` at all, (batch, query) each."""
+
+    rows: Tensor
+    last: bool
+    at_rows: list[Tensor] = field(default_factory=list[Tensor])
+    reached: list[Tensor] = field(default_factory=list[Tensor])
+
+    def sees(self, g: Tensor) -> None:
+        """A gradient that comes by."""
+        self.at_rows.append(g.detach()[:, :, self.rows.to(g.device)])
+        if self.last:
+            self.reached.append(g.detach().abs().amax((1, 3)) > 0)
+
+
+@dataclass
+class Attention:
+    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
+
+    v: Values
+    o: Outputs
+    backend: Literal["sdpa", "eager"]
+    q: Queries | None = None
+    k: Keys | None = None
+    scale: float | None = None
+    mask: Tensor | None = None
+    causal: bool = False
+    probs: Attn | None = None
+    hidden: Hidden | None = None
+    witness: Witness | None = None
+
+    def repeated(self, each: int) -> Attention:
+        """The same attention with every example so often, without a graph."""
+
+        def more(t: Tensor | None) -> Any:
+            # A mask of one entry broadcasts.
+            if t is None or t.ndim < 4 or t.shape[0] == 1 != self.v.shape[0]:
+                return t
+            return t.detach().repeat_interleave(each, 0)
+
+        tensors = {name: more(getattr(self, name)) for name in ("v", "o", "q", "k", "mask", "probs")}
+        hidden = None if self.hidden is None else self.hidden.repeat_interleave(each, 0)
+        return replace(self, hidden=hidden, **tensors)
+
+    @torch.no_grad()
+    def probabilities(self, rows: Rows = slice(None)) -> Attn:
+        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA).
+
+        `rows` are a slice, the same numbers for all examples (row,), or numbers for each (batch, row).
+        """
+        if self.probs is not None:
+            return take(self.probs.detach(), rows)
+        assert self.q is not None and self.k is not None
+        # In half precision the product itself would round, and could overflow.
+        q, k = at_least_float32(take(self.q.detach(), rows)), at_least_float32(self.k.detach())
+        scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
+        logits = (q @ k.mT) * scale
+        queries, keys = self.q.shape[-2], k.shape[-2]
+        if self.mask is not None:
+            mask = self.mask.detach()[(None,) * (4 - self.mask.ndim)]
+            mask = take(mask.expand(len(q) if isinstance(rows, Tensor) else -1, -1, queries, keys), rows)
+            if mask.dtype == torch.bool:  # a query that sees nothing gets nothing, as from torch's own kernels
+                A = logits.masked_fill(~mask, -math.inf).softmax(-1)
+                return A.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+            logits = logits + mask
+        if self.causal:
+            places = torch.arange(queries, device=q.device)[rows]
+            later = torch.arange(keys, device=q.device) > places[..., None]
+            logits = logits.masked_fill(later[:, None] if later.ndim == 3 else later, -math.inf)
+        return logits.softmax(-1)
+
+    def attention_gradient(self, g_o: Tensor, rows: Rows = slice(None)) -> Attn:
+        """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
+        return at_least_float32(take(g_o, rows)) @ at_least_float32(self.v.detach()).mT
+
+
+class Capture(Seam):
+    """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
+
+    `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
+    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
+    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
+    leave the others zero. `batch` is the number of examples; blocks that get (token, batch, width) show it, or where
+    there are as many tokens as examples `token_first` says so. `witness` keeps what is needed to verify a result,
+    `pulls` gets a row of what linear layers pulled back, written out and as it was made.
+
+    Raises `CaptureError` where a block shows more than one attention call.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        attentions: Sequence[nn.Module],
+        batch: int,
+        *,
+        keep: frozenset[int] = frozenset(),
+        hidden: frozenset[int] = frozenset(),
+        leaf: Leaf | None = None,
+        reads: Sequence[int] | None = None,
+        token_first: bool = False,
+        witness: bool = False,
+        pulls: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.records: dict[int, Attention] = {}
+        self._pulls = pulls
+        self._blocks, self._attentions = blocks, attentions
+        self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
+        self._inputs: dict[int, Tensor] = {}
+        self._rows: dict[int, Tensor] = {}  # that are looked at, by how many there are
+        self._layer: int | None = None
+        self._batch, self._token_first, self._witness = batch, token_first, witness
+        # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
+        self._logits: dict[int, Tensor] = {}
+        self._probs: dict[int, Tensor] = {}
+
+    def place_hooks(self) -> None:
+        for layer in self._keep | self._hidden:
+            # The mode costs Python time at every torch call, so it is on only inside the blocks that are kept.
+            self.watch(self._blocks[layer], before=partial(self._at_block, layer))
+            self.watch(self._attentions[layer], before=partial(self._at_attention, layer), after=self._after_attention)
+            self.watch(self._blocks[layer], after=self._after_block)
+
+    def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+        if layer in self._hidden:
+            turned = value.ndim == 3 and (self._token_first or value.shape[0] != self._batch == value.shape[1])
+            self._inputs[layer] = value.detach().transpose(0, 1) if turned else value.detach()
+        self.switch_on()
+
+    def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._layer = layer
+
+    def _after_attention(self, output: Any) -> None:
+        self.forget()
+
+    def _after_block(self, output: Any) -> None:
+        self.switch_off()
+
+    def forget(self) -> None:
+        self._layer = None
+        self._logits.clear()
+        self._probs.clear()
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is F.linear and self._leaf is not None:
+            pulls = self._pulls if self.records else None
+            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads, pulls=pulls)
+        if self._layer is None:
+            return func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._sdpa(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self.seen(multi_head_attention, args, kwargs)
+        if func in _PRODUCTS:
+            return self._product(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self._logits and isinstance(result, Tensor):
+            self._follow(func, args, result)
+        return result
+
+    # Fused attention
+
+    def _sdpa(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if enable_gqa and key.shape[1] != query.shape[1]:
+            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+        value = self._maybe_leaf("v", value)
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+        )
+        output = self._maybe_leaf("o", output)
+        self._record(Attention(value, output, "sdpa", q=query, k=key, scale=scale, mask=attn_mask, causal=is_causal))
+        return output
+
+    # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second
+
+    def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        probs = self._probs.get(id(args[0]))
+        if probs is None:
+            result: Tensor = func(*args, **kwargs)
+            self._logits[id(result)] = result
+            return result
+        left, right = args[0], args[1]
+        # Some models keep heads on the axis of examples: (batch · head, token, dim).
+        merged = right.ndim == 3 and right.shape[0] > self._batch and right.shape[0] % self._batch == 0
+        apart = (self._batch, -1, *right.shape[1:]) if merged else right.shape
+        value = self._maybe_leaf("v", right.view(apart))
+        output = func(left, value.flatten(0, 1) if merged else value, *args[2:], **kwargs)
+        output = self._maybe_leaf("o", output.unflatten(0, apart[:2]) if merged else output)
+        probs = probs.view(*apart[:2], *probs.shape[-2:]) if merged else probs
+        self._record(Attention(value, output, "eager", probs=probs))
+        return output.flatten(0, 1) if merged else output
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
+        sources = [id(a) for a in args if isinstance(a, Tensor)]
+        if any(s in self._probs for s in sources):
+            self._probs[id(result)] = result
+        elif any(s in self._logits for s in sources):
+            (self._probs if func in _SOFTMAX else self._logits)[id(result)] = result
+
+    def _maybe_leaf(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_() if self._leaf == (self._layer, name) else tensor
+
+    def _few(self, o: Tensor) -> Tensor:
+        """A few rows of an attention's output."""
+        count = o.shape[2]
+        if count not in self._rows or self._rows[count].device != o.device:
+            few = sorted({0, count // 3, 2 * count // 3, count - 1})
+            self._rows[count] = torch.tensor(few, device=o.device)
+        return self._rows[count]
+
+    def _record(self, attention: Attention) -> None:
+        layer = cast(int, self._layer)
+        if layer in self.records:
+            raise CaptureError(
+                f"block {layer} computed attention twice in one forward pass",
+                expected="one attention call in each declared attention module",
+                got=type(self._attentions[layer]).__name__,
+                todo="declare the module that computes attention once: explain(..., architecture=Architecture(...))",
+            )
+        if attention.o.ndim != 4:
+            raise CaptureError(
+                f"block {layer}: the attention output has {attention.o.ndim} axes",
+                expected="(batch, head, query, dim)",
+                got=tuple(attention.o.shape),
+                todo="attention must keep heads on an axis of their own",
+            )
+        if layer in self._hidden:
+            attention.hidden = self._inputs.pop(layer, None)
+        if self._witness:
+            attention.witness = Witness(self._few(attention.o), layer == len(self._blocks) - 1)
+            if attention.o.requires_grad:
+                attention.o.register_hook(attention.witness.sees)
+        self.records[layer] = attention
+
+
+class _SparseLinear(torch.autograd.Function):
+    """`F.linear` with frozen weights, computed only for tokens that matter: `rows`, and those a gradient reaches."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, pulls: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.rows, ctx.pulls = rows, pulls
+        return linear_of(x, weight, bias, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (g,), (weight,) = gradients, ctx.saved_tensors
+        found = pulled(g, weight, ctx.rows)
+        if ctx.pulls is not None and len(ctx.pulls) < _PULLS:
+            row = g[..., 0].abs().flatten().argmax()  # one that the gradient reaches
+            ctx.pulls.append((g.flatten(0, 1)[row] @ weight, found.flatten(0, 1)[row]))
+        return found, None, None, None, None
+
+
+def _linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seen: Attention | None,
+    reads: Sequence[int] | None,
+    pulls: list[tuple[Tensor, Tensor]] | None,
+) -> Tensor:
+    frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
+    if not (frozen and input.ndim == 3 and input.requires_grad):
+        return F.linear(input, weight, bias)
+    rows = None if seen is None else rows_read(input, seen.o.shape[0], seen.o.shape[2], reads)
+    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows, pulls))
+
+
+_PULLS = 4  # layers whose gradient is written out in one row
+_PRODUCTS = frozenset(
+    {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
+)
+_SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

@@ -1,0 +1,27 @@
+"""How sure a number of a benchmark is, and which methods differ."""
+
+from .inference import (
+    Comparison,
+    Correction,
+    Interval,
+    bands,
+    compare,
+    corrected_p,
+    interval,
+    intervals,
+    letters,
+    split_half,
+)
+
+__all__ = [
+    "Comparison",
+    "Correction",
+    "Interval",
+    "bands",
+    "compare",
+    "corrected_p",
+    "interval",
+    "intervals",
+    "letters",
+    "split_half",
+]

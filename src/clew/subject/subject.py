@@ -1,0 +1,400 @@
+"""What a method is asked to explain: a model, its declaration, one batch of inputs, and a target.
+
+A method gets a `Subject` and calls `subject.run(...)` for each forward pass in the seam that it needs; what comes back
+is a `Trace`. An image enters as an argument of the model; a text enters as the output of a module (its word embeddings,
+or the sequence that enters the first block), which a hook replaces: the model never learns that it was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..models.architectures import Bound
+from ..models.forward_arguments import CACHES, for_call, is_cache
+from ..seam.block_layers import attend, layers_from, project
+from ..seam.capture import Attention, Capture, Leaf
+from ..seam.gradient_stops import no_gradient
+from ..seam.guest import as_caller
+from ..seam.module_hooks import replacing, seen_at
+from ..seam.precision import Precise
+from ..seam.readout import Read, few_rows, read_of
+from ..seam.twin import lender, original
+from ..shapes import CaptureError, ClewError, Values
+from .discrepancy import Measured
+from .input_errors import refused, refused_cache
+from .paths import Taken, baseline, chunk_size, in_chunks
+from .reached_rows import is_due, key_of
+from .trace import Trace, gradients_of, repeated
+
+# Whether blocks get (token, batch, width), by the first of them.
+_token_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+# Patch grids by patch embedding and input shape.
+_grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
+
+Score = Callable[[Any, Tensor | None], Tensor]
+
+
+@dataclass
+class Subject:
+    """One batch to explain: `inputs` by argument name ("" for the positional one), and how to score an output.
+
+    `resolve` fixes the target on the first output of the unchanged input, so that no forward pass is spent on it; what
+    it returns maps `(output, rows)` to one number per example, `rows` being the examples that the output holds.
+    Texts: `mask` (batch, token) says which tokens are no padding, `target_rows` (batch, row) which rows the target
+    explains (-1: none), `constant` are arguments that do not follow the examples.
+
+    With several targets for `each` input, methods see a batch in which every input is repeated so often, its targets in
+    order: `batch = inputs · each`. A pass runs every input once; rows that are asked for come in such whole groups.
+    """
+
+    model: nn.Module
+    bound: Bound
+    inputs: dict[str, Any]
+    resolve: Callable[[Any], Score]
+    per_row: bool = True  # whether any selection of examples can be scored
+    precise: bool = False  # whether the model's own casts to shorter floats are left out
+    progress: Callable[[int, int], None] | None = None  # called with (done, all) along a path
+    details: bool = False  # whether intermediate results were asked for
+    mask: Tensor | None = None
+    target_rows: Tensor | None = None
+    constant: dict[str, Any] = field(default_factory=dict[str, Any])
+    each: int = 1
+    verify: bool = False  # whether what a check needs is kept
+    traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
+    relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
+    pulls: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]], init=False)
+    measured: list[Measured] = field(default_factory=list[Measured], init=False)
+    clean_output: Any = field(default=None, init=False)
+    target: Any = field(default=None, init=False)  # what `resolve` returned
+    backend: str | None = field(default=None, init=False)
+    shorter: torch.dtype | None = field(default=None, init=False)  # that autocast was seen to make products in
+    _main: str = field(init=False)
+    _values: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], init=False)
+
+    def __post_init__(self) -> None:
+        self._main = self.bound.architecture.input_name or ""
+        if self._main not in self.inputs:
+            self._main = next(iter(self.inputs))
+
+    # What is explained
+
+    @property
+    def given(self) -> Tensor:
+        """The input as the model takes it: images (batch, channel, height, width), or token numbers (batch, token)."""
+        return self.inputs[self._main]
+
+    @property
+    def x(self) -> Tensor:
+        """The input that gradients and relevance end at: images, or word embeddings (batch, token, width)."""
+        return self._value_at(self.bound.patches) if self.bound.is_text else self._repeated
+
+    @property
+    def path_input(self) -> Tensor:
+        """The input that paths scale: images, or the sequence that enters the first block (batch, token, width)."""
+        return self._value_at(self._entrance) if self.bound.is_text else self._repeated
+
+    @property
+    def _repeated(self) -> Tensor:
+        """The images, each as often as it has targets."""
+        if self.each == 1:
+            return self.given
+        if "" not in self._values:
+            self._values[""] = repeated(self.given, self.each)
+        return self._values[""]
+
+    @property
+    def _entrance(self) -> nn.Module:
+        return self.bound.embeddings if self.bound.embeddings is not None else self.bound.patches
+
+    @property
+    def batch(self) -> int:
+        """Number of explanations: inputs, times the targets of each."""
+        return self.given.shape[0] * self.each
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that enter the blocks."""
+        if self.bound.is_text:
+            return self.given.shape[1]
+        rows, columns = self.grid()
+        return self.bound.prefix + rows * columns
+
+    @property
+    def cached(self) -> bool:
+        """Whether tokens before these are in a cache of keys and values that came with them."""
+        return any(is_cache(self.inputs.get(name)) for name in CACHES)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.bound.depth
+
+    @property
+    def last(self) -> int:
+        """The last attention before the head."""
+        return self.bound.last
+
+    def layers_from(
+        self, start_layer: int | None, image: int, text: int | None = None, pair: int | None = None
+    ) -> range:
+        """Layers `start_layer` (counted from 0) to the last attention; by default from `image`, or `text` for texts, or
+        `pair` for towers of image–text models.
+
+        Raises `OptionError` when out of range.
+        """
+        default = text if text is not None and self.bound.is_text else image
+        default = pair if pair is not None and self.bound.architecture.pair else default
+        return layers_from(start_layer, max(default, 0), self.depth, self.last)
+
+    # Forward passes
+
+    def forward(self, x: Tensor | None = None, rows: Tensor | None = None, *, at: nn.Module | None = None) -> Any:
+        """Call the model as it is, on `x` in place of the explained input; other inputs follow `rows`. Each input once.
+
+        `at`: the module whose output `x` replaces (texts; default: the word embeddings).
+        Raises `InputError` where the model refuses the input.
+        """
+        if self.each > 1:  # one of each group of inputs that are the same
+            x, rows = (None if t is None else t[:: self.each] for t in (x, rows))
+            rows = rows if rows is None else rows // self.each
+        args: list[Any] = []
+        kwargs = dict(self.constant)
+        for name, value in self.inputs.items():
+            if name == self._main and x is not None and not self.bound.is_text:
+                value = x
+            else:
+                value = for_call(value, rows, len(self.given))
+            if name:
+                kwargs[name] = value
+            else:
+                args.append(value)
+        with ExitStack() as stack:
+            if x is not None and self.bound.is_text:
+                stack.callback(replacing(at or self.bound.patches, x).remove)
+            if self.precise:
+                stack.enter_context(Precise(self.model))
+            stack.enter_context(as_caller())
+            try:
+                return self.model(*args, **kwargs)
+            except ClewError:
+                raise
+            except (ValueError, AssertionError, TypeError, IndexError) as error:
+                raise refused(lender(self.model), error, self.given.shape, is_text=self.bound.is_text) from error
+
+    def refuse_cache(self) -> None:
+        """Raise `InputError` where there is a cache: attention goes to its tokens, which cannot have scores."""
+        if self.cached:
+            raise refused_cache(self.given.shape[1])
+
+    def run(
+        self,
+        attention: Iterable[int] = (),
+        *,
+        hidden: Iterable[int] = (),
+        leaf: Leaf | None = None,
+        x: Tensor | None = None,
+        rows: Tensor | None = None,
+        readout_only: bool = False,
+    ) -> Trace:
+        """One forward pass in the seam, keeping `attention` (and block inputs `hidden`) of some layers.
+
+        `leaf=(layer, "v" | "o")` starts the graph there; without it no graph is built. `x` replaces `path_input`,
+        holding the examples `rows` (default: all, in order). `readout_only` spares what the head does not read of the
+        last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
+        """
+        self.refuse_cache()
+        verified, wanted_graph, inputs_of = self.verify and x is None, leaf is not None, frozenset(hidden)
+        keep = frozenset(attention) | ({self.last} if verified else set())
+        # Which rows the score reaches is seen by a gradient of the last block's tail.
+        if verified and leaf is None and is_due(lender(self.model), self.reach_key):
+            leaf = (self.last, "o")
+        reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
+        batch = (self.given if x is None else x[:: self.each]).shape[0]
+        seam = Capture(
+            self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads,
+            token_first=bool(inputs_of) and self.token_first(batch), witness=verified,
+            pulls=self.pulls if self.verify else None,
+        )  # fmt: skip
+        with seam, torch.set_grad_enabled(leaf is not None):
+            output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
+        self.shorter = seam.shorter or self.shorter
+        missing = sorted(keep - seam.records.keys())
+        if missing:
+            raise CaptureError(
+                f"no attention was seen in block {missing[0]} of {self.depth}",
+                expected="softmax attention inside the declared attention module",
+                got=type(self.bound.attentions[missing[0]]).__name__,
+                todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
+            )
+        with torch.set_grad_enabled(leaf is not None):
+            score = self.score(output, rows, clean=x is None)
+        if wanted_graph:
+            self.need_gradient(score)
+        self.backend = next((record.backend for record in seam.records.values()), self.backend)
+        reader = partial(self.read, rows=rows)
+        mask = _some(self.mask, rows)
+        trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length)
+        if verified:
+            self.traces.append(trace)
+        return trace
+
+    def need_gradient(self, score: Tensor) -> None:
+        """Raise `CaptureError` for a score that no gradient leads to, with the place where it stops."""
+        if not score.requires_grad:
+            x = self.x.detach().requires_grad_()
+            raise no_gradient(self.model, lambda: self.forward(x))
+
+    def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
+        """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
+        return read_of(
+            self.bound,
+            layer,
+            o.shape[0],
+            o.shape[2],
+            o,
+            mask=_some(self.mask, rows),
+            input_ids=_some(self.given, rows) if self.bound.is_text else None,
+            target_rows=_some(self.target_rows, rows),
+        )
+
+    def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
+        """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim), by the block's own layers."""
+        return project(self.bound, layer, values, bias=bias, autocast=self.shorter)
+
+    def attend(self, layer: int, hidden: Tensor) -> Attention:
+        """What the attention of a block computes of another input (batch, token, width)."""
+        return attend(self.bound, layer, hidden, autocast=self.shorter)
+
+    @property
+    def rows_read(self) -> Any:
+        """All rows of the last block that the head reads, where they are few."""
+        return few_rows(self.bound, self.target_rows, self.given if self.bound.is_text else None)
+
+    def score(self, output: Any, rows: Tensor | None = None, *, clean: bool = False) -> Tensor:
+        """One number per example of `output`; `clean` says that the input was the explained one, unchanged."""
+        if self.target is None and clean:
+            self.clean_output = output
+            self.target = self.resolve(output)
+            if getattr(self.target, "answer", False):  # the best answer is known by its tokens now
+                self.target_rows = self.target.plus
+        elif self.target is None:
+            with torch.no_grad():
+                self.score(self.forward(), clean=True)
+        return cast("Score", self.target)(output, rows)
+
+    def input_gradient(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`∂score/∂x` at `x`, and the score. The gradient of the input alone; parameters get none."""
+        clean = x is self.x and rows is None
+        with torch.enable_grad():
+            once = x[:: self.each].detach().requires_grad_()
+            seen: list[Tensor] = []
+            if self.verify:
+                once.register_hook(lambda g: seen.append(g.detach()))
+            score = self.score(self.forward(repeated(once, self.each), rows), rows, clean=clean)
+            self.need_gradient(score)
+            found = gradients_of(score, [once], self.each)[0]
+        if seen:
+            own = seen[0] if self.each == 1 else torch.stack(seen, 1).flatten(0, 1)
+            self.measure("gradient", own, found, "the gradient of the input, against what autograd handed to it")
+        return found, score.detach()
+
+    @property
+    def reach_key(self) -> Any:
+        """What decides which rows the score reaches; None for targets of which nothing is known."""
+        return key_of(self.bound, self.given, self.mask, self.target_rows) if self.per_row else None
+
+    def measure(self, name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None) -> None:
+        """Note how far something that was computed is from what it should be, relative to its largest size."""
+        if self.verify:
+            self.measured.append(Measured.of(name, expected, found, words, allowed=allowed))
+
+    # Paths
+
+    def baseline(self, baselines: float | Tensor, x: Tensor) -> Tensor:
+        """A baseline for each example, in the shape of `x`. Raises `OptionError` if it does not fit."""
+        return baseline(baselines, x)
+
+    def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Pairs (point, example) of a path, a chunk at a time: `points` × `batch` of them in all.
+
+        Without `internal_batch_size` a chunk is as large as runs fastest: 4 to 16 inputs on a CPU, whose caches
+        are small, a whole batch or 64 inputs elsewhere. A target that scores whole batches only gets whole batches.
+        """
+        size = chunk_size(self.given, internal_batch_size) * self.each if self.per_row else self.batch
+        return in_chunks(points, self.batch, size, self.given.device, self.progress)
+
+    def measure_path(self, quadrature: str, taken: Taken, n_steps: int) -> None:
+        """Note whether a path was gone as its rule says."""
+        if self.verify:
+            self.measured.append(taken.measured(quadrature, n_steps))
+
+    # Reading a module's output
+
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across, read from the output of the patch embedding; once per input shape.
+
+        Raises `InputError` where the model refuses the input, `CaptureError` where the embedding shows no grid.
+        """
+        if self.bound.grid is not None:
+            return self.bound.grid((self.given.shape[-2], self.given.shape[-1]))
+        known, shape = _grids.setdefault(original(self.bound.patches), {}), self.given.shape[1:]
+        if shape not in known:
+            seen = self._output_of(self.bound.patches, torch.zeros(1, dtype=torch.long, device=self.given.device))
+            if seen is None or seen.ndim != 4:
+                raise _unseen("patch embedding", "a grid", "four axes: (batch, width, grid height, grid width)", seen)
+            known[shape] = seen.shape[-2], seen.shape[-1]
+        return known[shape]
+
+    def _value_at(self, module: nn.Module) -> Tensor:
+        if module not in self._values:
+            seen = self._output_of(module, None)
+            if seen is None or seen.ndim != 3:
+                raise _unseen(
+                    f"embedding {type(module).__name__}", "a sequence", "three axes: (batch, token, width)", seen
+                )
+            self._values[module] = seen
+        return self._values[module]
+
+    def token_first(self, batch: int) -> bool:
+        """Whether blocks get (token, batch, width), where a pass of `batch` examples cannot show it: seen on one."""
+        if batch != self.length:
+            return False
+        block, key = self.bound.blocks[0], original(self.bound.blocks[0])
+        if key not in _token_first:
+            seen = self._output_of(block, torch.zeros(1, dtype=torch.long, device=self.given.device), entering=True)
+            _token_first[key] = seen is not None and seen.ndim == 3 and seen.shape[0] != 1 == seen.shape[1]
+        return _token_first[key]
+
+    def _output_of(self, module: nn.Module, rows: Tensor | None, *, entering: bool = False) -> Tensor | None:
+        """What a module puts out, or what enters it, in a pass that is left there: of all inputs, or of some `rows`."""
+
+        def call() -> None:
+            if rows is None or self.bound.is_text:
+                self.forward(None, rows if rows is None else rows * self.each)
+            else:
+                groups = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
+                self.forward(self._repeated[groups], groups)
+
+        with torch.no_grad():
+            return seen_at(module, call, entering=entering)
+
+
+def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    return values if values is None or rows is None else values[rows.to(values.device)]
+
+
+def _unseen(name: str, what: str, axes: str, seen: Tensor | None) -> CaptureError:
+    return CaptureError(
+        f"the declared {name} did not show {what}",
+        expected=f"an output of {axes}",
+        got=tuple(seen.shape) if seen is not None else "it was not called",
+        todo="correct `patches` and `embeddings` in the declaration",
+    )

@@ -1,0 +1,163 @@
+"""What one forward pass left: attention and values of the blocks that were asked for, the score, and one primitive.
+
+Most attention methods are made of `chain`, which multiplies readout rows by `I + C_l`, a block of queries at a time, so
+that no n × n map outlives the block of queries it was made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.architectures import Bound
+from ..seam.capture import Attention
+from ..seam.readout import Read
+from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores
+
+# Elements of one block of attention rows: 2**23 float32 are 32 MB.
+_BLOCK = 2**23
+
+Mix = Callable[..., Tensor]
+
+
+@dataclass
+class Trace:
+    """What one forward pass left: `layers` (attention by layer number), the model's `output`, the `score` (batch,).
+
+    `reader` tells which rows of a layer the head reads, `mask` (batch, token) which tokens are no padding, `length` how
+    many tokens enter the blocks. Where `each` input has several targets, `layers` hold every input once, `trace[layer]`
+    and all else once for each target.
+    """
+
+    bound: Bound
+    layers: dict[int, Attention]
+    output: Any
+    score: Tensor
+    reader: Callable[[int, Tensor], Read]
+    mask: Tensor | None = None
+    each: int = 1
+    length: int = 0
+    normalized: bool = field(default=False, init=False)  # whether a chain divided rows by their sums
+    _repeated: dict[int, Attention] = field(default_factory=dict[int, Attention], init=False)
+
+    def __getitem__(self, layer: int) -> Attention:
+        if self.each == 1:
+            return self.layers[layer]
+        if layer not in self._repeated:
+            self._repeated[layer] = self.layers[layer].repeated(self.each)
+        return self._repeated[layer]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence, prefix tokens included."""
+        layer = next(reversed(self.layers))
+        return self.layers[layer].v.shape[2] + (self.bound.prefix if self._pool_skips_prefix(layer) else 0)
+
+    def _pool_skips_prefix(self, layer: int) -> bool:
+        """Whether an attention pool was given the patches alone, as its keys show."""
+        pool = self.bound.pooled and layer == self.bound.last
+        return pool and self.layers[layer].v.shape[2] + self.bound.prefix == self.length
+
+    def gradients(self, wanted: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Tensor]:
+        """`∂score/∂v` or `∂score/∂o` for some (layer, "v" | "o"), in one backward pass for each target of an input."""
+        names = list(wanted)
+        tensors: list[Tensor] = [getattr(self.layers[layer], name) for layer, name in names]
+        with torch.enable_grad():
+            return dict(zip(names, gradients_of(self.score, tensors, self.each), strict=True))
+
+    # Readout
+
+    def read(self, layer: int | None = None) -> Read:
+        """Query rows of an attention (default: the last) that the head reads, and their weights."""
+        layer = self.bound.last if layer is None else layer
+        return self.reader(layer, self[layer].o)
+
+    def start(self, *, separate: bool = False) -> QueryRows:
+        """The readout as rows over the last attention's queries: one weighted row, or every row by itself."""
+        return self.read().start(self.layers[self.bound.last].o.shape[2], separate=separate)
+
+    def real_keys(self, layer: int) -> Tensor | None:
+        """Which keys of a layer are no padding, (batch, key); None where all are real."""
+        return None if self.mask is None else self.mask.to(self.layers[layer].v.device)
+
+    def over_tokens(self, maps: Tensor, layer: int) -> Tensor:
+        """Keys of a layer as tokens of the sequence: pooling may leave prefix tokens out, whose share is then 0."""
+        if self._pool_skips_prefix(layer):
+            return nn.functional.pad(maps, (self.bound.prefix, 0))
+        return maps
+
+    def chain(
+        self,
+        r: QueryRows,
+        layer: int,
+        mix: Mix,
+        *,
+        gradient: Outputs | Sequence[Outputs] = (),
+        normalize: bool = False,
+    ) -> Rows:
+        """`r (I + C_l)`, with `C_l = mix(A)`, or `mix(A, ∂score/∂A, …)` where gradients of `o` are given.
+
+        `mix` maps a block of query rows `(batch, head, query, key)` to `(batch, query, key)`. `normalize` divides each
+        row of `I + C_l` by its sum. An attention pool has no residual, so there it is `r C_l`.
+        """
+        self.normalized |= normalize
+        attention = self[layer]
+        gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
+        pool = self.bound.pooled and layer == self.bound.last
+        support = r.ne(0).any(0).any(0).nonzero().squeeze(1)
+        out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r.clone()
+        per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
+        for rows in support.split(max(1, _BLOCK // per_row)):
+            A = attention.probabilities(rows.to(attention.v.device)).to(r.dtype)
+            C = mix(A, *(attention.attention_gradient(g, rows.to(g.device)).to(A) for g in gradients)).to(r.device)
+            weight = r[..., rows]
+            if normalize:
+                sums = C.sum(-1) + (0 if pool else 1)
+                weight = weight * torch.where(sums == 0, 0.0, 1 / sums)[:, None]
+                if not pool:
+                    out[..., rows] = out[..., rows] + weight - r[..., rows]
+            out = out + weight @ C
+        return self.over_tokens(out, layer)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method returns: `scores` of all tokens, or `pixels` `(batch, height, width)` of which they are sums.
+
+    `options` are those that were resolved (a default that depends on the model); `checks` and `details` are tensors or
+    numbers of the method's own.
+    """
+
+    scores: Scores | None = None
+    pixels: Pixels | None = None
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    checks: dict[str, Any] = field(default_factory=dict[str, Any])
+    details: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+def repeated(values: Tensor, each: int) -> Tensor:
+    """Every example so often, one after the other."""
+    return values if each == 1 else values.repeat_interleave(each, 0)
+
+
+def gradients_of(score: Tensor, tensors: Sequence[Tensor], each: int) -> list[Tensor]:
+    """Gradients of scores (input · each,) by tensors that hold every input once: (input · each, …) of each tensor.
+
+    The forward pass is shared; each target costs one backward pass, over all inputs.
+    """
+    found: list[tuple[Tensor, ...]] = []
+    for target, values in enumerate(score.view(-1, each).unbind(1)):
+        last = target == each - 1
+        found.append(
+            torch.autograd.grad(values.sum(), tensors, allow_unused=True, materialize_grads=True, retain_graph=not last)
+        )
+    return list(found[0]) if each == 1 else [torch.stack(g, 1).flatten(0, 1) for g in zip(*found, strict=True)]
+
+
+def mean_heads(A: Attn) -> Tensor:
+    """The mean over heads."""
+    return A.mean(1)

@@ -1,0 +1,144 @@
+"""What is verified about every result: each step against something independent of it.
+
+The model's own call, its own attention output, gradients as autograd hands them by, sums that are written out. A result
+that disagrees is not handed out: it is an error that says what disagrees, and by how much.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..draw.plots import Picture
+from ..inputs.texts import TextBatch
+from ..seam.quantized import is_quantized, kernel_difference
+from ..seam.twin import original, twin
+from ..shapes import CheckFailed
+from ..subject.discrepancy import Measured
+from ..subject.subject import Subject
+from ..subject.trace import Result
+from .attention import of_attention, of_chain, of_gradients, of_projection, of_readout
+from .called import AsCalled, compared, strings_of
+from .placement import of_patches, of_pictures, of_text, of_tokens, padding_share
+from .relevance import of_relevance
+from .target import of_target
+from .windows import verify_windows
+
+__all__ = ["AsCalled", "Made", "of_pictures", "verified", "verify_windows"]
+
+_turn = itertools.count()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A result on its way out, and what it was made of.
+
+    `asked` are the method's options as given, `target` and `kind` what was to be explained, `names` and `score` what
+    the result says was; `placed` are its scores over tokens or patches as they will be handed out. Of pictures
+    `pictures` with their `preprocess`, where the model's input was made from them, `grid` and `patch`.
+    """
+
+    method: str
+    asked: Mapping[str, Any]
+    target: Any
+    kind: str
+    result: Result
+    names: Sequence[str]
+    score: Tensor
+    labels: Sequence[str] | None
+    placed: Tensor
+    text: TextBatch | None = None
+    pictures: Sequence[Picture] = ()
+    preprocess: Any = None
+    grid: tuple[int, int] | None = None
+    patch: tuple[int, int] | None = None
+    quantised: bool = False
+
+
+def verified(subject: Subject, call: AsCalled, made: Made, *, again: bool = False) -> dict[str, Any]:
+    """What was verified, as numbers for `checks`. Raises `CheckFailed` where something disagrees."""
+    found: dict[str, Any] = {}
+    measured = [*subject.measured, *_all(subject, made)]
+    if made.text is not None:
+        strings = strings_of(call.inputs)
+        measured += of_tokens(made.text, subject.given, strings, call.tokenizer)
+    own = compared(call, subject, made.text, again=again)
+    if own is not None:
+        found["forward_difference"] = own.difference
+        found |= own.told
+        measured += [own.measured] if own.measured is not None else []
+    errors = torch.stack([m.error.detach().double().cpu() for m in measured]).tolist()
+    worst: dict[str, float] = {}
+    wrong: list[tuple[float, Measured]] = []
+    for error, one in zip(errors, measured, strict=True):
+        if error > one.allowed:
+            wrong.append((error, one))
+        if one.name in _NUMBERS and error == error:
+            worst[one.name] = max(worst.get(one.name, 0.0), error)
+    if wrong:
+        _refuse(made.method, wrong)
+    found |= {f"{name.replace(' ', '_')}_error": value for name, value in worst.items()}
+    if made.text is not None and not bool(made.text.mask.all()):
+        found["padding_share"] = padding_share(made.text, made.result)
+    found["verified"] = ", ".join(dict.fromkeys(m.name for m in measured))
+    subject.traces.clear()
+    subject.relevance.clear()
+    return found
+
+
+# Errors that say more than that they are small.
+_NUMBERS = ("attention", "attention gradient", "path")
+
+
+def _refuse(method: str, wrong: list[tuple[float, Measured]]) -> None:
+    seen: dict[str, tuple[float, Measured]] = {}
+    for error, one in wrong:
+        if one.words not in seen or error > seen[one.words][0]:
+            seen[one.words] = error, one
+    lines = [f"{one.words}: {error:.3g}, allowed {one.allowed:.3g}" for error, one in list(seen.values())[:4]]
+    raise CheckFailed(
+        f"the result of {method} cannot be trusted: " + ", ".join(dict.fromkeys(one.name for _, one in wrong)),
+        expected="agreement to rounding",
+        got="; ".join(lines),
+        todo="run clew.doctor(model), which tells where a declaration or a model departs; "
+        "checks='off' gives the result all the same",
+    )
+
+
+def _all(subject: Subject, made: Made) -> Iterator[Measured]:
+    yield from of_readout(subject)  # which sees a gradient, where the method needed none
+    yield from of_attention(subject)
+    yield from of_chain(subject)
+    yield from of_gradients(subject)
+    yield from of_projection(subject)
+    yield from of_relevance(subject, made.result, made.method, made.asked)
+    yield from of_target(subject, made.target, made.kind, made.score, made.names, made.labels, made.text)
+    yield from _placed(subject, made)
+    yield from _quantised(subject, made)
+
+
+def _placed(subject: Subject, made: Made) -> Iterator[Measured]:
+    if made.text is not None:
+        yield from of_text(made.text, made.result, made.placed)
+        return
+    pixels = made.result.pixels
+    if pixels is not None and made.grid is not None and made.patch is not None:
+        yield from of_patches(pixels.detach(), made.placed, made.grid, made.patch)
+    elif made.result.scores is not None:
+        scores = made.result.scores.detach()[:, subject.bound.prefix :]
+        yield Measured.of("placement", scores, made.placed, "scores of patches, as the method gave them")
+    if made.preprocess is not None:
+        yield from of_pictures(subject.given, made.pictures, made.preprocess)
+
+
+def _quantised(subject: Subject, made: Made) -> Iterable[Measured]:
+    if made.quantised:
+        layers = [part for part in subject.model.modules() if is_quantized(part)]
+        layer = layers[next(_turn) % len(layers)]
+        words = "a quantised layer in floats, against its own kernel"
+        yield Measured("quantised weights", kernel_difference(twin(original(layer), as_is=True)), 0.03, words)
