@@ -20,9 +20,9 @@ check: $(DEV)  ## style and types
 	$(BIN)/pyright
 
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
-	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_contract_text.py \
-	  tests/test_texts.py tests/test_text_targets.py tests/test_text_show.py tests/test_text_twins.py tests/test_parity.py \
-	  tests/test_pairs.py tests/test_load_pairs.py
+	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/test_contract.py tests/models/test_contract_of_texts.py \
+	  tests/explaining/test_texts.py tests/targets/test_text_targets.py tests/attributions/test_text.py tests/explainers/test_methods_on_texts.py tests/test_parity.py \
+	  tests/explaining/test_pairs.py tests/loading/test_load_pairs.py
 
 bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python benchmarks/speed.py

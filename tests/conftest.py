@@ -65,7 +65,7 @@ def digits():
 @pytest.fixture(scope="module")
 def writer():
     """A loaded language model with a byte-level tokenizer, tiny and random."""
-    from tiny_tokenizers import tokenizer
+    from support.tiny_tokenizers import tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
     import clew

@@ -134,7 +134,7 @@ def run(root: Path, through: int, only: list[str], listing: bool) -> int:
             continue
         key = (case.family, case.folder)
         if key not in families:
-            families[key] = importlib.import_module(MAPPED[case.family]).Family(case.folder)
+            families[key] = importlib.import_module(f"support.{MAPPED[case.family]}").Family(case.folder)
         ok, line = _try(families[key], case)
         counts["passed" if ok else "failed"] += 1
         print(line)

@@ -1,0 +1,224 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.commands import run
+
+import clew
+from clew.demo import METHODS
+from clew.explainers import parse
+from clew.shapes import ClewError, OptionError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    files = []
+    for i, image in enumerate(clew.scenes().images[:3]):
+        image.save(tmp_path / f"scene{i}.png")
+        files.append(str(tmp_path / f"scene{i}.png"))
+    return files
+
+
+def test_explain_writes_a_page_that_compares_methods(pictures, tmp_path):
+    out = tmp_path / "a.html"
+    method = "beyond_intuition_token(start_layer=2, n_steps=3)"
+    done = run("explain", *pictures, "-m", "mini:digits", "--method", "raw_attention", "--method", method, "-o", out)
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert text.count("heatmap: raw_attention") == 3
+    assert "start_layer=2" in text
+    assert "scene2.png" in done.output
+    assert "integration error" in done.output
+
+
+def test_a_checkpoint_comes_with_labels_and_normalisation_of_its_own(pictures, tmp_path):
+    folder = tmp_path / "model"
+    loaded = clew.load("mini:digits")
+    loaded.model.save_pretrained(folder)
+    (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    more = (
+        "--labels",
+        tmp_path / "names.txt",
+        "--mean",
+        "0.4,0.5,0.6",
+        "--std",
+        "1,1,1",
+        "--target",
+        "class 3 / class 5",
+    )
+    out = tmp_path / "a.safetensors"
+    done = run("explain", pictures[0], "-m", folder, "--method", "raw_attention", "-o", out, *more)
+    assert done.exit_code == 0, done.output
+    found = clew.Attribution.load(out)
+    assert found.target == ["class 3 - class 5"] or "class 3" in found.target[0]
+    own = clew.load(folder, mean=(0.4, 0.5, 0.6), std=(1.0, 1.0, 1.0))
+    image = clew.open_image(pictures[0])
+    assert (
+        found.logits is not None
+        and (found.logits - clew.explain(own, image, method="raw_attention").logits).abs().max() < 1e-5
+    )
+    with pytest.raises(OptionError, match="--mean takes numbers"):
+        run("explain", pictures[0], "-m", folder, "--mean", "grey")
+
+
+def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
+    out = tmp_path / "a.safetensors"
+    done = run(
+        "explain", pictures[0], "-m", "mini:digits", "--target", "seven / one", "--method", "saliency", "-o", out
+    )
+    assert done.exit_code == 0, done.output
+    found = clew.Attribution.load(out)
+    assert found.target == ["seven rather than one"]
+    assert found.provenance["model"] == "mini:digits"
+    done = run("explain", pictures[0], "-m", "mini:digits", "-t", "3", "--score", "probability", "-o", out)
+    assert clew.Attribution.load(out).target == ["three"]
+    assert clew.Attribution.load(out).score < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0}", "-m", "mini:digits", "--method", "rollout"], "attention_rollout"),
+        (["{0}", "-m", "mini:digits", "--method", "raw_attention(__import__('os'))"], "is written NAME"),
+        (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html, \.png, \.safetensors"),
+        (["{0}", "-m", "mini:digits", "-t", "ten"], "no label 'ten'"),
+        (["nothing.png", "-m", "mini:digits"], "no image file"),
+        (["{0}", "-m", "mini:letters"], "no bundled model"),
+    ],
+)
+def test_errors_say_what_to_do(pictures, arguments, message):
+    with pytest.raises(ClewError, match=message):
+        run("explain", *(a.format(*pictures) for a in arguments))
+
+
+def test_an_error_is_shown_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "clew", "explain", "no.png", "-m", "mini:digits"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.returncode == 1
+    assert "no image file" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_methods_models_and_doctor():
+    listed = run("methods").output
+    assert all(name in listed for name in clew.methods())
+    assert "n_steps=8" in run("methods", "beyond_intuition_head").output
+    assert "timm_vit" in run("models").output
+    done = run("doctor", "mini:digits")
+    assert (done.exit_code, done.output.count("│ ok │")) == (0, 9)
+
+
+def test_demo(tmp_path):
+    done = run("demo", "--out", tmp_path / "demo.html", "--limit", 2)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "demo.html").read_text().count("heatmap:") == 2 * len(METHODS) + 2 * 2
+    assert "maximum on the digit" in done.output
+
+
+@pytest.mark.parametrize("command", ["explain", "methods", "models", "doctor", "demo"])
+def test_help_teaches(command):
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert len(done.output) > 200
+
+
+def test_methods_with_options_are_literals():
+    assert parse("saliency") == ("saliency", {})
+    assert parse("a(x=1, y='b', z=[1, 2.5])") == ("a", {"x": 1, "y": "b", "z": [1, 2.5]})
+    for wrong in ("", "a(1)", "a(x=y)", "a.b", "a(**{})", "1 + 1", "a(x=print())"):
+        with pytest.raises(OptionError):
+            parse(wrong)
+
+
+def test_every_method_is_found_from_the_command_line(pictures, tmp_path):
+    options = {"integrated_gradients": "(n_steps=4)", "smoothgrad": "(n_samples=2)"}
+    chosen = [a for name in clew.methods() if name != "value_norm" for a in ("--method", name + options.get(name, ""))]
+    done = run("explain", pictures[0], "-m", "mini:digits", *chosen, "-o", tmp_path / "all.png")
+    assert done.exit_code == 0, done.output
+    assert Path(tmp_path / "all.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def pair_scene(tmp_path):
+    clew.captioned_scenes().images[0].save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+def test_explain_compares_a_picture_with_texts(pair_scene, tmp_path):
+    page = tmp_path / "pair.html"
+    texts = ["--text", "a seven", "--text", "a two"]
+    done = run("explain", pair_scene, "-m", "mini:digits-clip", *texts, "-o", page)
+    assert done.exit_code == 0, done.output
+    assert "a seven" in done.output and "a two" in done.output
+    assert page.read_text().count('class="words"') == 2 and page.read_text().count('<section class="row">') == 1
+    done = run("explain", pair_scene, "-m", "mini:digits-clip", *texts, "-o", tmp_path / "pair.png")
+    assert done.exit_code == 0, done.output
+    done = run("explain", pair_scene, "-m", "mini:digits-clip", "-t", "a two / a six", "-o", tmp_path / "c.safetensors")
+    assert done.exit_code == 0, done.output
+    assert clew.Attribution.load(tmp_path / "c.safetensors").target == ["a two rather than a six"]
+    done = run(
+        "explain", pair_scene, "-m", "mini:digits-clip", *texts, "--side", "text", "-o", tmp_path / "t.safetensors"
+    )
+    assert done.exit_code == 0, done.output
+    assert clew.Attribution.load(tmp_path / "t.safetensors").kind == "text"
+
+
+def test_a_picture_and_an_image_text_model_need_something_to_compare(pair_scene, tmp_path):
+    with pytest.raises(OptionError, match="what to compare"):
+        run("explain", pair_scene, "-m", "mini:digits-clip", "-o", tmp_path / "a.html")
+
+
+def broken(folder: Path, name: str = "cut.jpg") -> Path:
+    clew.scenes().images[3].resize((300, 300)).save(folder / "whole.jpg.part", format="JPEG")
+    (folder / name).write_bytes((folder / "whole.jpg.part").read_bytes()[:900])
+    return folder / name
+
+
+@pytest.mark.parametrize("command", ["explain", "figure"])
+def test_what_is_broken_in_a_folder_is_named_and_the_rest_goes_on(command, pictures, tmp_path):
+    folder, out = tmp_path, tmp_path / "results" / "a.png"
+    out.parent.mkdir()
+    (folder / "._scene0.png").write_bytes(b"\0\5\x16\7")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "folder.jpg").mkdir()
+    asked = (command, folder, "-m", "mini:digits", "--method", "raw_attention", "-o", out)
+    done = run(*asked)
+    assert done.exit_code == 0 and out.is_file() and "left out" not in done.output, done.output
+    out.unlink()
+    name = str(broken(folder))
+    done = run(*asked)
+    assert done.exit_code == 1 and out.is_file()
+    assert "left out" in done.stderr and name in done.stderr and "is broken" in done.stderr
+    assert "._scene0" not in done.output and "left out" not in done.stdout
+
+
+def test_a_broken_file_that_is_named_does_not_stop_the_others(pictures, tmp_path):
+    out = tmp_path / "a.safetensors"
+    asked = ("-m", "mini:digits", "--method", "raw_attention", "-o", out)
+    done = run("explain", pictures[0], broken(tmp_path), tmp_path / "missing.png", pictures[1], *asked)
+    assert done.exit_code == 1 and done.stderr.count("left out") == 2 and "missing.png" in done.stderr
+    both = clew.explain(clew.load("mini:digits"), clew.scenes().images[:2], method="raw_attention")
+    assert len(clew.Attribution.load(out)) == 2
+    assert (clew.Attribution.load(out).scores == both.scores).all()
+    out.unlink()
+    with pytest.raises(ClewError, match="is broken"):
+        run("explain", broken(tmp_path), *asked)
+    with pytest.raises(ClewError, match=r"none of the inputs can be read(.|\n)*cut.jpg(.|\n)*other.jpg"):
+        run("explain", broken(tmp_path), broken(tmp_path, "other.jpg"), *asked)
+    assert not out.exists()
+
+
+def test_texts_of_a_folder_alike(tmp_path):
+    (tmp_path / "a.txt").write_text("a brilliant film")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00caf\xe9")
+    (tmp_path / "c.txt").write_text(" \n")
+    (tmp_path / "._a.txt").write_bytes(b"\xff")
+    out = tmp_path / "out.safetensors"
+    done = run("explain", tmp_path, "-m", "mini:reviews-bert", "--method", "raw_attention", "-o", out)
+    assert done.exit_code == 1 and len(clew.Attribution.load(out)) == 1
+    assert "b.txt is no text" in done.stderr and "c.txt is empty" in done.stderr and "._a" not in done.stderr
