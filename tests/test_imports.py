@@ -15,7 +15,7 @@ SOURCE = Path(clew.__file__).parent
 
 # A room imports only from rooms above it; imports inside functions count. The first are single files.
 ROOMS = [
-    "shapes", "progress", "registry", "literals", "validation",
+    "errors", "shapes", "progress", "registry", "literals", "validation",
     "files",
     "statistics",
     "rules",

@@ -9,6 +9,7 @@ from .attributions.pair import PairAttribution
 from .attributions.text import TextAttribution
 from .datasets import Dataset, Example, open_dataset
 from .diagnosis import doctor
+from .errors import ClewError
 from .evaluation.benchmarks import Batch, Benchmark, Curve, Metric, benchmark, benchmarks
 from .evaluation.evaluate import evaluate
 from .evaluation.examples import Shown
@@ -25,7 +26,6 @@ from .minis import captioned_scenes, reviews, scenes
 from .models.architectures import Architecture, Readout, architectures, register
 from .models.pair import Pair, register_pair
 from .rules.rule_sets import RULE_SETS
-from .shapes import ClewError
 from .subject.subject import Subject
 from .subject.trace import Result, Trace
 from .targets import Contrast, Each, Similarity, Span, Token

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .errors import ClewError
 from .explaining.explain import explain, subject_of
 from .explaining.items import Things, things
 from .explaining.pair_model import LoadedPair, encoded
@@ -22,7 +23,6 @@ from .models.pair import SIDES, Pair, Side, find_pair, tower
 from .seam.guest import guest
 from .seam.quantized import is_quantized
 from .seam.twin import original
-from .shapes import ClewError
 from .targets import Token
 from .targets.outputs import answer_logits_of, logits_of
 from .verification import of_pictures

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, cast
 
-from .shapes import OptionError, named
+from .errors import OptionError, named
 
 LONGEST, DEEPEST = 4_000, 8  # characters; lists in lists
 

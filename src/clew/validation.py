@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 import numpy as np
 from torch import Tensor, strided
 
-from .shapes import OptionError, named
+from .errors import OptionError, named
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,7 +15,7 @@ from clew.app import pieces
 from clew.app.asking import MOST_CHARACTERS, Asked, Models, answers, checked, opened, predictions, snippet
 from clew.app.maps import cards, difference, in_plain_words, message, row_of
 from clew.app.results import Results
-from clew.shapes import ClewError, InputError, OptionError
+from clew.errors import ClewError, InputError, OptionError
 
 IMAGE = clew.scenes().images[0]
 RAW = [("raw_attention", {})]

@@ -27,7 +27,7 @@ from clew.app.asking import Models, opened
 from clew.app.folders import Folders, own_folder
 from clew.cli import main as cli
 from clew.cli import ui as cli_ui
-from clew.shapes import OptionError
+from clew.errors import OptionError
 
 
 def png(width: int, height: int) -> bytes:

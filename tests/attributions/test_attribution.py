@@ -13,7 +13,7 @@ from support import tiny
 
 import clew
 from clew.draw import page, plots
-from clew.shapes import ClewError, LoadError
+from clew.errors import ClewError, LoadError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import clew
 from clew.attributions.figure import _Scale
 from clew.cli.main import app
-from clew.shapes import ClewError, OptionError
+from clew.errors import ClewError, OptionError
 
 METHODS = ("beyond_intuition_token", "attn_lrp")
 

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 import clew
 from clew.draw.text_html import Piece, latex, scale_of, shade, terminal, text_page
-from clew.shapes import ClewError, InputError, OptionError
+from clew.errors import ClewError, InputError, OptionError
 
 EVIL = 'a superb <script>alert("x")</script> & {plot} \\end 50% of_it'
 

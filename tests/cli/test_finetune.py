@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import clew.training.session
 from clew.cli.main import app, main
-from clew.shapes import ClewError, InputError, LoadError, OptionError
+from clew.errors import ClewError, InputError, LoadError, OptionError
 from clew.training.recipes import Recipe
 
 

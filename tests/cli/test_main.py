@@ -11,8 +11,8 @@ from support.commands import run
 
 import clew
 from clew.demo import METHODS
+from clew.errors import ClewError, OptionError
 from clew.explainers import parse
-from clew.shapes import ClewError, OptionError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import clew
 from clew.datasets import Dataset, Example, fingerprint, open_dataset, reader, readers
 from clew.datasets.content import joined
 from clew.datasets.places import open_files
-from clew.shapes import ClewError, InputError, OptionError
+from clew.errors import ClewError, InputError, OptionError
 
 
 class Held(Dataset):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clew.datasets import fingerprint, open_dataset
 from clew.datasets.pictures import object_mask
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 
 RNG = np.random.default_rng(0)
 

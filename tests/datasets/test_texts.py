@@ -14,7 +14,7 @@ from support.text_data import DOCUMENTS, REVIEWS, TEST, everything, lines, parqu
 
 from clew.datasets import fingerprint, open_dataset
 from clew.datasets.labels import indexed, unique
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 
 # --- what holds for all ---------------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from PIL import Image
 from support.bench_twins import Given, evaluated, flat
 
 import clew
+from clew.errors import OptionError
 from clew.inputs.preprocessing import Preprocess
-from clew.shapes import OptionError
 
 METHODS = ("attention_rollout", "saliency")  # scores of patches, and pixels
 

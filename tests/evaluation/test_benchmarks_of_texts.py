@@ -17,7 +17,7 @@ from support.bench_twins import Given, evaluated
 
 import clew
 from clew.datasets import Example
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 
 METHODS = ("input_x_gradient", "raw_attention")
 

@@ -15,7 +15,7 @@ from support.full_disk import full_after
 from support.running import METHODS, counting, files, run
 
 import clew
-from clew.shapes import CaptureError, InputError, OptionError, WriteError
+from clew.errors import CaptureError, InputError, OptionError, WriteError
 
 # What is stored
 

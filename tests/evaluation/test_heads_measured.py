@@ -12,7 +12,7 @@ from torch import nn
 
 import clew
 from clew import metrics
-from clew.shapes import OptionError
+from clew.errors import OptionError
 
 
 def told(loaded, problem):

@@ -10,7 +10,7 @@ import torch
 from support.running import run
 
 import clew
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 
 # What is asked for
 

@@ -14,7 +14,7 @@ import torch
 from support.running import METHODS, files, lasting, run
 
 import clew
-from clew.shapes import OptionError
+from clew.errors import OptionError
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import pyarrow
 import pytest
 
 from clew import Curve, Metric
+from clew.errors import ClewError, InputError, OptionError
 from clew.evaluation.report.data import group, grouped
 from clew.evaluation.report.report import report, summary
 from clew.evaluation.report.rows import differing
 from clew.evaluation.report.tables import latex_escaped, ordered, places, written
-from clew.shapes import ClewError, InputError, OptionError
 from clew.statistics import compare, interval, letters
 
 METHODS = ("rollout", "random_<b>", "lrp(rule='a|b')")

@@ -19,7 +19,7 @@ from support.running import counting, files, lasting, run
 
 import clew
 import clew.evaluation.store
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 
 # Going on
 

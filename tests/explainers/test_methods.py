@@ -7,7 +7,7 @@ import torch
 from support import tiny, twins
 
 import clew
-from clew.shapes import OptionError
+from clew.errors import OptionError
 from clew.subject.quadrature import quadrature_rule
 
 NAMES = ["timm_token", "timm_average", "timm_registers", "timm_layer_scale", "timm_not_square"]

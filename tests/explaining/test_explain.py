@@ -11,7 +11,7 @@ from PIL import Image
 from support import tiny
 
 import clew
-from clew.shapes import InputError, OptionError, TargetError, UnknownArchitecture
+from clew.errors import InputError, OptionError, TargetError, UnknownArchitecture
 
 LABELS = ["ash", "birch", "cedar, red cedar", "oak", "willow"]
 

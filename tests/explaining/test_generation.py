@@ -13,8 +13,8 @@ from support.tokenized_models import Slow, writer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import clew
+from clew.errors import ClewError, InputError
 from clew.inputs.token_texts import in_text, spans_of, spelled
-from clew.shapes import ClewError, InputError
 
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}[assistant] {% endif %}"

@@ -15,11 +15,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import clew
+from clew.errors import InputError, OptionError, TargetError, UnknownArchitecture
 from clew.explaining.items import things
 from clew.explaining.pair_model import encoded
 from clew.models.pair import find_pair
 from clew.seam.precision import Precise
-from clew.shapes import InputError, OptionError, TargetError, UnknownArchitecture
 from clew.subject.quadrature import quadrature_rule
 
 METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients", "random")]

@@ -8,8 +8,8 @@ from support.tiny_tokenizers import CORPUS, tokenizer
 from support.tokenized_models import Slow, model_for
 
 import clew
+from clew.errors import ClewError, InputError, OptionError
 from clew.inputs.words import pooled, word_spans
-from clew.shapes import ClewError, InputError, OptionError
 
 TEXT = "Don't  say “unbelievable”,\nnaïve 🎬 café-owner 電影!"
 

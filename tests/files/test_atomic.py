@@ -19,10 +19,10 @@ import clew
 from clew.app.explain_tab import _zipped
 from clew.app.folders import Folders, own_folder
 from clew.attributions.figure import figure
+from clew.errors import WriteError
 from clew.files.atomic import write, write_all, write_errors
 from clew.metrics import write_top_k
 from clew.minis.training import write_processor, write_scenes
-from clew.shapes import WriteError
 
 
 def content(folder):

@@ -17,8 +17,8 @@ from support.hostile import edited
 import clew
 from clew.datasets import open_dataset
 from clew.datasets.places import open_files
+from clew.errors import ClewError, InputError
 from clew.files.json_files import ANY, Number, mismatch
-from clew.shapes import ClewError, InputError
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("untyped")]
 
@@ -178,7 +178,7 @@ def test_documents_of_eraser_that_unfold(tmp_path):
 
 
 def test_names_of_classes_far_apart():
-    from clew.shapes import LoadError
+    from clew.errors import LoadError
     from clew.targets.heads import by_number
 
     with pytest.raises(LoadError, match="go by their numbers"):

@@ -16,9 +16,9 @@ from support.bounds import refused
 from support.bounds import room as room
 
 import clew
+from clew.errors import LoadError
 from clew.files.json_files import read_object
 from clew.models.model_files import Stored, no_larger, stored
-from clew.shapes import LoadError
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("untyped")]
 

@@ -16,11 +16,11 @@ from rich.console import Console
 import clew
 from clew.attributions.figure import figure
 from clew.cli import main as cli
+from clew.errors import ClewError, OptionError
+from clew.errors import named as in_words
 from clew.explainers import parse
 from clew.metrics import flipping, perturbation
 from clew.requests.options import literal, numbers
-from clew.shapes import ClewError, OptionError
-from clew.shapes import named as in_words
 from clew.training.recipes import TASKS, changed
 from clew.validation import digits, fits
 

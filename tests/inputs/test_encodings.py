@@ -27,8 +27,8 @@ from transformers import (
 )  # fmt: skip
 
 import clew
+from clew.errors import InputError
 from clew.inputs.words import pooled
-from clew.shapes import InputError
 
 TEXTS = ["it's quoted", "they don't own the unbelievable café owners’ résumés, naïve"]
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import clew
-from clew.shapes import InputError
+from clew.errors import InputError
 
 
 def picture(width=90, height=61, mode="RGB"):

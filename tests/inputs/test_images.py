@@ -10,8 +10,8 @@ from support import tiny
 from torch.utils.data import DataLoader, TensorDataset
 
 import clew
+from clew.errors import InputError
 from clew.inputs import images
-from clew.shapes import InputError
 
 
 @pytest.fixture

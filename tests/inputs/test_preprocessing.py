@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification
 
 import clew
+from clew.errors import InputError, LoadError
 from clew.loading.hugging_face import hf_preprocess
-from clew.shapes import InputError, LoadError
 
 transform = importlib.import_module("open_clip.transform")
 

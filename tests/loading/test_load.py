@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from support import tiny
 
 import clew
+from clew.errors import LoadError
 from clew.models.checkpoints import read_weights
-from clew.shapes import LoadError
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 NAME = "timm:vit_tiny_patch16_224"

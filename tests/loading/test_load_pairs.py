@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import clew
+from clew.errors import LoadError
 from clew.inputs.preprocessing import Preprocess
 from clew.loading.open_clip_models import OpenClipTokenizer, aligned
-from clew.shapes import LoadError
 
 
 def word_tokenizer():

@@ -15,10 +15,10 @@ from torch import nn
 
 import clew
 from clew.diagnosis import state
+from clew.errors import CaptureError, OptionError
 from clew.explaining.prepare import prepare
 from clew.lrp.relevance import propagate
 from clew.rules import Epsilon, Flat, PlainGradient, WSquare, rule_sets
-from clew.shapes import CaptureError, OptionError
 from clew.subject.subject import Subject
 from clew.targets import resolve
 

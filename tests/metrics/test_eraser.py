@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from clew import metrics
+from clew.errors import InputError, OptionError
 from clew.metrics.eraser import mask_of, spans_of
 from clew.metrics.eraser_files import ranking
-from clew.shapes import InputError, OptionError
 
 LABELS = ("NEG", "POS", "SO-SO")
 STEPS = (0.1, 0.5)

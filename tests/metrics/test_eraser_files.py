@@ -15,9 +15,9 @@ import torch
 
 import clew
 from clew import metrics
+from clew.errors import InputError, MissingDependency, OptionError
 from clew.metrics.eraser import mask_of
 from clew.metrics.eraser_files import ranking, tokens_of
-from clew.shapes import InputError, MissingDependency, OptionError
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "nlp" / "eraser"
 

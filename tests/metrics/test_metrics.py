@@ -13,7 +13,7 @@ from torch import nn
 
 import clew
 from clew import metrics
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from support.tiny_text import build_text
 from torch import nn
 
 import clew
-from clew.shapes import InputError, LoadError, UnknownArchitecture
+from clew.errors import InputError, LoadError, UnknownArchitecture
 
 IDS = torch.tensor([[5, 9, 30, 12, 7], [8, 8, 21, 40, 6]])
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}

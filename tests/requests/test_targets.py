@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 import clew
 from clew.app.asking import Asked, answers, predictions, snippet
 from clew.cli import main as cli
+from clew.errors import TargetError
 from clew.requests.results import explained, items_for, labels_of
 from clew.requests.targets import target_of
-from clew.shapes import TargetError
 
 NUMBERS = ["7", "3", "10", "0", "cat / dog", "dog", "1 / 2", "1, one", "cat", "-5"]
 

@@ -9,10 +9,10 @@ from support import lrp_twins as twin
 from torch.autograd import gradcheck
 
 from clew import rules
+from clew.errors import ClewError, OptionError
 from clew.lrp import operations as operations
 from clew.lrp.tape import Tape
 from clew.rules import rule_sets
-from clew.shapes import ClewError, OptionError
 
 CLOSE = {"rtol": 0, "atol": 1e-10}
 

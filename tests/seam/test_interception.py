@@ -13,10 +13,10 @@ from support import tiny
 from torch import nn
 
 import clew
+from clew.errors import CaptureError
 from clew.seam.capture import Capture
 from clew.seam.precision import Precise
 from clew.seam.twin import twin
-from clew.shapes import CaptureError
 
 
 class Handwritten(nn.Module):

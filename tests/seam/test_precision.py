@@ -8,10 +8,10 @@ from scipy.stats import spearmanr
 
 import clew
 from clew.diagnosis import state
+from clew.errors import InputError, LoadError
 from clew.explainers import parse
 from clew.seam.quantized import float_forward, float_weight, is_quantized, kernel_difference
 from clew.seam.twin import twin
-from clew.shapes import InputError, LoadError
 
 METHODS = [
     "raw_attention", "generic_attribution", "beyond_intuition_head", "beyond_intuition_token", "input_x_gradient",

@@ -19,11 +19,11 @@ from support import tiny, tiny_text
 from torch import nn
 
 import clew
+from clew.errors import InputError
 from clew.explaining.explain import subject_of
 from clew.explaining.prepare import prepare
 from clew.lrp.relevance import propagate
 from clew.seam.guest import as_caller, guest
-from clew.shapes import InputError
 from clew.subject.reached_rows import known
 
 HOME = str(Path(clew.__file__).parent)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 from clew.statistics import Comparison, bands, compare, corrected_p, interval, intervals, letters, split_half
 
 

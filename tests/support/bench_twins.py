@@ -6,8 +6,8 @@ import torch
 
 import clew
 from clew.datasets import Dataset
+from clew.errors import InputError
 from clew.explainers import find as find_method
-from clew.shapes import InputError
 
 
 class Given(Dataset):

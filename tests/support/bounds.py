@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clew.shapes import ClewError
+from clew.errors import ClewError
 
 ROOM = 3 * 2**30  # bytes of addresses, more than any case may take of memory
 

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import clew
-from clew.shapes import TargetError
+from clew.errors import TargetError
 from clew.targets.heads import by_number, head_of, log_odds, log_probability_of, names_of, probability_of
 
 IDS = torch.tensor([[5, 9, 30, 12, 7], [8, 8, 21, 40, 6]])

@@ -9,7 +9,7 @@ from support.tokenized_models import TEXT
 from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
 
 import clew
-from clew.shapes import TargetError
+from clew.errors import TargetError
 
 EXACT = {"method": "input_x_gradient", "compute_dtype": torch.float64}
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

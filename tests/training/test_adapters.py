@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import clew
 import clew.training.session
-from clew.shapes import OptionError
+from clew.errors import OptionError
 from clew.training.data import divided
 from clew.training.finetune import finetune
 from clew.training.recipes import TASKS

@@ -15,7 +15,7 @@ from support.labelled_data import film_folder, picture_folder, reviews, table
 from support.text_data import refused, separated
 
 from clew.datasets import Dataset, Example, open_dataset
-from clew.shapes import InputError, OptionError
+from clew.errors import InputError, OptionError
 from clew.training.data import divided
 from clew.training.recipes import TASKS
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForImageClassification
 
 import clew
 import clew.training.loop
+from clew.errors import OptionError
 from clew.minis.digit_scenes import compose
-from clew.shapes import OptionError
 from clew.training.data import divided
 from clew.training.finetune import finetune
 from clew.training.loop import Images

@@ -29,7 +29,7 @@ import clew
 import clew.training.loop
 import clew.training.session
 from clew.cli.main import app
-from clew.shapes import InputError, OptionError, WriteError
+from clew.errors import ClewError, InputError, OptionError, WriteError
 from clew.training.checkpoints import last_checkpoint, seal
 from clew.training.data import divided
 from clew.training.finetune import finetune
@@ -392,7 +392,7 @@ def test_a_model_that_loads_as_another_is_not_written(source, tmp_path, monkeypa
         real(self, folder)
 
     monkeypatch.setattr(Trainable, "write", other)
-    with pytest.raises(clew.shapes.ClewError, match="the written model is not the trained one"):
+    with pytest.raises(ClewError, match="the written model is not the trained one"):
         quick(source, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 

@@ -22,8 +22,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import clew
+from clew.errors import LoadError, OptionError
 from clew.models.module_paths import places
-from clew.shapes import LoadError, OptionError
 from clew.training.finetune import finetune
 from clew.training.loop import measured
 from clew.training.models import trainable

@@ -14,6 +14,7 @@ from support.faults import FAULTS, LATER, QUANTISED, in_calls, row_before, swapp
 from support.tiny_text import build_text
 
 import clew
+from clew.errors import CheckFailed
 from clew.verification import called
 
 METHODS = {
@@ -108,7 +109,7 @@ def test_wrong_words_and_windows_are_refused(name, settings, monkeypatch, untype
 
     made()
     LATER[name](monkeypatch)
-    with pytest.raises(clew.shapes.CheckFailed):
+    with pytest.raises(CheckFailed):
         made()
 
 
@@ -122,7 +123,7 @@ def test_wrong_quantised_weights_are_refused(name, bits, settings, monkeypatch, 
     right = quantized.float_weight
     monkeypatch.setattr(quantized, "float_weight", lambda module: QUANTISED[name](right(module)))
     for method in ("attn_lrp", "input_x_gradient", "beyond_intuition_token"):
-        with pytest.raises(clew.shapes.CheckFailed, match="quantised layer"):
+        with pytest.raises(CheckFailed, match="quantised layer"):
             clew.explain(model, texts, method=method)
 
 
@@ -160,7 +161,7 @@ def test_a_token_explained_at_the_row_before_is_refused(target, method, writer, 
     ids = torch.randint(5, 60, (2, 9))
     clew.explain(writer, ids, method=method, target=target)
     row_before(monkeypatch)
-    with pytest.raises(clew.shapes.CheckFailed):
+    with pytest.raises(CheckFailed):
         clew.explain(writer, ids, method=method, target=target)
 
 
@@ -171,5 +172,5 @@ def test_other_token_types_are_refused(method, monkeypatch, untyped):
     inputs = {"input_ids": torch.randint(5, 60, (1, 9)), "token_type_ids": types}
     clew.explain(model, inputs, method=method, target=1)
     in_calls("inputs", swapped_types)(monkeypatch)
-    with pytest.raises(clew.shapes.CheckFailed, match="called as its user calls it"):
+    with pytest.raises(CheckFailed, match="called as its user calls it"):
         clew.explain(model, inputs, method=method, target=1)

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..attributions.base import Attribution
+from ..errors import ClewError, InputError, OptionError
 from ..explainers import find
 from ..explaining.explain import explain
 from ..explaining.pair_model import LoadedPair
@@ -21,7 +22,6 @@ from ..loading.load import MINIS, load
 from ..models.loaded_model import LoadedModel
 from ..requests.results import has_words, kind_of, labels_of
 from ..requests.targets import target_of, texts_of
-from ..shapes import ClewError, InputError, OptionError
 from ..targets import Contrast, Similarity
 from ..targets.heads import Head, head_of, probabilities
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..shapes import optional_import
+from ..errors import optional_import
 from .asking import Models
 from .compare_tab import compare_tab
 from .explain_tab import explain_tab

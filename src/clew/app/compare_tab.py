@@ -6,8 +6,8 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from ..attributions.base import Attribution
+from ..errors import ClewError
 from ..explainers import methods
-from ..shapes import ClewError
 from .asking import Asked, Models, answers, opened
 from .maps import Card, body, difference, in_plain_words, row_of
 from .memory import given_back

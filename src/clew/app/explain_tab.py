@@ -12,11 +12,11 @@ from typing import Any
 
 from ..attributions.base import Attribution
 from ..attributions.comparison import compare
+from ..errors import ClewError, WriteError
 from ..explainers import methods
 from ..files.atomic import write_all
 from ..minis import captioned_scenes, reviews, scenes
 from ..models.loaded_model import LoadedModel
-from ..shapes import ClewError, WriteError
 from .asking import Asked, Models, answers, checked, opened, predictions, snippet
 from .folders import Folders
 from .maps import Card, cards, message, row_of

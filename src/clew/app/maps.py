@@ -25,7 +25,7 @@ from ..attributions.text import TextAttribution
 from ..draw.direction import direction
 from ..draw.plots import Picture, colour_scale, in_frame, is_tiny, shrunk, stored
 from ..draw.text_html import Piece, direction_of, scale_of, shade
-from ..shapes import InputError
+from ..errors import InputError
 
 LONGEST = 480  # pixels of a picture on the page
 

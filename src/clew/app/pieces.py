@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..draw.plots import is_tiny, stored
-from ..shapes import ClewError
+from ..errors import ClewError
 from .asking import MOST_CHARACTERS, Models, opened
 from .maps import message
 from .memory import given_back

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Dataset, fingerprint, open_dataset
+from ..errors import ClewError, InputError
 from ..evaluation.evaluate import classifier_of
 from ..evaluation.examples import Shown
 from ..evaluation.run import Run
-from ..shapes import ClewError, InputError
 from .asking import Models
 from .maps import message
 

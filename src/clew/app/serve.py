@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..shapes import OptionError, optional_import
+from ..errors import OptionError, optional_import
 from .access import LOOPBACK, OnlyHosts, audience, in_url, is_loopback, refuse_without_login
 from .asking import LARGEST_FILE, Models
 from .folders import Folders, own_folder

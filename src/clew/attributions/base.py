@@ -14,9 +14,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..draw.plots import Bars
+from ..errors import ClewError
 from ..files.atomic import write
 from ..files.json_files import ANY, Number
-from ..shapes import ClewError, Pixels, Scores
+from ..shapes import Pixels, Scores
 from .saved_fields import Saved
 
 FORMAT = "clew-attribution-1"

@@ -10,8 +10,8 @@ from typing import cast
 from ..draw.page import page
 from ..draw.plots import grid
 from ..draw.text_html import latex, text_page
+from ..errors import ClewError
 from ..files.atomic import write
-from ..shapes import ClewError
 from ..validation import refuse_others, typed
 from .base import Attribution
 from .image import ImageAttribution

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..draw.lettering import fitted, lettered, wrapped
 from ..draw.plots import in_frame, shrunk
+from ..errors import ClewError, OptionError
 from ..files.atomic import write
-from ..shapes import ClewError, OptionError
 from ..validation import refuse_others, typed
 from .base import Attribution
 from .figure_text import texts_figure

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..errors import LoadError
 from ..files.json_files import ANY, kind, mismatch, parsed
-from ..shapes import LoadError
 
 MOST_PIXELS = 2**26  # of a heatmap
 _LACKING: Any = object()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..draw.plots import bars_png, layers_png
 from ..draw.text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
+from ..errors import ClewError, OptionError, named
 from ..inputs.words import Spans, Word, pooled, verify_words, word_spans
-from ..shapes import ClewError, OptionError, named
 from .base import Attribution
 from .saved_fields import Saved
 

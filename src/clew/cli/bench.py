@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ..datasets import open_dataset
+from ..errors import OptionError
 from ..evaluation.benchmarks import Benchmark, benchmarks
 from ..evaluation.evaluate import classifier_of, evaluate
 from ..evaluation.examples import Shown
@@ -28,7 +29,6 @@ from ..files.atomic import slug
 from ..loading.load import load
 from ..metrics import eraser_scores
 from ..requests.options import helps, literal, numbers, pairs, reader_options
-from ..shapes import OptionError
 
 bench = typer.Typer(
     no_args_is_help=True,

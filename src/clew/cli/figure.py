@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..attributions.figure import figure
+from ..errors import OptionError
 from ..explainers import find, parse
 from ..loading.load import load
 from ..requests.options import tell_left_out
 from ..requests.results import explained, items_for, kind_of
-from ..shapes import OptionError
 
 console = Console()
 

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..errors import OptionError
 from ..requests.options import helps, reader_options
-from ..shapes import OptionError
 from ..training.finetune import finetune
 from ..training.recipes import TASKS, Recipe
 

@@ -22,6 +22,7 @@ from ..attributions.text import TextAttribution
 from ..datasets.labels import class_names
 from ..demo import show
 from ..diagnosis import doctor as examine
+from ..errors import ClewError, OptionError
 from ..explainers import find, methods, parse
 from ..explaining.generation import explain_generation
 from ..files.atomic import NO_ROOM
@@ -31,7 +32,6 @@ from ..models.pair import pairs
 from ..requests.options import numbers, tell_left_out
 from ..requests.results import explained, items_for, kind_of
 from ..rules.rule_sets import RULE_SETS
-from ..shapes import ClewError, OptionError
 from .bench import bench, report_command
 from .figure import figure_command
 from .finetune import command as finetune_command

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
 from ..files.atomic import may_be
 from ..registry import read_all
-from ..shapes import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
 from ..validation import typed
 from .content import joined
 from .places import Files, open_files

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from ..shapes import InputError
+from ..errors import InputError
 from ..validation import digits
 from . import Dataset, reader
 from .labels import row_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..shapes import InputError, NoSplit
+from ..errors import InputError, NoSplit
 from . import Dataset, Example, reader
 from .labels import Classes, Label, indexed, row_ids, unique
 from .places import Files, open_files

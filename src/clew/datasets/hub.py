@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..shapes import InputError, NoSplit, OptionError, optional_import
+from ..errors import InputError, NoSplit, OptionError, optional_import
 from . import Dataset, reader
 from .choices import COLUMNS, LETTERS, choice_rows
 from .labels import Classes, Label, indexed, row_ids

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import InputError, OptionError, optional_import
 from ..inputs.preprocessing import PICTURES
-from ..shapes import InputError, OptionError, optional_import
 from . import Dataset, reader
 from .imagenet_labels import find_labels, validation_labels
 from .labels import Classes, Label, class_names, unique

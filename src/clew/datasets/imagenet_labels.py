@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError, optional_import
 from ..files.archives import BROKEN_TAR, SMALL
-from ..shapes import InputError, optional_import
 from ..validation import digits
 from .places import FolderFiles, open_files
 from .tables import column, read_rows

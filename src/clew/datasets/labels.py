@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..shapes import InputError, OptionError
+from ..errors import InputError, OptionError
 from ..validation import digits
 from .tables import Row, column
 

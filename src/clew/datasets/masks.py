@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import OptionError
 from ..inputs.preprocessing import PICTURES
-from ..shapes import OptionError
 from . import Dataset, reader
 from .labels import Classes
 from .pictures import Ignore

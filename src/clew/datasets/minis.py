@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..errors import OptionError, close_matches
 from ..inputs.words import word_spans
 from ..minis import captioned_scenes, reviews, scenes
 from ..minis.captions import WORDS
 from ..minis.film_reviews import LABELS
-from ..shapes import OptionError, close_matches
 from . import Dataset, Example, reader
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..shapes import InputError, NoSplit, OptionError, optional_import
+from ..errors import InputError, NoSplit, OptionError, optional_import
 from . import Dataset, reader
 from .places import Files
 from .rows import Rows, TextOf

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import InputError
 from ..inputs.image_files import loaded
 from ..inputs.preprocessing import as_rgb
-from ..shapes import InputError
 
 Ignore = int | Literal["auto"] | None
 

@@ -13,8 +13,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ..errors import InputError
 from ..files.archives import BROKEN_TAR, BROKEN_ZIP, unpacked
-from ..shapes import InputError
 
 T = TypeVar("T")
 _LINKS = 100

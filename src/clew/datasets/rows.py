@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from ..shapes import InputError, OptionError
+from ..errors import InputError, OptionError
 from .labels import Classes, Label, indexed, row_ids, unique
 from .stored import Stored
 from .tables import Row, column

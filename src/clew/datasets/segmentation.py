@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..shapes import InputError, optional_import
+from ..errors import InputError, optional_import
 from . import Dataset, Example, reader
 from .labels import Classes, class_names, unique
 from .places import Files, Handle

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shapes import InputError, OptionError
+from ..errors import InputError, OptionError
 from ..validation import real, seed_of, size_of, whole
 
 Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]

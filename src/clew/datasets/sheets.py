@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..shapes import InputError, OptionError
+from ..errors import InputError, OptionError
 from .labels import Classes, labels_of, unique
 from .places import Files, open_files
 from .stored import Entry

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..shapes import InputError
+from ..errors import InputError
 from . import Dataset, Example
 from .content import joined
 from .labels import Label

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
+from ..errors import InputError, NoSplit, OptionError, optional_import
 from ..files.json_files import parsed
-from ..shapes import InputError, NoSplit, OptionError, optional_import
 from .places import Files
 
 Row = dict[str, Any]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import NoSplit, optional_import
 from ..inputs.preprocessing import PICTURES
-from ..shapes import NoSplit, optional_import
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique
 from .places import Files

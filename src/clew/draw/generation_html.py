@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..shapes import InputError
+from ..errors import InputError
 from .plots import Array, layers_png
 from .text_html import Piece, direction_of, drawn_pieces, stands_apart
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..errors import ClewError, OptionError, optional_import
 from ..models.loaded_model import LoadedModel
-from ..shapes import ClewError, OptionError, optional_import
 from .shard import Item, Shard, Work
 
 Tasks = Iterator[tuple[int, Sequence[Item]]]

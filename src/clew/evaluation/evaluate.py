@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from ..datasets import Dataset, fingerprint, open_dataset
+from ..errors import InputError, MissingDependency, OptionError, close_matches
 from ..explaining.pair_model import LoadedPair
 from ..files.atomic import refuse_names, temporary_folder
 from ..models.architectures import find as find_architecture
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError, MissingDependency, OptionError, close_matches
 from ..validation import refuse_others, seed_of, size_of, typed, whole
 from .benchmarks import Benchmark, make
 from .engines import Engine, local, ray_engine

@@ -16,9 +16,9 @@ from ..attributions.text import TextAttribution
 from ..datasets import Dataset
 from ..draw.plots import colour, in_frame, is_tiny, shrunk, stored
 from ..draw.text_html import Piece, text_fragment
+from ..errors import InputError
 from ..explaining.explain import explain
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError
 from .run import Run
 
 _LONGEST = 160  # pixels of a thumbnail

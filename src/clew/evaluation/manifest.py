@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from ..errors import InputError
 from ..files.atomic import may_be
 from ..files.json_files import ANY, Number, mismatch, parsed
-from ..shapes import InputError
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -9,11 +9,11 @@ from itertools import product
 from typing import Any
 
 from ..datasets import Example
+from ..errors import InputError, OptionError, close_matches, named
 from ..explainers import Method, find, methods, parse
 from ..explaining.explain import explain
 from ..literals import literal
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError, OptionError, close_matches, named
 from .identity import content_hash
 from .shard import Asked, Item, Work
 

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError, OptionError, close_matches
 from ..metrics import write_top_k
-from ..shapes import InputError, OptionError, close_matches
 from .benchmarks import Benchmark, Curve, Metric, make
 from .manifest import read_manifest
 from .report.report import report as write_report

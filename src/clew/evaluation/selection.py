@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..shapes import InputError, OptionError, close_matches
+from ..errors import InputError, OptionError, close_matches
 from ..statistics import split_half
 from .benchmarks import Curve, Metric
 from .report.report import report as write_report

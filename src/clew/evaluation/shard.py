@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..attributions.base import Attribution
 from ..datasets import Example
+from ..errors import CaptureError, ClewError, InputError, MissingDependency, OptionError, UnknownArchitecture
 from ..explainers import Method
 from ..explaining.explain import explain
 from ..models.loaded_model import LoadedModel
-from ..shapes import CaptureError, ClewError, InputError, MissingDependency, OptionError, UnknownArchitecture
 from ..verification.verifying import is_checking
 from .benchmarks import Batch, Benchmark, Values
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError, optional_import
 from ..files.atomic import write, write_errors
-from ..shapes import InputError, optional_import
 from .manifest import MANIFEST, differences, read_manifest, shard_name, sizes_of
 from .shard import Shard
 

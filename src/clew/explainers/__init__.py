@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import ClewError, OptionError, close_matches, named
 from ..literals import call
 from ..registry import read_all
-from ..shapes import ClewError, OptionError, close_matches, named
 from ..subject.subject import Subject
 from ..subject.trace import Result
 from ..validation import refuse_others

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from ..seam.readout import take
-from ..shapes import Attn, OptionError, Scores
+from ..shapes import Attn, Scores
 from ..subject.subject import Subject
 from ..subject.trace import Mix, Result, Trace, mean_heads
 from ..validation import whole

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..shapes import Attn, OptionError, Rows, Scores, at_least_float32
+from ..errors import OptionError
+from ..shapes import Attn, Rows, Scores, at_least_float32
 from ..subject.paths import Taken, scaled_along
 from ..subject.quadrature import Quadrature, quadrature_rule
 from ..subject.subject import Subject

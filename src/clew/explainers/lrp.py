@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import OptionError, named
 from ..lrp.positions import Gather, with_positions
 from ..lrp.relevance import Relevance, propagate, reduced
 from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
-from ..shapes import Attn, OptionError, at_least_float32, named
+from ..shapes import Attn, at_least_float32
 from ..subject.subject import Subject
 from ..subject.trace import Result
 from . import is_released, method

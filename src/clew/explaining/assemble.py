@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..attributions.base import Attribution
 from ..attributions.image import ImageAttribution
 from ..attributions.text import TextAttribution
+from ..errors import InputError, OptionError
 from ..inputs.texts import TextBatch
 from ..seam.quantized import is_quantized
-from ..shapes import InputError, OptionError
 from ..subject.subject import Subject
 from ..subject.trace import Result, repeated
 from ..targets.outputs import logits_of

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attributions.base import Attribution
+from ..errors import ClewError, OptionError, TargetError
 from ..explainers import find as find_method
 from ..explainers import parse
 from ..inputs.images import refuse_strange
@@ -19,7 +20,6 @@ from ..models.loaded_model import LoadedModel
 from ..models.pair import find_pair
 from ..progress import progress_bar
 from ..seam.guest import guest
-from ..shapes import ClewError, OptionError, TargetError
 from ..subject.subject import Subject
 from ..targets.heads import head_of
 from ..targets.outputs import logits_of

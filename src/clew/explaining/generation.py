@@ -14,12 +14,12 @@ from ..attributions.saved_fields import Saved
 from ..attributions.text import TextAttribution
 from ..draw.generation_html import generation_fragment, generation_page, generation_png
 from ..draw.text_html import Piece, terminal
+from ..errors import InputError
 from ..files.json_files import Number
 from ..inputs.images import refuse_strange
 from ..inputs.token_texts import BROKEN
 from ..models.loaded_model import LoadedModel
 from ..progress import progress_bar
-from ..shapes import InputError
 from ..targets import Span
 from ..validation import size_of, typed, whole
 from .explain import explain

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InputError, named
 from ..inputs.images import described, holds_pictures, one_size, pil_images, refuse_labels
 from ..inputs.preprocessing import PICTURES
 from ..inputs.token_ids import as_numbers
 from ..models.pair import Side
-from ..shapes import InputError, named
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, named
 from ..models.loaded_model import LoadedModel
 from ..models.pair import Pair, find_pair, tower
 from ..seam.guest import as_caller, guest
 from ..seam.precision import Precise
 from ..seam.quantized import is_quantized
 from ..seam.twin import twin
-from ..shapes import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, named
 from .items import Things, things
 from .prepare import encoder_inputs, unwrap
 

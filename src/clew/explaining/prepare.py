@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..draw.plots import Picture
+from ..errors import InputError, UnknownArchitecture
 from ..inputs.images import batch_of, checked, described, holds_pictures, items_of, pil_images, refuse_labels
 from ..inputs.preprocessing import picture_of
 from ..inputs.texts import TextBatch
@@ -22,7 +23,6 @@ from ..models.forward_arguments import copied
 from ..models.loaded_model import LoadedModel
 from ..seam.quantized import is_quantized
 from ..seam.twin import twin
-from ..shapes import InputError, UnknownArchitecture
 from ..targets.heads import by_number, names_of
 from .prepare_text import text_inputs
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..draw.token_strings import token_string
+from ..errors import InputError
 from ..files.surrogates import refuse_halves
 from ..inputs.encodings import BOOKKEEPING, Encoded, encoded
 from ..inputs.texts import TextBatch, arrange, read_mask
@@ -17,7 +18,6 @@ from ..inputs.token_ids import Tokenizer, padding_of, special_ids
 from ..inputs.token_texts import BROKEN, spelled
 from ..models.architectures import Bound
 from ..models.forward_arguments import CACHES, NO_INPUT, Takes, cache_length, is_cache, takes
-from ..shapes import InputError
 from .padding import as_tokens, filled, seen_padding
 
 MOST = 100_000  # tokens of a text for models that have positions for any length: attention has that many squared

@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError, named
 from ..inputs.encodings import BOOKKEEPING, Row, decoder, encoded, tokenized
 from ..inputs.texts import read_mask
 from ..inputs.token_ids import Tokenizer, numbers_of, special_ids
 from ..inputs.token_texts import in_text, spelled
 from ..models.forward_arguments import takes
-from ..shapes import InputError, named
 from .padding import seen_padding
 from .prepare_text import NUMBERS
 

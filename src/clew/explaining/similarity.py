@@ -13,9 +13,9 @@ from ..attributions.base import Attribution
 from ..attributions.image import ImageAttribution
 from ..attributions.pair import PairAttribution
 from ..attributions.text import TextAttribution
+from ..errors import OptionError, TargetError, named
 from ..models.loaded_model import LoadedModel
 from ..models.pair import Pair, Side, tower
-from ..shapes import OptionError, TargetError, named
 from ..targets import Contrast, Each, Similarity
 from .items import Things, things
 from .pair_model import encoded

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..attributions.base import Attribution
 from ..attributions.text import TextAttribution
+from ..errors import InputError, OptionError
 from ..inputs.encodings import Row, of_rows, tokenized
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError, OptionError
 from ..targets.heads import head_of
 from ..targets.resolved import each
 from ..validation import size_of

@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 import zlib
 
-from ..shapes import InputError
+from ..errors import InputError
 
 SMALL = 2**26  # bytes that any entry may have
 _RATIO = 200  # to what it is packed in; texts are packed to a third or a tenth

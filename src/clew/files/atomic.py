@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ..shapes import ClewError, WriteError, named
+from ..errors import ClewError, WriteError, named
 from .surrogates import without_halves
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ..shapes import ClewError, LoadError
+from ..errors import ClewError, LoadError
 
 MOST = 2**25  # bytes; ImageNet-21k's names of classes take one thirtieth of that
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..shapes import InputError, named
+from ..errors import InputError, named
 
 _HALF = re.compile("[\ud800-\udfff]")
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..files.surrogates import refuse_halves
-from ..shapes import InputError
 from .token_ids import Tokenizer, as_tensor, fits, numbers_in, padded, padded_rows, padding_of
 from .token_texts import spans_of, spelled
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..errors import InputError
 from ..files.atomic import may_be
-from ..shapes import InputError
 
 logger = logging.getLogger("clew")
 

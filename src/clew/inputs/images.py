@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..shapes import InputError, named
+from ..errors import InputError, named
 
 logger = logging.getLogger("clew")
 

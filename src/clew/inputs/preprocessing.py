@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..draw.plots import Picture
-from ..shapes import InputError, LoadError, OptionError, named, optional_import
+from ..errors import InputError, LoadError, OptionError, named, optional_import
 from ..validation import real
 from .image_files import PICTURES, as_rgb, open_image
 from .preprocessor_config import (

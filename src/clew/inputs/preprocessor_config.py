@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from ..shapes import LoadError
+from ..errors import LoadError
 
 MOST_PIXELS, MOST_SIDE = 2**24, 2**14  # of a picture as a model takes it; the largest that are known take 2**22
 

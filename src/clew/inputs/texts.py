@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shapes import InputError, TargetError
+from ..errors import InputError, TargetError
 
 _LONGEST = 1_000  # characters of a token
 

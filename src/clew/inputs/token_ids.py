@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..shapes import InputError, named
+from ..errors import InputError, named
 
 Tokenizer = Any
 _FILL = {"special_tokens_mask": 1, "offset_mapping": (0, 0)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite
 
-from ..shapes import CheckFailed, OptionError, named
+from ..errors import CheckFailed, OptionError, named
 
 Spans = Sequence[tuple[int, int]]
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..errors import LoadError
 from ..files.json_files import kind, read_object
 from ..inputs.preprocessing import Backend, Preprocess
 from ..inputs.preprocessor_config import height_width
@@ -24,7 +25,6 @@ from ..models.loaded_model import LoadedModel
 from ..models.model_files import Stored, check_configuration, no_foreign_code, rehearse, runs_no_code, stored
 from ..models.pair import find_pair, pairs
 from ..seam.quantized import never_repacked
-from ..shapes import LoadError
 from ..targets.heads import names_of
 
 logger = logging.getLogger("clew")

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from ..errors import LoadError, close_matches, named, optional_import
 from ..explaining.pair_model import LoadedPair
 from ..files.atomic import may_be
 from ..files.json_files import read_object
 from ..models.loaded_model import DinoLinear, LoadedModel
 from ..models.model_files import no_foreign_code
 from ..models.pair import find_pair
-from ..shapes import LoadError, close_matches, named, optional_import
 from ..targets.heads import by_number
 from ..validation import refuse_others, typed
 from .hugging_face import adapter_only, load_hf

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import LoadError, close_matches, optional_import
 from ..files.json_files import read_object
 from ..inputs.preprocessing import Preprocess
 from ..models.checkpoints import load_weights, read_weights
 from ..models.hub import not_fetched
 from ..models.loaded_model import LoadedModel
 from ..models.model_files import check_configuration, no_foreign_code, no_larger, rehearse, stored
-from ..shapes import LoadError, close_matches, optional_import
 
 logger = logging.getLogger("clew")
 

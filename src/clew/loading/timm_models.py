@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import LoadError, close_matches, optional_import
 from ..files.json_files import kind
 from ..inputs.preprocessing import Preprocess
 from ..models.checkpoints import Weights, fit_names, load_weights, read_weights
 from ..models.hub import announce, not_fetched
 from ..models.loaded_model import DinoLinear, LoadedModel
 from ..models.model_files import Stored, check_configuration, no_larger, rehearse
-from ..shapes import LoadError, close_matches, optional_import
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import CaptureError
 from ..rules import Rule
 from ..rules.rule_sets import RuleSet, rule_for
-from ..shapes import CaptureError, at_least_float32
+from ..shapes import at_least_float32
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CaptureError, ClewError
 from ..rules.rule_sets import rule_set
-from ..shapes import CaptureError, ClewError, Pixels, Scores, at_least_float32
+from ..shapes import Pixels, Scores, at_least_float32
 from ..subject.subject import Subject
 from ..subject.trace import repeated
 from ..targets.outputs import answer_logits_of, logits_of

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..models.architectures import Bound
 from ..rules import PlainGradient, StabilisedFork, as_gradient
 from ..rules.rule_sets import RuleSet
 from ..seam.custom_backward import Back, Pass, Ruled, RuledBack
 from ..seam.interception import Seam
 from ..seam.row_sparse import rows_read
-from ..shapes import OptionError
 from .ledger import Flow, Ledger
 from .special_places import Positions, watch_activations, watch_texts
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..shapes import OptionError, close_matches
+from ..errors import OptionError, close_matches
 from ..targets.heads import Scale, probabilities
 
 TENTHS = tuple(i / 10 for i in range(11))

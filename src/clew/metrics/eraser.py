@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..shapes import InputError, OptionError, optional_import
+from ..errors import InputError, OptionError, optional_import
 from .eraser_files import Corpus, Documents, Key, Row, Rows, Span, everywhere, numbers, ranking, read_corpus
 
 AOPC_THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.5)

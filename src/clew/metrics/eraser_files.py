@@ -16,10 +16,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import InputError, OptionError, close_matches
 from ..files.archives import BROKEN_ZIP, unpacked
 from ..files.atomic import write_all
 from ..files.json_files import parsed
-from ..shapes import InputError, OptionError, close_matches
 
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = str | Path | Sequence[Row]

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..errors import InputError, OptionError
 from ..inputs.images import refuse_strange
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError, OptionError
 from ..targets.heads import head_of
 from ..targets.outputs import logits_of
 from ..validation import real, refuse_others, size_of, typed, whole

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..errors import InputError, OptionError, close_matches, optional_import
 from ..inputs.images import refuse_strange
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError, OptionError, close_matches, optional_import
 from ..targets.heads import Scale, head_of
 from ..targets.outputs import logits_of
 from ..validation import real, refuse_others, size_of, typed

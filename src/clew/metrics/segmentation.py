@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..shapes import InputError, OptionError, close_matches, optional_import
+from ..errors import InputError, OptionError, close_matches, optional_import
 
 BINS = 100  # thresholds of the precision–recall curve
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..shapes import LoadError
+from ..errors import LoadError
 from .captions import WORDS, with_article
 from .film_reviews import Review, compose_review
 

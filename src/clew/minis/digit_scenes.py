@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..shapes import optional_import
+from ..errors import optional_import
 
 Split = Literal["train", "validation", "test"]
 SIZE = 64  # pixels on each side of a scene

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..shapes import LoadError
+from ..errors import LoadError
 from .model_files import refuse_bomb
 
 Weights = dict[str, Tensor]

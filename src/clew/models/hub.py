@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from ..shapes import LoadError
+from ..errors import LoadError
 from .model_files import runs_no_code
 
 logger = logging.getLogger("clew")

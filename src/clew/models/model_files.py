@@ -19,8 +19,8 @@ from typing import Any, cast
 import torch
 from torch.nn.modules import module as registry
 
+from ..errors import LoadError
 from ..files.json_files import kind
-from ..shapes import LoadError
 
 _CLASSES = 10**6
 _BLOCKS = 10**4

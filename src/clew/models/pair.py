@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..shapes import ClewError, UnknownArchitecture
+from ..errors import ClewError, UnknownArchitecture
 from ..targets.heads import Kind
 from .architectures import Architecture, architectures
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..shapes import UnknownArchitecture
+from ..errors import UnknownArchitecture
 
 _IMAGES = """
 from clew import Architecture, Readout, explain

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError, named
 from ..inputs.preprocessing import PICTURES, open_image
-from ..shapes import InputError, named
 
 TEXTS = (".txt", ".md", ".text")
 

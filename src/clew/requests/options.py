@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import literals
-from ..shapes import OptionError
+from ..errors import OptionError
 
 
 def tell_left_out(errors: Sequence[Exception]) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..attributions.base import Attribution
+from ..errors import OptionError, UnknownArchitecture
 from ..explaining.many_inputs import explain_many
 from ..explaining.pair_model import LoadedPair
 from ..models.architectures import find as find_architecture
 from ..models.loaded_model import LoadedModel
-from ..shapes import OptionError, UnknownArchitecture
 from ..targets import Contrast, Similarity, Span, Target
 from ..targets.heads import by_number
 from .inputs import Item, Read, read_images, read_texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..shapes import TargetError
+from ..errors import TargetError
 from ..targets import Contrast, Similarity, Target
 from ..targets.classes import meant
 from ..validation import digits

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..shapes import OptionError, named
+from ..errors import OptionError, named
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..shapes import OptionError, close_matches
+from ..errors import OptionError, close_matches
 from ..validation import real
 from . import (
     AlphaBeta,

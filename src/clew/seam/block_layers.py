@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..models.architectures import Bound
-from ..shapes import OptionError, Values
+from ..shapes import Values
 from .capture import Attention, Capture
 
 

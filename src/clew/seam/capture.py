@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..shapes import Attn, CaptureError, Hidden, Keys, Outputs, Queries, Values, at_least_float32
+from ..errors import CaptureError
+from ..shapes import Attn, Hidden, Keys, Outputs, Queries, Values, at_least_float32
 from .interception import Seam
 from .multi_head import multi_head_attention
 from .readout import Rows, take

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..shapes import CaptureError
+from ..errors import CaptureError
 
 
 def no_gradient(model: nn.Module, call: Callable[[], Any]) -> CaptureError:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shapes import CaptureError
+from ..errors import CaptureError
 from .twin import wanted_gradient
 
 _packed: Callable[..., list[Tensor]] = getattr(F, "_in_projection_packed")  # noqa: B009

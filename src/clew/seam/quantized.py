@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..shapes import optional_import
+from ..errors import optional_import
 
 _PACKED = ("Params4bit", "Int8Params")
 _ROWS = 32  # bitsandbytes packs so many rows of a weight together

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..shapes import InputError, OptionError, optional_import
+from ..errors import InputError, OptionError, optional_import
 from .resampling import PURPOSE, Of, bootstrap, permutation, split, stack
 
 Correction = Literal["holm", "fdr"]

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from ..shapes import InputError, optional_import
+from ..errors import InputError, optional_import
 
 Of = Callable[..., np.ndarray]  # of(*means): (…, *value) each, leading axes alike, to (…) or (…, points)
 PURPOSE = "compute intervals and tests"

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import InputError
 from ..seam.twin import original
-from ..shapes import InputError
 
 _TORCH = str(Path(torch.__file__).parent)
 _SIZES = re.compile(

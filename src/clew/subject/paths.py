@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..shapes import OptionError, at_least_float32, named
+from ..errors import OptionError, named
+from ..shapes import at_least_float32
 from ..validation import size_of
 from .discrepancy import Measured
 from .quadrature import Quadrature

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..shapes import OptionError
+from ..errors import OptionError
 from ..validation import whole
 
 MOST_STEPS = 1_000  # where the nodes of a rule are found in a second, and its sums are exact long before

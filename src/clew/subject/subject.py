@@ -1,8 +1,7 @@
 """What a method is asked to explain: a model, its declaration, one batch of inputs, and a target.
 
-A method gets a `Subject` and calls `subject.run(...)` for each forward pass in the seam that it needs; what comes back
-is a `Trace`. An image enters as an argument of the model; a text enters as the output of a module (its word embeddings,
-or the sequence that enters the first block), which a hook replaces: the model never learns that it was changed.
+A method calls `subject.run(...)` for each forward pass that it needs, and gets a `Trace`. An image enters as an argument
+of the model; a text enters as the output of a module (its word embeddings, or the first block), which a hook replaces.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..errors import CaptureError, ClewError
 from ..models.architectures import Bound
 from ..models.forward_arguments import CACHES, for_call, is_cache
 from ..seam.block_layers import attend, layers_from, project
@@ -27,7 +27,7 @@ from ..seam.module_hooks import replacing, seen_at
 from ..seam.precision import Precise
 from ..seam.readout import Read, few_rows, read_of
 from ..seam.twin import lender, original
-from ..shapes import CaptureError, ClewError, Values
+from ..shapes import Values
 from .discrepancy import Measured
 from .input_errors import refused, refused_cache
 from .paths import Taken, baseline, chunk_size, in_chunks

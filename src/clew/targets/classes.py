@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..shapes import TargetError, close_matches, named
+from ..errors import TargetError, close_matches, named
 from ..validation import digits
 from .kinds import Contrast, Each, Similarity, Span, Token
 

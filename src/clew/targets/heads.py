@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..shapes import LoadError
+from ..errors import LoadError
 
 # classes exclude each other, labels do not; values are of a regression; tokens are places or words.
 Kind = Literal["classes", "labels", "values", "embedding", "tokens"]

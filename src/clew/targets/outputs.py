@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..shapes import ClewError
+from ..errors import ClewError
 
 
 def logits_of(output: Any) -> Tensor:

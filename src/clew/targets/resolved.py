@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import TargetError, named
 from ..inputs.texts import TextBatch
-from ..shapes import TargetError, at_least_float32, named
+from ..shapes import at_least_float32
 from .answer_spans import best_answers
 from .classes import ADVICE, index_of, indices, name_of, refuse, refuse_labels, refuse_probability
 from .heads import Head, Scale, log_odds, log_probability_of, probability_of

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..errors import OptionError, WriteError, optional_import
 from ..files.atomic import write_errors
-from ..shapes import OptionError, WriteError, optional_import
 from .models import Trainable, heads
 
 AGAIN = "run the same again: nothing is trained anew"

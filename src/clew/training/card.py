@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..shapes import optional_import
+from ..errors import optional_import
 
 
 def scores(labels: Any, guessed: Any, classes: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets import Dataset, open_dataset, reader_of
-from ..shapes import InputError, NoSplit, OptionError, optional_import
+from ..errors import InputError, NoSplit, OptionError, optional_import
 from ..validation import real
 from .recipes import Task
 

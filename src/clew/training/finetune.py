@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets import Dataset
+from ..errors import InputError, OptionError, close_matches, optional_import
 from ..evaluation.identity import versions
 from ..files.atomic import may_be, slug
 from ..loading.load import load
 from ..models.loaded_model import LoadedModel
-from ..shapes import InputError, OptionError, close_matches, optional_import
 from ..validation import refuse_others, size_of, typed, whole
 from .data import divided
 from .recipes import TASKS, Task, changed

@@ -24,9 +24,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..errors import InputError, OptionError, WriteError, optional_import
 from ..files.atomic import write_errors
 from ..inputs.preprocessing import Preprocess
-from ..shapes import InputError, OptionError, WriteError, optional_import
 from .checkpoints import seal
 from .data import Part, Parts
 from .models import Trainable

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import LoadError, OptionError, close_matches, optional_import
 from ..explaining.prepare_text import longest_text
 from ..files.json_files import read_object
 from ..inputs.preprocessing import Preprocess
@@ -23,7 +24,6 @@ from ..models.hub import not_fetched
 from ..models.model_files import no_larger, rehearse, stored
 from ..models.module_paths import places
 from ..seam.quantized import never_repacked
-from ..shapes import LoadError, OptionError, close_matches, optional_import
 
 logger = logging.getLogger("clew")
 _FOLDER = "local-dir:"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from ..shapes import OptionError, close_matches
+from ..errors import OptionError, close_matches
 from ..validation import SEEDS, digits, real, whole
 
 

@@ -16,9 +16,9 @@ from accelerate import PartialState
 from transformers import Trainer, set_seed
 from transformers.utils import logging as hf_logging
 
+from ..errors import ClewError
 from ..files.atomic import umask, write_errors
 from ..loading.load import load
-from ..shapes import ClewError
 from .adapters import AGAIN, merged, with_adapter
 from .card import card, scores
 from .checkpoints import last_checkpoint

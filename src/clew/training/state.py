@@ -14,9 +14,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from ..errors import ClewError, InputError
 from ..files.atomic import write
 from ..files.json_files import ANY, Number, mismatch, read_object
-from ..shapes import ClewError, InputError
 from .recipes import Recipe
 
 STATE = "finetune.json"

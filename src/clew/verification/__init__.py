@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..draw.plots import Picture
+from ..errors import CheckFailed
 from ..inputs.texts import TextBatch
 from ..seam.quantized import is_quantized, kernel_difference
 from ..seam.twin import original, twin
-from ..shapes import CheckFailed
 from ..subject.discrepancy import Measured
 from ..subject.subject import Subject
 from ..subject.trace import Result

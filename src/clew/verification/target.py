@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import CheckFailed, ClewError
 from ..inputs.texts import TextBatch
-from ..shapes import CheckFailed, ClewError, at_least_float32
+from ..shapes import at_least_float32
 from ..subject.discrepancy import LEAST_LOGIT, Measured, tolerance
 from ..subject.subject import Subject
 from ..targets import Contrast, Each, Similarity, Span, Token

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..shapes import CheckFailed
+from ..errors import CheckFailed
 from ..subject.discrepancy import Measured
 
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from ...attributions.base import Attribution
 from ...datasets import Dataset, Example
+from ...errors import ClewError, InputError, OptionError, close_matches
 from ...models.loaded_model import LoadedModel
 from ...registry import read_all
-from ...shapes import ClewError, InputError, OptionError, close_matches
 from ...targets import Target
 from ...targets.heads import head_of
 from ..report.rows import Curve, Metric

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ... import metrics as measures
 from ...datasets import Dataset, Example
+from ...errors import InputError, OptionError
 from ...explaining.prepare_text import position_limit
 from ...metrics.curves import TENTHS
 from ...metrics.flipping import flipped_tokens
 from ...models.architectures import find as find_architecture
 from ...models.loaded_model import LoadedModel
-from ...shapes import InputError, OptionError
 from . import (
     Again,
     Batch,

@@ -14,10 +14,10 @@ from torch import Tensor
 from ... import metrics as measures
 from ...attributions.base import Attribution
 from ...datasets import Dataset, Example
+from ...errors import InputError, OptionError
 from ...inputs.words import Word
 from ...metrics.eraser import AOPC_THRESHOLDS, mask_of, span_iou, spans_of
 from ...models.loaded_model import LoadedModel
-from ...shapes import InputError, OptionError
 from ...targets.heads import head_of, probabilities
 from . import (
     Again,

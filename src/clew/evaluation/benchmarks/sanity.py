@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from ...attributions.base import Attribution
 from ...attributions.text import TextAttribution
 from ...datasets import Dataset, Example
+from ...errors import OptionError, optional_import
 from ...metrics.eraser import mask_of, soft_scores
 from ...models.architectures import find as find_architecture
 from ...models.loaded_model import LoadedModel
 from ...models.module_paths import places
-from ...shapes import OptionError, optional_import
 from ...targets.heads import head_of
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
 from .segmentation import image_of, mask_in_frame, preprocess_of

@@ -12,10 +12,10 @@ from PIL import Image
 
 from ... import metrics as measures
 from ...datasets import Dataset, Example
+from ...errors import InputError, OptionError
 from ...inputs.preprocessing import Preprocess
 from ...metrics.segmentation import iou
 from ...models.loaded_model import LoadedModel
-from ...shapes import InputError, OptionError
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
 
 _COUNTED = (

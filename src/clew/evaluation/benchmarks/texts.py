@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ...attributions.base import Attribution
 from ...datasets import Example
+from ...errors import InputError, OptionError
 from ...inputs.token_ids import padding_of
 from ...inputs.words import Word, word_spans
 from ...models.loaded_model import LoadedModel
-from ...shapes import InputError, OptionError
 from ...targets.outputs import logits_of
 
 

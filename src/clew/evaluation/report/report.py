@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError, OptionError
 from ...files.atomic import write_all
-from ...shapes import InputError, OptionError
 from ...statistics import Correction
 from .data import Group, group, grouped
 from .page import Show, report_page

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ...shapes import InputError, optional_import
+from ...errors import InputError, optional_import
 from ...statistics.resampling import Of
 
 

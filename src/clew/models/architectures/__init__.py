@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ...errors import ClewError, UnknownArchitecture
 from ...registry import read_all
-from ...shapes import ClewError, UnknownArchitecture
 from ..unknown_models import unknown
 
 Path = str | tuple[str, ...]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...shapes import InputError
+from ...errors import InputError
 from ..pair import Pair, register_pair, unsupported
 from . import Architecture, Readout, find, find_path
 

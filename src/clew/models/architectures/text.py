@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...shapes import UnknownArchitecture
+from ...errors import UnknownArchitecture
 from . import Architecture, Readout, Task, register
 
 TASKS: dict[str, Task] = {

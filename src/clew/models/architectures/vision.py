@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...shapes import UnknownArchitecture
+from ...errors import UnknownArchitecture
 from . import Architecture, Readout, register
 
 
