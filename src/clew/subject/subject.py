@@ -1,7 +1,7 @@
 """What a method is asked to explain: a model, its declaration, one batch of inputs, and a target.
 
-A method calls `subject.run(...)` for each forward pass that it needs, and gets a `Trace`. An image enters as an argument
-of the model; a text enters as the output of a module (its word embeddings, or the first block), which a hook replaces.
+A method calls `subject.run(...)` for each forward pass that it needs, and gets a `Trace`. An image enters as an input
+of the model, a text as the output of a module (its word embeddings, or the first block), which a hook replaces.
 """
 
 from __future__ import annotations
