@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import clew
+from clew.models import pair
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,7 +24,7 @@ BLOCKS = [
 def test_the_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # All that comes with clew is there before.
-    for read in (clew.methods, clew.architectures, clew.benchmarks, sys.modules["clew.models.pair"].pairs):
+    for read in (clew.methods, clew.architectures, clew.benchmarks, pair.pairs):
         read()
     registers = [
         sys.modules[f"clew.{name}"]._registered

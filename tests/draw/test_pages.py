@@ -82,7 +82,7 @@ def test_tiny_pictures_are_kept_as_they_are(digits):
 
 
 def test_pictures_of_the_page_of_clew_ui_and_of_reports(digits, shown):
-    css = resources.files("clew").joinpath("templates/app.css").read_text()
+    css = resources.files("clew.draw").joinpath("templates/app.css").read_text()
     a = of_size(digits, (28, 28))
     opened = shown(f"<style>{css}</style>{row_of(cards([a]))}{_picture(a)}", 700)
     found = opened.evaluate("[...document.querySelectorAll('img')].map(i => [i.getBoundingClientRect().width,"
@@ -125,7 +125,7 @@ def test_arabic_is_read_from_the_right_with_its_dot_at_the_left_end(shown):
 
 def test_letters_stay_joined_over_the_edges_of_tokens(shown):
     """A word in one piece is as wide as in two: letters that part are wider."""
-    css = resources.files("clew").joinpath("templates/app.css").read_text()
+    css = resources.files("clew.draw").joinpath("templates/app.css").read_text()
     pages = (
         lambda p: text_fragment([TextCell("", "", p, {})]),
         lambda p: text_page("", [[TextCell("", "", p, {})]]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from support.running import METHODS, counting, files, run
 
 import clew
 from clew.errors import CaptureError, InputError, OptionError, WriteError
+from clew.evaluation import examples as drawn
+from clew.evaluation.report import report as reports
 
 # What is stored
 
@@ -71,7 +72,7 @@ def test_a_report_shows_what_was_marked(digits):
     # What is drawn is what an explanation of that example looks like.
     x = digits.preprocess(data.read(2).image)[0][None]
     fresh = clew.explain(digits, x, method="raw_attention", checks="off")
-    assert shown("2", "raw_attention") == sys.modules["clew.evaluation.examples"]._picture(fresh)
+    assert shown("2", "raw_attention") == drawn._picture(fresh)
     assert shown("2", "raw_attention") != shown("2", "random") and shown("2", "saliency") == ""
     with pytest.raises(InputError, match="other data"):
         clew.Shown(found, digits, clew.open_dataset("mini:digits", limit=2))
@@ -229,7 +230,7 @@ def test_a_model_whose_rows_all_failed_does_not_take_the_others_page_with_it(dig
 
     bad, good = run(digits, tmp_path / "bad", [broken], limit=3), run(digits, tmp_path / "good", limit=3)
     assert bad.failed == 3
-    rows = [row for row in sys.modules["clew.evaluation.report.report"].summary(bad, good) if row["metric"] == "map"]
+    rows = [row for row in reports.summary(bad, good) if row["metric"] == "map"]
     assert [row["n"] for row in rows] == [0, 3, 3] or sorted(row["n"] for row in rows) == [0, 3, 3]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from support.running import run
 
 import clew
 from clew.errors import InputError, OptionError
+from clew.evaluation import evaluate as evaluation
 
 # What is asked for
 
@@ -40,7 +39,7 @@ def test_what_cannot_be_evaluated_is_refused(digits, options, message):
 
 
 def test_labels_of_the_data_become_the_models_classes(caplog):
-    numbers = sys.modules["clew.evaluation.evaluate"].numbers_of
+    numbers = evaluation.numbers_of
     assert numbers(["cat", "dog"], ["Dog", "bird", "cat"]) == {0: 2, 1: 0}
     assert numbers(["cat", "newt"], ["dog", "cat", "bird"]) == {0: 1, 1: None} and "newt" in caplog.text
     assert numbers(["tench", "jay"], ["jay", "tench, Tinca tinca"]) == {0: 1, 1: 0}
@@ -116,7 +115,7 @@ def test_an_image_text_model_is_evaluated_as_a_classifier_of_the_datas_classes()
     with pytest.raises(OptionError, match="zero_shot"):
         run(pair, limit=1)
     data = clew.open_dataset("mini:digits", limit=4)
-    classifier = sys.modules["clew.evaluation.evaluate"].classifier_of(pair, data, "{}")
+    classifier = evaluation.classifier_of(pair, data, "{}")
     assert "data:image/jpeg" in clew.Shown(found, classifier, data)("1", "raw_attention")
 
 

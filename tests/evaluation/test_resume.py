@@ -126,7 +126,7 @@ def test_a_folder_with_other_files_and_one_in_use_are_refused(digits, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     other = tmp_path / "run"
     run(digits, other, limit=2)
-    store = clew.store.Store(other, clew.Run(other).manifest)
+    store = clew.evaluation.store.Store(other, clew.Run(other).manifest)
     with pytest.raises(InputError, match="another process"):
         run(digits, other, limit=2)
     store.close()

@@ -66,7 +66,7 @@ class Run:
         return self.table.num_rows - self.table.column("error").null_count - self.failed
 
     def summary(self, **options: Any) -> list[dict[str, Any]]:
-        """Every number with its interval, see `clew.report.summary`."""
+        """Every number with its interval, see `clew.evaluation.report.report.summary`."""
         return summary(self, **options)
 
     def report(self, out: str | Path | None = None, **options: Any) -> list[Path]:

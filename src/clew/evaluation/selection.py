@@ -46,7 +46,7 @@ class Chosen:
         return write_report(self, out=self.path / "chosen.html" if out is None else out, **options)
 
     def summary(self, **options: Any) -> list[dict[str, Any]]:
-        """Every number with its interval, see `clew.report.summary`."""
+        """Every number with its interval, see `clew.evaluation.report.report.summary`."""
         return summary(self, **options)
 
 
