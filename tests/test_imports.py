@@ -9,13 +9,15 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 import clew
 
 SOURCE = Path(clew.__file__).parent
 
 # A room imports only from rooms above it; imports inside functions count. The first are single files.
 ROOMS = [
-    "errors", "shapes", "progress", "registry", "literals", "validation",
+    "version", "errors", "shapes", "progress", "registry", "literals", "validation",
     "files",
     "statistics",
     "rules",
@@ -118,9 +120,10 @@ def test_only_the_seam_intercepts_torch():
         if name != "seam.interception":
             assert "TorchFunctionMode" not in text, name
         for banned in ("print(", "sys.exit(", "exit("):
-            if name not in ("cli.main", "cli.ui", "app.asking") and not name.startswith(
+            speaks = name in ("cli.main", "cli.ui", "app.asking") or name.startswith(
                 "minis.train_"
-            ):  # the page writes code
+            )  # the page writes code
+            if not speaks:
                 assert banned not in text.replace("console.print(", "").replace("fingerprint(", ""), (name, banned)
 
 
@@ -142,14 +145,36 @@ def test_public_names_exist_once():
     assert all(hasattr(clew, name) for name in clew.__all__)
 
 
-def test_importing_needs_torch_and_little_else():
-    script = (
-        "import sys, torch, time; t = time.perf_counter(); import clew; took = time.perf_counter() - t;"
-        "heavy = [m for m in ('timm', 'torchvision', 'transformers', 'matplotlib', 'sklearn', 'scipy', 'rich', 'typer',"
-        " 'jinja2') if m in sys.modules]; print(heavy, took)"
-    )
+def imported(script):
+    """Which of some packages that take long to import a script imports."""
+    heavy = [
+        "torch", "transformers", "timm", "torchvision", "matplotlib", "sklearn", "scipy", "pandas", "pyarrow",
+        "datasets", "gradio", "ray", "rich.console", "typer", "jinja2", "pydantic",
+    ]  # fmt: skip
+    script += f"\nimport sys; print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("[]"), run.stdout
+    return ast.literal_eval(run.stderr.splitlines()[-1])
+
+
+def test_importing_costs_nothing_and_all_exports_cost_torch():
+    assert imported("import clew") == []
+    assert imported("import clew; [getattr(clew, name) for name in clew.__all__]") == ["torch"]
+
+
+COMMAND = "import sys; from clew.cli.main import main; sys.argv = ['clew', {}]\ntry: main()\nexcept SystemExit: pass"
+
+
+@pytest.mark.parametrize("words", ["'--help'", "'--version'", "'methods'", "'methods', 'pa_lrp'"])
+def test_what_needs_no_model_is_answered_without_torch(words):
+    assert set(imported(COMMAND.format(words))) <= {"rich.console", "typer", "pydantic"}
+
+
+def test_a_picture_is_explained_without_what_tables_and_pages_need(tmp_path):
+    clew.scenes().images[0].save(tmp_path / "scene.png")
+    words = f"'explain', {str(tmp_path / 'scene.png')!r}, '-m', 'mini:digits', '-o', {str(tmp_path / 'page.html')!r}"
+    found = imported(COMMAND.format(words))
+    assert (tmp_path / "page.html").exists()
+    assert not {"timm", "pandas", "pyarrow", "datasets", "gradio", "ray"} & set(found)
 
 
 def test_everything_public_is_documented():

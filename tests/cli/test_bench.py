@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 import clew
+from clew.cli import bench
 from clew.cli.main import app
 from clew.errors import ClewError, OptionError
 
@@ -19,7 +19,7 @@ from clew.errors import ClewError, OptionError
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     """The console is made on import, with the width of whatever ran then."""
-    monkeypatch.setattr(sys.modules["clew.cli.bench"], "console", Console(width=200))
+    monkeypatch.setattr(bench, "console", Console(width=200))
 
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})

@@ -13,6 +13,7 @@ from support.labelled_data import film_folder, reviews, table
 from typer.testing import CliRunner
 
 import clew.training.session
+from clew.cli import finetune as command
 from clew.cli.main import app, main
 from clew.errors import ClewError, InputError, LoadError, OptionError
 from clew.training.recipes import Recipe
@@ -21,7 +22,7 @@ from clew.training.recipes import Recipe
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch, tmp_path):
     """The console is made on import, with the width of whatever ran then; what has no place is written here."""
-    monkeypatch.setattr(sys.modules["clew.cli.finetune"], "console", Console(width=200))
+    monkeypatch.setattr(command, "console", Console(width=200))
     monkeypatch.chdir(tmp_path)
 
 

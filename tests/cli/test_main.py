@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from support.commands import run
 
 import clew
+from clew.cli import main as cli
+from clew.cli.methods import entries
 from clew.demo import METHODS
 from clew.errors import ClewError, OptionError
 from clew.explainers import parse
@@ -118,6 +122,30 @@ def test_demo(tmp_path):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "demo.html").read_text().count("heatmap:") == 2 * len(METHODS) + 2 * 2
     assert "maximum on the digit" in done.output
+
+
+def test_the_version_is_that_of_the_package():
+    done = run("--version")
+    assert (done.exit_code, done.output) == (0, f"clew {metadata.version('clew')}\n")
+
+
+def test_methods_are_listed_as_they_are_registered():
+    """Names, papers, summaries, docstrings, options and their defaults, though the files are not run for the list."""
+    registered = {
+        m.name: (m.paper, m.summary, inspect.getdoc(m.function), {k: repr(v) for k, v in m.options.items()})
+        for m in clew.methods().values()
+        if m.function.__module__.startswith("clew.")
+    }
+    assert list(registered.items()) == [(k, (e.paper, e.summary, e.doc, e.options)) for k, e in entries().items()]
+    with pytest.raises(OptionError, match="did you mean 'saliency'"):
+        run("methods", "salency")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_is_listed_as_its_help_begins(name):
+    command = cli.Command(name, help=cli.COMMANDS[name]).command()
+    assert " ".join(command.help.partition("\n\n")[0].split()) == cli.COMMANDS[name]
+    assert name in run("--help").output
 
 
 @pytest.mark.parametrize("command", ["explain", "methods", "models", "doctor", "demo"])

@@ -28,6 +28,7 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     group, rest = ROOT, words[1:]
     while hasattr(group, "commands"):
         group, rest = group.commands[rest[0]], rest[1:]
+        group = group.command() if isinstance(group, cli.Command) else group
     helps = "--help" in rest
     rest = [word for word in rest if word != "--help"]
     context = group.context_class(group, info_name=group.name, resilient_parsing=helps)

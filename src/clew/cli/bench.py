@@ -1,10 +1,9 @@
-"""The command line of evaluation: `clew bench NAME` for each registered benchmark, and `clew report`."""
+"""`clew bench NAME`, for each registered benchmark."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -15,22 +14,22 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from ..datasets import open_dataset
 from ..errors import OptionError
 from ..evaluation.benchmarks import Benchmark, benchmarks
 from ..evaluation.evaluate import classifier_of, evaluate
 from ..evaluation.examples import Shown
-from ..evaluation.report.report import report, summary
 from ..evaluation.run import Run
 from ..evaluation.selection import chosen
 from ..files.atomic import slug
 from ..loading.load import load
-from ..metrics import eraser_scores
 from ..requests.options import helps, literal, numbers, pairs, reader_options
+from .numbers import print_numbers
 
-bench = typer.Typer(
+app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="Evaluate methods by a published protocol: resumable, with confidence intervals. `clew bench NAME --help` "
     "explains its options.",
@@ -178,7 +177,7 @@ def _bench(
             table.add_row(one.method, escape(one.chosen), escape(", ".join(f"{v:.4g}" for v in one.tried.values())))
         console.print(table)
         console.print(f"chosen by {picked.choices[0].metric} on {picked.choices[0].examples} examples; on the others:")
-        _print_numbers(picked.summary())
+        print_numbers(console, picked.summary())
         written = [*picked.report(), *written]
     console.print(f"written: {', '.join(escape(str(p)) for p in written)}")
 
@@ -186,71 +185,12 @@ def _bench(
 def print_run(found: Run) -> None:
     """The headline numbers of a run on the terminal."""
     console.print(escape(repr(found)))
-    _print_numbers(found.summary())
+    print_numbers(console, found.summary())
     if found.failed:
         console.print(f"[yellow]{found.failed} rows have no numbers; the first: {escape(found.errors[0])}[/yellow]")
     if found.left_out:
         console.print(f"{found.left_out} rows are of examples that the protocol leaves out")
 
 
-def _print_numbers(rows: list[dict[str, Any]]) -> None:
-    tested = list(dict.fromkeys(row["metric"] for row in rows if row["letters"])) or [rows[0]["metric"]]
-    table = Table("method", *(Column(name, justify="right") for name in tested), caption="95 % bootstrap intervals; "
-                  "methods that share a letter do not differ (paired permutation test, Holm)")  # fmt: skip
-    by = {(row["method"], row["metric"]): row for row in rows}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        table.add_row(escape(method), *(_number(by.get((method, name))) for name in tested))
-    console.print(table)
-
-
-def _number(row: dict[str, Any] | None) -> str:
-    if row is None or row["value"] is None:
-        return "–"
-    interval = "" if row["low"] is None else rf" \[{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['value']:.3f}{interval} {row['letters'] or ''}".rstrip()
-
-
 for _cls in benchmarks().values():
-    bench.command(_cls.name, short_help=_cls.summary)(_command(_cls))
-
-
-def report_command(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders that clew bench wrote.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A page, or a folder. Default: the run's.")] = None,
-    latex: Annotated[bool, typer.Option(help="Print the LaTeX tables.")] = False,
-    correction: Annotated[str, typer.Option(help="Of many comparisons: holm, fdr or none.")] = "holm",
-    predictions: Annotated[
-        Path | None, typer.Option(help="Of rationale runs: write identifier_results_k.json of each method there.")
-    ] = None,
-    eraser: Annotated[Path | None, typer.Option(help="Score a predictions file in ERASER's format instead.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="With --eraser: the annotations (test.jsonl).")] = None,
-    documents: Annotated[Path | None, typer.Option(help="With --eraser: docs/ or docs.zip.")] = None,
-    variant: Annotated[
-        str, typer.Option(help="With --eraser: paper, or beyond_intuition, which counts characters.")
-    ] = "paper",
-) -> None:
-    """Write a page with tables, intervals, significance and curves of one or several runs, and CSV, Markdown, LaTeX.
-
-    clew report clew-runs/segmentation-vit-davis clew-runs/segmentation-deit-davis --out compared.html
-
-    clew report --eraser identifier_results_40.json --annotations movies/test.jsonl
-    """
-    if eraser is not None:
-        if annotations is None:
-            raise OptionError("what are the predictions of?", expected="--annotations movies/test.jsonl", got="none")
-        scores = eraser_scores(eraser, annotations, documents or annotations.parent, variant=variant)
-        console.print_json(json.dumps(scores))
-        return
-    opened = [Run(path) for path in runs or []]
-    if not opened:
-        raise OptionError("nothing to report", expected="folders of runs", got="none", todo="clew bench NAME first")
-    chosen_correction: Any = None if correction == "none" else correction
-    written = report(*opened, out=out or opened[0].path, correction=chosen_correction)
-    if latex:
-        typer.echo(next(path for path in written if path.suffix == ".tex").read_text())
-    for run in opened if predictions is not None else ():
-        for method in run.manifest["methods"]:
-            folder = Path(predictions or "") / (run.path.name if len(opened) > 1 else "") / slug(method)
-            written += run.predictions(folder, method)[:1]
-    _print_numbers(summary(*opened, correction=chosen_correction))
-    console.print(f"written: {', '.join(escape(str(p)) for p in written)}")
+    app.command(_cls.name, short_help=_cls.summary)(_command(_cls))

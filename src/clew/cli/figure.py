@@ -9,17 +9,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..attributions.figure import figure
+from ..attributions.figure import figure as write_figure
 from ..errors import OptionError
 from ..explainers import find, parse
 from ..loading.load import load
 from ..requests.options import tell_left_out
 from ..requests.results import explained, items_for, kind_of
 
+app = typer.Typer(add_completion=False)
 console = Console()
 
 
-def figure_command(
+@app.command()
+def figure(
     inputs: Annotated[
         list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
     ] = None,
@@ -66,7 +68,7 @@ def figure_command(
         loaded, found.items, chosen, target=target, text=captions, batch_size=batch_size, more=more, both_sides=False
     )
     headings = heading or [_heading(words) for words in method or [name for name, _ in chosen]]
-    written = figure(results, out, inputs=row or None, methods=headings, scale=scale, caption=caption)
+    written = write_figure(results, out, inputs=row or None, methods=headings, scale=scale, caption=caption)
     console.print(f"written: {escape(str(written))}")
     if found.errors:
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from ..requests.options import helps, reader_options
 from ..training.finetune import finetune
 from ..training.recipes import TASKS, Recipe
 
+app = typer.Typer(add_completion=False)
 console = Console()
 
 
@@ -143,3 +144,6 @@ def command() -> Callable[..., None]:
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__doc__ = _HELP
     return run
+
+
+app.command("finetune")(command())

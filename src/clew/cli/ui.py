@@ -14,7 +14,10 @@ from ..app.asking import Models
 from ..app.results import Results
 from ..app.serve import serve
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def ui(
     model: Annotated[
         list[str] | None,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from ..subject.trace import Result, repeated
 from ..targets.outputs import logits_of
 from ..verification import AsCalled, Made, verified
 from ..verification.verifying import checking
+from ..version import __version__
 from .prepare import Prepared
 
 # Details whose last axis does not run over tokens.
@@ -221,15 +220,10 @@ def _common(ready: Prepared, subject: Subject, method: str, result: Result, sett
         "provenance": {
             "model": ready.name,
             "architecture": ready.bound.architecture.name,
-            "clew": _version(),
+            "clew": __version__,
             "torch": torch.__version__,
         },
     }
-
-
-@cache
-def _version() -> str:
-    return metadata.version("clew")
 
 
 def _logits(output: Any) -> Tensor | None:

@@ -1,0 +1,131 @@
+"""`clew explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..attributions.base import Attribution
+from ..attributions.comparison import compare
+from ..attributions.pair import PairAttribution
+from ..attributions.text import TextAttribution
+from ..datasets.labels import class_names
+from ..errors import OptionError
+from ..explainers import find, parse
+from ..loading.load import load
+from ..requests.options import numbers, tell_left_out
+from ..requests.results import explained, items_for, kind_of
+from .parameters import Checkpoint, Device, Linear, ModelName, Quantize, Score
+
+app = typer.Typer(add_completion=False)
+console = Console()
+
+
+@app.command()
+def explain(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
+    ] = None,
+    model: ModelName = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A class label or index, or a next token; 'A / B' for A rather than B. Default: predicted.",
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Words to explain, whatever files there are; what an image–text model compares pictures with; repeat."
+        ),
+    ] = None,
+    span: Annotated[
+        str | None, typer.Option(help="Words of the text that a language model is to have written, or an answer in it.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png, .tex or .safetensors (one method).")] = Path(
+        "clew.html"
+    ),
+    side: Annotated[
+        str | None, typer.Option(help="Of image–text models: image, text or both. Default: both on a page, else image.")
+    ] = None,
+    score: Score = "logit",
+    truncate: Annotated[bool, typer.Option(help="Cut texts to the model's positions.")] = False,
+    window: Annotated[int | None, typer.Option(help="Explain long texts in windows of so many tokens.")] = None,
+    stride: Annotated[int | None, typer.Option(help="A window every so many tokens. Default: half a window.")] = None,
+    checkpoint: Checkpoint = None,
+    linear: Linear = None,
+    labels: Annotated[Path | None, typer.Option(help="Names of the classes, one on each line of a text file.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation of the checkpoint's pixels: R,G,B.")] = None,
+    std: Annotated[str | None, typer.Option(help="The same: R,G,B.")] = None,
+    device: Device = "cpu",
+    quantize: Quantize = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
+) -> None:
+    """Explain what a model saw in pictures, or read in texts. What cannot be read is left out, with exit status 1.
+
+    clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
+
+    clew explain "a quiet, brilliant film" --model hf:distilbert-base-uncased-finetuned-sst-2-english
+
+    clew explain park.jpg --model hf:openai/clip-vit-base-patch32 --text "a photo of a dog" --text "a photo of a cat"
+    """
+    if not model:
+        raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
+    chosen = [parse(words) for words in method or ["beyond_intuition_token"]]
+    for name, _ in chosen:
+        find(name)
+    if out.suffix == ".safetensors" and len(chosen) > 1:
+        raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
+    loaded = load(
+        model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, labels=class_names(labels),
+        mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
+    )  # fmt: skip
+    kind = kind_of(loaded)
+    words_only = kind == "text" or (kind == "pair" and side == "text")
+    suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")
+    if out.suffix not in suffixes:
+        raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
+    found = items_for(loaded, inputs or [], text or [])
+    tell_left_out(found.errors)
+    items = found.items
+    more: dict[str, Any] = {"truncate": True} if truncate else {}
+    more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
+    results = explained(
+        loaded, items, chosen, target=target, text=text or [], span=span, score=score, batch_size=batch_size, more=more,
+        both_sides=out.suffix == ".html", tell=lambda words: console.print(f"[yellow]{escape(words)}[/yellow]"),
+    )  # fmt: skip
+    each = len(results[0]) // len(items)
+    for i, item in enumerate(items):
+        console.print(f"[bold]{escape(item.name)}[/bold]")
+        for result in results:
+            words = result.text if isinstance(result, PairAttribution) else result
+            for j in range(i * each, (i + 1) * each):
+                console.print("  " + escape(_line(result, j)))
+                if isinstance(words, TextAttribution) and len(items) <= 20:
+                    console.print(words.to_rich(j))
+    for result in results:
+        if "advice" in result.checks:
+            console.print(f"[yellow]{escape(result.method)}: {escape(result.checks['advice'])}[/yellow]")
+    written = results[0].save(out) if out.suffix == ".safetensors" else compare(results, out)
+    console.print(f"written: {escape(str(written))}")
+    if found.errors:
+        raise typer.Exit(1)
+
+
+def _line(result: Attribution, example: int) -> str:
+    facts = result.facts(example)
+    shown = ("integration error", "non finite", "special share", "characters cut", "windows")
+    checks = ", ".join(f"{k} {facts[k]}" for k in shown if k in facts)
+    return f"{result.method}: {facts['target']}" + (f" ({checks})" if checks else "")

@@ -1,0 +1,68 @@
+"""`clew methods`: read from the files of `explainers/`, which are not run, for torch takes seconds to import."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from ..errors import OptionError, close_matches
+
+app = typer.Typer(add_completion=False)
+console = Console()
+_FOLDER = Path(__file__).parents[1] / "explainers"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is written of a method; `options` are its defaults, as they are written."""
+
+    paper: str
+    summary: str
+    doc: str
+    options: dict[str, str]
+
+
+def entries() -> dict[str, Entry]:
+    """All methods of clew, by name."""
+    found: dict[str, Entry] = {}
+    for file in sorted(_FOLDER.glob("*.py")):
+        functions = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
+        for function in functions:
+            for call in function.decorator_list:
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "method":
+                    found[function.name] = _entry(function, call)
+    return found
+
+
+def _entry(function: ast.FunctionDef, decorator: ast.Call) -> Entry:
+    said = {word.arg: ast.literal_eval(word.value) for word in decorator.keywords}
+    defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    options = {option.arg: ast.unparse(default) for option, default in defaults if default is not None}
+    return Entry(said["paper"], said["summary"], ast.get_docstring(function) or said["summary"], options)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None) -> None:
+    """List the methods with their papers and options, or show one in full."""
+    known = entries()
+    if name is not None and name not in known:
+        raise OptionError(f"no method {name!r}", got=repr(name), todo=close_matches(name, known))
+    if name is not None:
+        entry = known[name]
+        console.print(f"[bold]{name}[/bold]  ({escape(entry.paper)})\n")
+        console.print(escape(entry.doc))
+        options = ", ".join(f"{option}={default}" for option, default in entry.options.items())
+        console.print("\noptions: " + escape(options or "none"))
+        return
+    table = Table(Column("method", no_wrap=True), "what it is", "paper")
+    for key, entry in known.items():
+        table.add_row(key, escape(entry.summary), escape(entry.paper))
+    console.print(table)
+    console.print("`clew methods NAME` shows a method's equation and options.")
