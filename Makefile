@@ -25,12 +25,13 @@ matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under
 	  tests/explaining/test_pairs.py tests/loading/test_load_pairs.py
 
 bench: $(DEV)  ## measure speed and memory, and write the tables in the README
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/speed_text.py
-	$(BIN)/python benchmarks/speed_pairs.py
-	$(BIN)/python benchmarks/speed_evaluation.py
-	$(BIN)/python benchmarks/checks.py
-	$(BIN)/python benchmarks/page_memory.py
+	$(BIN)/python measurements/speed.py
+	$(BIN)/python measurements/speed_text.py
+	$(BIN)/python measurements/speed_pairs.py
+	$(BIN)/python measurements/speed_evaluation.py
+	$(BIN)/python measurements/checks.py
+	$(BIN)/python measurements/page_memory.py
+	$(BIN)/python measurements/startup.py
 
 parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
 	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)

@@ -1,6 +1,6 @@
 """Speed of evaluation: how much of a perturbation run is inside the model, and what segmentation metrics cost.
 
-    python benchmarks/speed_evaluation.py
+    python measurements/speed_evaluation.py
 
 Writes the table into the README. ViT-B/16 has random weights; pictures are noise.
 """

@@ -1,6 +1,6 @@
 """Runs whose reports are in results/: every protocol on real models and data.
 
-python benchmarks/evaluation.py DATA [NAME …] [--out results]
+python measurements/evaluation.py DATA [NAME …] [--out results]
 
 DATA holds the folders vit_s14_cifar10, davis16_val_small, minilm_sentiment, eraser_movies and stories260k (see
 results/README.md). A run that was stopped goes on where it was.

@@ -1,6 +1,6 @@
 """Do the words that a method ranks first belong to the rationales that humans marked? ERASER Movie Reviews.
 
-    python benchmarks/eraser.py MODEL_FOLDER ERASER_FOLDER [--rows 100]
+    python measurements/eraser.py MODEL_FOLDER ERASER_FOLDER [--rows 100]
 
 ERASER_FOLDER holds `docs.zip` (or `docs/`) and `test.jsonl`. Writes docs/eraser.md.
 """
@@ -102,7 +102,7 @@ def main() -> None:
         f"All words are ranked. {len(scores['random'][0])} documents have a rationale before the cut. *Average",
         f"precision* and *F1 of the top {TOP} words* against the human rationales; the last column is the mean",
         "difference in average precision to random scores, with its paired bootstrap interval (95 %, 9,999 resamples).",
-        "Made by `benchmarks/eraser.py`.",
+        "Made by `measurements/eraser.py`.",
         "",
         f"| method | average precision | F1 of the top {TOP} | against random |",
         "|---|---|---|---|",

@@ -1,6 +1,6 @@
 """Planted evidence: which methods find the words that decided? On the bundled models of film reviews.
 
-    python benchmarks/reviews.py [--reviews 200]
+    python measurements/reviews.py [--reviews 200]
 
 Writes docs/reviews.md.
 """
@@ -92,7 +92,7 @@ def main() -> None:
         "a word is the largest of its tokens. *Rate*: the share of the k decisive words among the k ranked first,",
         "with its bootstrap interval over reviews (95 %). *Re-drawn*: the same architecture with random weights,",
         f"the mean over {REDRAWS} draws that read {OF_REDRAWN} reviews of their own each, and its interval over draws;",
-        "a star marks one that does not overlap that of `random`. Made by `benchmarks/reviews.py`.",
+        "a star marks one that does not overlap that of `random`. Made by `measurements/reviews.py`.",
         "",
         "| method | BERT | BERT, re-drawn | Llama | Llama, re-drawn |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""What the benchmarks share: intervals, and pages in docs/ that say when and with what they were made."""
+"""What the measurements share: intervals, and pages in docs/ that say when and with what they were made."""
 
 from __future__ import annotations
 

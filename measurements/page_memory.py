@@ -1,4 +1,4 @@
-"""Memory of the page of `clew ui` while people drop huge pictures on it: `python benchmarks/page_memory.py` (Linux).
+"""Memory of the page of `clew ui` while people drop huge pictures on it: `python measurements/page_memory.py` (Linux).
 
 Forty pictures of 40 million pixels each are sent, eight at a time, as a browser sends them: to see their preview, and
 then to explain them. What the server's process holds is read from /proc. Writes docs/page.md's table.

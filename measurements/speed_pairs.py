@@ -1,6 +1,6 @@
 """Speed on image–text models: what ten texts for an image cost beside one. Ratios, measured in one process.
 
-    python benchmarks/speed_pairs.py
+    python measurements/speed_pairs.py
 
 Writes the table into the README. The models have the sizes of CLIP's, and random weights.
 """

@@ -1,6 +1,6 @@
 """Do half-precision models rank tokens as the float32 model does? Rank correlations on real models.
 
-    python benchmarks/precision.py MINILM_FOLDER SST2_TSV LLAMA_FOLDER
+    python measurements/precision.py MINILM_FOLDER SST2_TSV LLAMA_FOLDER
 
 SST2_TSV has a sentence and a label per line, with a tab between. Writes docs/precision.md.
 """
@@ -66,7 +66,7 @@ def main() -> None:
         "Spearman's rank correlation of token scores with those of the float32 model: the mean over texts, and in",
         "brackets the least of a single text. MiniLM-L6 fine-tuned for sentiment on the first 60 sentences of SST-2's",
         "development set (the class that the float32 model predicts is explained), and stories260K, a small Llama, on",
-        "six openings (its next token). Made by `benchmarks/precision.py`.",
+        "six openings (its next token). Made by `measurements/precision.py`.",
         "",
         "*In float32*: the bfloat16 model explained with `compute_dtype=torch.float32`, a copy with the same weights.",
         "",

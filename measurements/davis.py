@@ -1,6 +1,6 @@
 """Localisation on real photographs with object masks: the pointing game and average precision, and a contact sheet.
 
-    python benchmarks/davis.py MODEL_FOLDER DAVIS_FOLDER
+    python measurements/davis.py MODEL_FOLDER DAVIS_FOLDER
 
 DAVIS_FOLDER holds `images/`, `masks/` and `davis_crops.tsv` (frame, crop, box, class). Writes docs/davis.md and
 docs/davis.jpg.
@@ -93,7 +93,7 @@ def main() -> None:
         "correctly. The true class is explained; heatmaps are bilinear. *Pointing game*: is the maximum on the",
         "object. *Average precision*: of the pixels against the mask. The last column is the mean difference in",
         "average precision to a Gaussian in the centre that never looks at the model, with its paired bootstrap",
-        "interval (95 %, 9,999 resamples). Made by `benchmarks/davis.py`.",
+        "interval (95 %, 9,999 resamples). Made by `measurements/davis.py`.",
         "",
         "| method | pointing game | average precision | against the Gaussian |",
         "|---|---|---|---|",

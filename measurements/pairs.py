@@ -1,6 +1,6 @@
 """Planted evidence: does the map for "a seven" lie on the seven? On the bundled image–text model of digit scenes.
 
-    python benchmarks/pairs.py [--scenes 400]
+    python measurements/pairs.py [--scenes 400]
 
 Writes docs/digits-clip.md, and the table in the README.
 """
