@@ -14,10 +14,12 @@ demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo
 test: $(DEV)  ## run all tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-check: $(DEV)  ## style and types
+check: $(DEV)  ## style, types, dead code, and files above 400 lines
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	! find src -name '*.py' | xargs wc -l | awk '$$1 > 400 && $$2 != "total"' | grep .
 	$(BIN)/pyright
+	$(BIN)/vulture
 
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
 	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/test_contract.py tests/models/test_contract_of_texts.py \
