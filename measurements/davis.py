@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 
 import clew
 from clew.draw.plots import Picture, colour, in_frame
-from clew.explainers import parse
+from clew.explainers import parse_method
 
 METHODS = [
     "random", "attention_rollout", "attention_gradcam", "saliency", "input_x_gradient", "generic_attribution",
@@ -49,7 +49,7 @@ def read(folder: Path, size: tuple[int, int]) -> tuple[list[str], list[Image.Ima
 
 
 def heatmaps(model: clew.LoadedModel, images: list[Image.Image], classes: list[int], method: str) -> np.ndarray:
-    name, options = parse(method)
+    name, options = parse_method(method)
     parts = [
         clew.explain(model, images[i : i + 16], method=name, target=classes[i : i + 16], **options).heatmap()
         for i in range(0, len(images), 16)

@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 import clew
-from clew.explainers import parse
+from clew.explainers import parse_method
 
 TOP = 40
 METHODS = [
@@ -50,7 +50,7 @@ def read(folder: Path, rows: int) -> tuple[list[str], list[set[int]], list[int]]
 
 def word_scores(model: Any, texts: list[str], labels: list[int], method: str, batch: int) -> list[np.ndarray]:
     """Scores of the words of each document, as far as the model reads it: the largest of a word's tokens."""
-    name, options = parse(method)
+    name, options = parse_method(method)
     found: list[np.ndarray] = []
     for i in tqdm(range(0, len(texts), batch), desc=method, leave=False):
         part = clew.explain(

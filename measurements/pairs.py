@@ -18,7 +18,7 @@ from report import ROOT, interval, when_and_where, write_page
 from tqdm import tqdm
 
 import clew
-from clew.explainers import parse
+from clew.explainers import parse_method
 from clew.minis.captioned import CaptionedScene, compose_captioned
 from clew.minis.captions import WORDS, with_article
 from clew.minis.train_pairs import SHIPPED_SCENES, TEST_SCENES
@@ -38,7 +38,7 @@ def places(model: clew.LoadedModel, scenes: list[CaptionedScene], method: str) -
     """For each scene and each of its digits, of the caption "a photo of a seven": whether the highest score lies on
     that digit, whether on the other, whether the heatmap's highest pixel is one of the digit's strokes, and whether
     the digit's is the highest of the caption's words. (scene, digit, 4)."""
-    name, options = parse(method)
+    name, options = parse_method(method)
     found = []
     for start in range(0, len(scenes), 25):
         part = scenes[start : start + 25]

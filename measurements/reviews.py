@@ -16,7 +16,7 @@ from report import interval, write_page
 from tqdm import tqdm
 
 import clew
-from clew.explainers import parse
+from clew.explainers import parse_method
 
 METHODS = [
     "random", "raw_attention", "attention_rollout", "attention_gradcam", "generic_attribution",
@@ -29,7 +29,7 @@ REDRAWS, OF_REDRAWN = 20, 50  # how often weights are drawn anew, and how many r
 
 def rates(model: clew.LoadedModel, reviews: list, method: str, seed: int = 0) -> np.ndarray:
     """For each review the share of its k decisive words among the k words that the method ranks first."""
-    name, options = parse(method)
+    name, options = parse_method(method)
     options |= {"seed": seed} if name == "random" else {}
     found = []
     for i in range(0, len(reviews), 50):

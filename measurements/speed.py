@@ -134,11 +134,11 @@ def backward(model: nn.Module, x: torch.Tensor) -> None:
 
 def seam(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
     """A forward pass that captures attention and input of every block, as methods run it."""
-    from clew.models.architectures import find
+    from clew.models.architectures import find_architecture
     from clew.subject.subject import Subject
     from clew.targets.outputs import logits_of
 
-    bound = find(model).bind(model)
+    bound = find_architecture(model).bind(model)
     subject = Subject(model, bound, {"": x}, lambda output: lambda output, rows: logits_of(output)[:, 0])
     every = range(subject.last + 1)
     return lambda: subject.run(every, hidden=every)

@@ -11,8 +11,8 @@ from rich.table import Table
 from .attributions.base import Attribution
 from .attributions.image import ImageAttribution
 from .draw.page import Cell, page
-from .explainers import parse
-from .explaining.many_inputs import explain_many
+from .explainers import parse_method
+from .explaining.many_inputs import explain_in_batches
 from .files.atomic import write
 from .loading.load import load
 from .minis import captioned_scenes, scenes
@@ -28,7 +28,7 @@ METHODS = [
 ]
 
 
-def show(out: Path, limit: int) -> tuple[list[Table], Path]:
+def run_demo(out: Path, limit: int) -> tuple[list[Table], Path]:
     """Explain the scenes of both models, write a page with `limit` scenes of each, and measure on all of them."""
     first, digits = _digits(limit)
     second, pairs = _pairs(limit)
@@ -37,7 +37,7 @@ def show(out: Path, limit: int) -> tuple[list[Table], Path]:
 
 def _digits(limit: int) -> tuple[Table, list[list[Cell]]]:
     loaded, data = load("mini:digits"), scenes("digits")
-    results = explain_many(loaded, data.images, [parse(text) for text in METHODS], data.labels.tolist())
+    results = explain_in_batches(loaded, data.images, [parse_method(text) for text in METHODS], data.labels.tolist())
     table = Table(
         "method",
         "maximum on the digit",
@@ -55,8 +55,8 @@ def _digits(limit: int) -> tuple[Table, list[list[Cell]]]:
 def _pairs(limit: int) -> tuple[Table, list[list[Cell]]]:
     loaded, data = load("mini:digits-clip"), captioned_scenes()
     targets = [Similarity(list(captions)) for captions in data.captions]
-    chosen = [parse(text) for text in METHODS if not text.startswith("integrated")]
-    results = explain_many(loaded, data.images, chosen, targets)
+    chosen = [parse_method(text) for text in METHODS if not text.startswith("integrated")]
+    results = explain_in_batches(loaded, data.images, chosen, targets)
     named = data.masks.reshape(-1, *data.masks.shape[2:])
     other = data.masks[:, ::-1].reshape(named.shape)
     table = Table(
@@ -67,7 +67,9 @@ def _pairs(limit: int) -> tuple[Table, list[list[Cell]]]:
     )
     for result in results:
         table.add_row(result.method, f"{_patches(result, named):.0%}", f"{_patches(result, other):.0%}")
-    default = explain_many(loaded, data.images[:limit], [parse(METHODS[-1])], targets[:limit], more={"side": "both"})
+    default = explain_in_batches(
+        loaded, data.images[:limit], [parse_method(METHODS[-1])], targets[:limit], more={"side": "both"}
+    )
     return table, _rows(default, limit)
 
 

@@ -12,20 +12,19 @@ from torch import Tensor, nn
 
 from .errors import ClewError
 from .explaining.explain import explain, subject_of
-from .explaining.items import Things, things
-from .explaining.pair_model import LoadedPair, encoded
-from .explaining.prepare import Prepared, prepare, unwrap
+from .explaining.items import SideInputs, side_inputs
+from .explaining.pair_model import LoadedPair, encode_features
+from .explaining.prepare import PreparedBatch, prepare, unwrap
 from .loading.load import LoadedModel
 from .lrp.relevance import propagate
-from .models.architectures import Architecture, Bound
-from .models.architectures import find as find_architecture
+from .models.architectures import Architecture, BoundArchitecture, find_architecture
 from .models.pair import SIDES, Pair, Side, find_pair, tower
-from .seam.guest import guest
+from .seam.guest import isolated_modes
 from .seam.quantized import is_quantized
 from .seam.twin import original
 from .targets import Token
 from .targets.outputs import answer_logits_of, logits_of
-from .verification import of_pictures
+from .verification import check_pixels
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Finding:
     seen: str
 
 
-@guest()
+@isolated_modes()
 def doctor(
     model: nn.Module | LoadedModel,
     inputs: Any = None,
@@ -57,7 +56,7 @@ def doctor(
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
     pair = find_pair(inside) if architecture is None else None
     if pair is not None:
-        given = None if inputs is None else things(inputs)
+        given = None if inputs is None else side_inputs(inputs)
         sides: Sequence[Side] = SIDES if given is None else [given.side]
         return [one for side in sides for one in _tower(model, inside, pair, side, rules, given)]
     before = state(inside)
@@ -156,7 +155,7 @@ def doctor(
         colours = torch.randint(0, 256, (96, 128, 3), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         picture = Image.fromarray(colours.mul(torch.tensor([1.0, 0.6, 0.3])).to(torch.uint8).numpy())
         x, shown = preprocess.batch([picture])
-        worst = max(float(one.error) for one in of_pictures(x, shown, preprocess))
+        worst = max(float(one.error) for one in check_pixels(x, shown, preprocess))
         mean, std = ([round(v, 3) for v in values] for values in (preprocess.mean, preprocess.std))
         said = f"{preprocess.size[0]} x {preprocess.size[1]}, mean {mean}, deviation {std}"
         own: Any = getattr(inside, "pretrained_cfg", None) or {}
@@ -183,15 +182,15 @@ def doctor(
 
 
 def _tower(
-    model: nn.Module | LoadedModel, inside: nn.Module, pair: Pair, side: Side, rules: Any, given: Things | None
+    model: nn.Module | LoadedModel, inside: nn.Module, pair: Pair, side: Side, rules: Any, given: SideInputs | None
 ) -> list[Finding]:
     """What holds for one tower of an image–text model, compared with random features."""
     loaded = model if isinstance(model, LoadedModel) else LoadedPair(inside)
     try:
         probe = tower(inside, pair, side, torch.zeros(1, 1))
         bound = probe.architecture.bind(probe)
-        example = _example(loaded, probe, bound) if given is None else given.some(range(len(given.items)))
-        found = encoded(loaded, pair, things(example))
+        example = _example(loaded, probe, bound) if given is None else given.select(range(len(given.items)))
+        found = encode_features(loaded, pair, side_inputs(example))
     except ClewError as error:
         return [Finding(f"{side}: declaration", False, str(error))]
     generator = torch.Generator("cpu").manual_seed(1)
@@ -206,7 +205,7 @@ def _output(output: Any, *, asked: bool = False) -> Tensor:
     return torch.cat(answers, 1) if answers is not None else logits_of(output)
 
 
-def _target(ready: Prepared) -> Any:
+def _target(ready: PreparedBatch) -> Any:
     """Something to explain: what is predicted, of heads over tokens at the last token of each text."""
     if ready.bound.task != "token-classification" or ready.text is None:
         return None
@@ -214,7 +213,7 @@ def _target(ready: Prepared) -> Any:
     return [Token(column) for column in columns]
 
 
-def _example(model: nn.Module | LoadedModel, inside: Any, bound: Bound) -> Any:
+def _example(model: nn.Module | LoadedModel, inside: Any, bound: BoundArchitecture) -> Any:
     generator = torch.Generator("cpu").manual_seed(0)
     if bound.is_text:
         words = int(getattr(bound.patches, "num_embeddings", 100))

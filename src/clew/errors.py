@@ -32,7 +32,7 @@ def _said(value: object) -> str:
     try:
         text = str(value)
     except Exception:  # a list in itself, a number of thousands of digits: what is told must not fail
-        text = named(value)
+        text = short_repr(value)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -41,7 +41,7 @@ _names = Repr()
 _names.maxlevel, _names.maxstring, _names.maxother, _names.maxlong = 4, 80, 160, 40
 
 
-def named(value: object) -> str:
+def short_repr(value: object) -> str:
     """What a value looks like, in a few words, whatever it is."""
     try:
         return _names.repr(value)

@@ -6,12 +6,12 @@ import ast
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, cast
 
-from .errors import OptionError, named
+from .errors import OptionError, short_repr
 
 LONGEST, DEEPEST = 4_000, 8  # characters; lists in lists
 
 
-def literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """The value that a text writes. Raises `ValueError` where it writes none, `OptionError` where it is endless."""
     return _value(parsed(text))
 
@@ -49,7 +49,9 @@ def _value(tree: ast.expr) -> Any:
     except (TypeError, SyntaxError, RecursionError, MemoryError) as error:  # a dict by lists, a set of lists
         raise ValueError(str(error)) from error
     if _depth(found, DEEPEST) > DEEPEST:
-        raise OptionError("this is nested too deep", expected=f"at most {DEEPEST} lists in lists", got=named(found))
+        raise OptionError(
+            "this is nested too deep", expected=f"at most {DEEPEST} lists in lists", got=short_repr(found)
+        )
     return found
 
 

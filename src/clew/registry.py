@@ -9,7 +9,7 @@ import sys
 _read: set[str] = set()
 
 
-def read_all(package: str) -> None:
+def import_submodules(package: str) -> None:
     """Import every file of a package, once, so that what they register is known."""
     if package not in _read:
         _read.add(package)

@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 import numpy as np
 from torch import Tensor, strided
 
-from .errors import OptionError, named
+from .errors import OptionError, short_repr
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +22,7 @@ R = TypeVar("R")
 SEEDS = 2**32  # seeds are below it: those that NumPy takes
 
 
-def typed(function: Callable[P, R]) -> Callable[P, R]:
+def validate_call(function: Callable[P, R]) -> Callable[P, R]:
     """The function, which raises `OptionError` for options that are not of the plain types that its signature names.
 
     Options are keyword-only arguments; what stands before them is looked at by the function itself, perhaps by
@@ -37,21 +37,21 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:  # Python's own words for it are best
             return function(*args, **kwargs)
-        refuse_others({name: value for name, value in given.items() if name in options}, function)
+        validate_arguments({name: value for name, value in given.items() if name in options}, function)
         return function(*args, **kwargs)
 
     return checked
 
 
-def refuse_others(given: Mapping[str, Any], function: Callable[..., Any], of: str = "") -> None:
+def validate_arguments(given: Mapping[str, Any], function: Callable[..., Any], of: str = "") -> None:
     """Raise `OptionError` for the first argument that is not of the type that the function names for it."""
     hints = _hints(function)
     for name, value in given.items():
-        if name in hints and not fits(value, hints[name]):
+        if name in hints and not matches_type(value, hints[name]):
             raise OptionError(
                 f"{of}{name} is not of a type that is taken",
                 expected=_in_words(hints[name]),
-                got=f"{named(value)} ({type(value).__name__})",
+                got=f"{short_repr(value)} ({type(value).__name__})",
             )
 
 
@@ -66,12 +66,12 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: hint for name, hint in found.items() if name not in several}
 
 
-def fits(value: Any, hint: Any) -> bool:
+def matches_type(value: Any, hint: Any) -> bool:
     """Whether a value is of a type. Whole numbers are numbers, truth values are none; what is no plain type is True."""
     inner = typing.get_args(hint)
     origin: Any = typing.get_origin(hint) or hint
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
+        return any(matches_type(value, one) for one in inner)
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if hint is None or hint is type(None):
@@ -93,10 +93,10 @@ def fits(value: Any, hint: Any) -> bool:
         if dense or isinstance(value, np.ndarray):
             value = cast("Any", value).tolist() if cast("Any", value).ndim == 1 else None
         several = isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray))
-        return several and all(fits(one, inner[0]) for one in cast("Sequence[Any]", value) if inner)
+        return several and all(matches_type(one, inner[0]) for one in cast("Sequence[Any]", value) if inner)
     if origin is Mapping:
         keys: list[Any] = list(cast("Mapping[Any, Any]", value)) if isinstance(value, Mapping) else [None]
-        return isinstance(value, Mapping) and all(fits(key, inner[0]) for key in keys if inner)
+        return isinstance(value, Mapping) and all(matches_type(key, inner[0]) for key in keys if inner)
     if isinstance(origin, type):
         try:
             return isinstance(value, cast("type[Any]", origin))
@@ -121,26 +121,28 @@ def _in_words(hint: Any) -> str:
 # Numbers
 
 
-def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+def validate_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """A whole number from `least` to `most`. Raises `OptionError`, which says both, for anything else."""
     if not isinstance(value, bool) and isinstance(value, (Integral, np.integer)):
         number = int(value)
         if least <= number and (most is None or number <= most):
             return number
-    raise OptionError(f"{name} is out of range", expected=f"a whole number, {_range(least, most)}", got=named(value))
+    raise OptionError(
+        f"{name} is out of range", expected=f"a whole number, {_range(least, most)}", got=short_repr(value)
+    )
 
 
-def size_of(name: str, value: Any) -> int:
+def validate_size(name: str, value: Any) -> int:
     """How many at a time; more than there ever are is all. Raises `OptionError` for anything but 1 or more."""
-    return min(whole(name, value, 1), 2**31)
+    return min(validate_integer(name, value, 1), 2**31)
 
 
-def seed_of(name: str, value: Any) -> int:
+def validate_seed(name: str, value: Any) -> int:
     """A seed as random generators take them. Raises `OptionError` for anything else."""
-    return whole(name, value, 0, SEEDS - 1)
+    return validate_integer(name, value, 0, SEEDS - 1)
 
 
-def real(
+def validate_float(
     name: str, value: Any, least: float | int | None = None, most: float | int | None = None, *, above: bool = False
 ) -> float:
     """A finite number from `least` (or `above` it) to `most`. Raises `OptionError` for anything else."""
@@ -152,7 +154,7 @@ def real(
     if isfinite(number) and low and (most is None or number <= most):
         return number
     raise OptionError(
-        f"{name} is out of range", expected=f"a finite number, {_range(least, most, above)}", got=named(value)
+        f"{name} is out of range", expected=f"a finite number, {_range(least, most, above)}", got=short_repr(value)
     )
 
 
@@ -166,7 +168,7 @@ def _range(least: float | int | None, most: float | int | None, above: bool = Fa
 # Words that are numbers
 
 
-def digits(text: str) -> int | None:
+def parse_integer(text: str) -> int | None:
     """A whole number written in the digits 0 to 9, with a minus perhaps, and not too long for any index; else None.
 
     `str.isdigit` takes "²", and `int` takes the digits of every script, which nobody means as a number here.

@@ -12,9 +12,18 @@ from PIL import Image
 
 import clew
 from clew.app import pieces
-from clew.app.asking import MOST_CHARACTERS, Asked, Models, answers, checked, opened, predictions, snippet
+from clew.app.asking import (
+    MOST_CHARACTERS,
+    OfferedModels,
+    PageRequest,
+    check_request,
+    explain_request,
+    open_upload,
+    predictions,
+    snippet,
+)
 from clew.app.maps import cards, difference, in_plain_words, message, row_of
-from clew.app.results import Results
+from clew.app.results import RunBrowser
 from clew.errors import ClewError, InputError, OptionError
 
 IMAGE = clew.scenes().images[0]
@@ -23,7 +32,7 @@ RAW = [("raw_attention", {})]
 
 @pytest.fixture(scope="module")
 def models():
-    return Models()
+    return OfferedModels()
 
 
 def numbers(html: str) -> list[float]:
@@ -35,7 +44,7 @@ def test_only_models_that_are_offered_can_be_named(models):
     for name in ("/etc", "hf:bert-base-uncased", "mini:nothing", ""):
         with pytest.raises(OptionError, match="not offered"):
             models[name]
-    assert Models(["mini:reviews-bert"]).names[0] == "mini:reviews-bert"
+    assert OfferedModels(["mini:reviews-bert"]).names[0] == "mini:reviews-bert"
 
 
 def test_few_models_are_held(models):
@@ -47,19 +56,19 @@ def test_few_models_are_held(models):
 @pytest.mark.parametrize(
     ("asked", "kind", "words"),
     [
-        (Asked("m", RAW), "image", "no picture"),
-        (Asked("m", RAW, text=" "), "text", "no text"),
-        (Asked("m", RAW, IMAGE, texts=[" "]), "pair", "no caption"),
-        (Asked("m", RAW, IMAGE, texts=["a"] * 9), "pair", "too many captions"),
-        (Asked("m", [], IMAGE), "image", "choose methods"),
-        (Asked("m", RAW * 9, IMAGE), "image", "choose methods"),
-        (Asked("m", RAW, text="a" * (MOST_CHARACTERS + 1)), "text", "too long"),
-        (Asked("m", [("nothing", {})], IMAGE), "image", "nothing"),
+        (PageRequest("m", RAW), "image", "no picture"),
+        (PageRequest("m", RAW, text=" "), "text", "no text"),
+        (PageRequest("m", RAW, IMAGE, texts=[" "]), "pair", "no caption"),
+        (PageRequest("m", RAW, IMAGE, texts=["a"] * 9), "pair", "too many captions"),
+        (PageRequest("m", [], IMAGE), "image", "choose methods"),
+        (PageRequest("m", RAW * 9, IMAGE), "image", "choose methods"),
+        (PageRequest("m", RAW, text="a" * (MOST_CHARACTERS + 1)), "text", "too long"),
+        (PageRequest("m", [("nothing", {})], IMAGE), "image", "nothing"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(asked, kind, words):
     with pytest.raises(ClewError, match=words):
-        checked(asked, kind)
+        check_request(asked, kind)
 
 
 def test_a_picture_of_twelve_bits_in_sixteen_is_told_on_the_page(tmp_path, caplog):
@@ -74,16 +83,18 @@ def test_a_picture_of_twelve_bits_in_sixteen_is_told_on_the_page(tmp_path, caplo
 def test_pictures_that_are_too_large_or_broken_are_refused_without_the_servers_paths(tmp_path):
     Image.new("1", (7_000, 6_000)).save(tmp_path / "large.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert opened(None) is None
+    assert open_upload(None) is None
     for name, words in (("large.png", "too large"), ("broken.png", "this file"), ("none.png", "this file")):
         with pytest.raises(InputError, match=words) as refused:
-            opened(tmp_path / name)
+            open_upload(tmp_path / name)
         assert str(tmp_path) not in str(refused.value) and name not in str(refused.value)
 
 
 def test_answers_are_those_of_explain_and_errors_come_in_their_place(models):
-    asked = Asked("mini:digits", [("attn_lrp", {}), ("lrp", {"rules": "nothing"}), *RAW], IMAGE, target="seven / two")
-    found = list(answers(asked, models["mini:digits"]))
+    asked = PageRequest(
+        "mini:digits", [("attn_lrp", {}), ("lrp", {"rules": "nothing"}), *RAW], IMAGE, target="seven / two"
+    )
+    found = list(explain_request(asked, models["mini:digits"]))
     assert isinstance(found[1], ClewError) and [f.method for f in (found[0], found[2])] == ["attn_lrp", "raw_attention"]
     direct = clew.explain(models["mini:digits"], IMAGE, method="attn_lrp", target=clew.Contrast("seven", "two"))
     assert torch.equal(found[0].all_scores, direct.all_scores)
@@ -98,13 +109,13 @@ def test_the_code_that_is_shown_gives_the_same(models, kind, tmp_path, monkeypat
     scene.save("picture.png")
     name = {"image": "mini:digits", "text": "mini:reviews-llama", "pair": "mini:digits-clip"}[kind]
     target = {"image": "seven", "text": "negative / positive"}.get(kind, "")
-    asked = Asked(
+    asked = PageRequest(
         name, [("pa_lrp", {"part": "position"} if kind != "pair" else {}), *RAW], None if kind == "text" else scene,
         "a 'dull' \"film\"\nindeed", ["a seven", "a two"], target,
     )  # fmt: skip
     names: dict = {}
     exec(snippet(asked, models[name]).replace("print(", "str("), names)
-    for i, answer in enumerate(answers(asked, models[name])):
+    for i, answer in enumerate(explain_request(asked, models[name])):
         assert torch.allclose(names[f"a{i}"].all_scores, answer.all_scores, atol=1e-6)
 
 
@@ -188,7 +199,7 @@ def runs(tmp_path_factory):
 
 
 def test_examples_are_sorted_by_a_metric(runs, models):
-    results = Results(runs, models)
+    results = RunBrowser(runs, models)
     (name,) = results.names
     assert name == "a/b" and results.methods(name) == ["raw_attention", "random"] and "map" in results.metrics(name)
     rows = {r["example"]: r["average_precision"] for r in clew.Run(runs / "a" / "b").table.to_pylist()
@@ -202,12 +213,12 @@ def test_examples_are_sorted_by_a_metric(runs, models):
 
 
 def test_an_example_shows_all_methods_where_model_and_data_are_there(runs, models):
-    html = Results(runs, models).example("a/b", "0")
+    html = RunBrowser(runs, models).example("a/b", "0")
     assert html.count("<section") == 2 == html.count("data:image/jpeg")
-    other = Results(runs, models, data="mini:reviews").example("a/b", "0")
+    other = RunBrowser(runs, models, data="mini:reviews").example("a/b", "0")
     assert other.count("<section") == 2 and "not that of the run" in other and "data:image" not in other
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, models):
     with pytest.raises(InputError, match="no runs in"):
-        Results(tmp_path, models)
+        RunBrowser(tmp_path, models)

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from clew.app import serve as serving
 from clew.app.access import OnlyHosts, audience, is_loopback, login_of
-from clew.app.asking import Models, opened
+from clew.app.asking import OfferedModels, open_upload
 from clew.app.folders import Folders, own_folder
 from clew.cli import main as cli
 from clew.cli import ui as cli_ui
@@ -81,7 +81,7 @@ def test_a_picture_that_is_shrunk_as_it_is_read_looks_the_same(mode, tmp_path):
     elif mode != "RGB":
         image = image.convert(mode)
     image.save(path, **more)
-    whole, small = opened(path), opened(path, longest=320)
+    whole, small = open_upload(path), open_upload(path, longest=320)
     assert whole.size == ((1200, 900) if mode == "turned" else (900, 1200))
     assert small.size == (whole.width * 320 // 1200, whole.height * 320 // 1200) and small.mode == "RGB"
     literal = whole.resize(small.size, Image.Resampling.LANCZOS)
@@ -158,13 +158,13 @@ def test_what_is_loopback():
 def test_others_are_let_in_only_with_a_password_or_when_said(given, monkeypatch):
     monkeypatch.setattr(serving, "_launched", lambda *_: pytest.fail("it was started"))
     with pytest.raises(OptionError, match="others could use this page") as refused:
-        serving.serve(Models(), **given)
+        serving.serve(OfferedModels(), **given)
     assert "CLEW_UI_AUTH" in str(refused.value) and "--no-auth" in str(refused.value)
     for more in ({"login": ("me", "secret")}, {"no_auth": True}):
         with pytest.raises(pytest.fail.Exception, match="it was started"):
-            serving.serve(Models(), **given, **more)
+            serving.serve(OfferedModels(), **given, **more)
     with pytest.raises(OptionError, match="a password and none"):
-        serving.serve(Models(), **given, login=("me", "secret"), no_auth=True)
+        serving.serve(OfferedModels(), **given, login=("me", "secret"), no_auth=True)
 
 
 def test_it_is_said_who_can_reach_the_page():

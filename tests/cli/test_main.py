@@ -16,7 +16,7 @@ from clew.cli import main as cli
 from clew.cli.methods import entries
 from clew.demo import METHODS
 from clew.errors import ClewError, OptionError
-from clew.explainers import parse
+from clew.explainers import parse_method
 
 
 @pytest.fixture
@@ -156,11 +156,11 @@ def test_help_teaches(command):
 
 
 def test_methods_with_options_are_literals():
-    assert parse("saliency") == ("saliency", {})
-    assert parse("a(x=1, y='b', z=[1, 2.5])") == ("a", {"x": 1, "y": "b", "z": [1, 2.5]})
+    assert parse_method("saliency") == ("saliency", {})
+    assert parse_method("a(x=1, y='b', z=[1, 2.5])") == ("a", {"x": 1, "y": "b", "z": [1, 2.5]})
     for wrong in ("", "a(1)", "a(x=y)", "a.b", "a(**{})", "1 + 1", "a(x=print())"):
         with pytest.raises(OptionError):
-            parse(wrong)
+            parse_method(wrong)
 
 
 def test_every_method_is_found_from_the_command_line(pictures, tmp_path):

@@ -9,8 +9,8 @@ from support.commands import COMMANDS, TEXT, parsed
 
 import clew
 from clew.datasets import readers
-from clew.evaluation.benchmarks import find as find_benchmark
-from clew.explainers import find, parse
+from clew.evaluation.benchmarks import find_benchmark
+from clew.explainers import find_method, parse_method
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[5:80])
@@ -18,8 +18,8 @@ def test_the_command_parses(words):
     name, given = parsed(words)
     asked = given.get("method") or []
     for text in [asked] if isinstance(asked, str) else asked:
-        method, options = parse(text)
-        unknown = options.keys() - find(method).options.keys()
+        method, options = parse_method(text)
+        unknown = options.keys() - find_method(method).options.keys()
         assert not unknown, f"{method}: {unknown}"
     if words[1] != "bench":
         return
@@ -28,7 +28,7 @@ def test_the_command_parses(words):
     known = {option for reader in readers().values() for option in reader.options}
     assert {one.partition("=")[0] for one in given["data_option"] or []} <= known
     if given["grid"]:
-        varied = {option for text in asked for option in find(parse(text)[0]).options}
+        varied = {option for text in asked for option in find_method(parse_method(text)[0]).options}
         assert {one.partition("=")[0] for one in given["grid"]} <= varied
 
 
@@ -42,8 +42,8 @@ def test_methods_in_the_text_exist():
     written = re.findall(rf"`((?:{'|'.join(clew.methods())})\([^`…]*\))`", TEXT)
     assert len(written) > 10
     for text in written:
-        method, options = parse(text)
-        assert options.keys() <= find(method).options.keys(), text
+        method, options = parse_method(text)
+        assert options.keys() <= find_method(method).options.keys(), text
 
 
 def test_files_that_are_passed_are_explained():

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 import clew
 from clew.cli.main import app
-from clew.explainers import parse
+from clew.explainers import parse_method
 
 pytestmark = [  # of PEFT, which asks transformers for what has another name now, and the Hub for a configuration
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
@@ -152,7 +152,7 @@ def folder_of(words: list[str]) -> Path:
 
 
 def same(methods: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    return [parse(one) for one in methods]
+    return [parse_method(one) for one in methods]
 
 
 # --- What is checked of each kind of command ------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import clew
 from clew.attributions.figure import _images, _texts
 from clew.draw import lettering
 from clew.draw.generation_html import generation_fragment, generation_page, generation_png
-from clew.draw.lettering import Font, cut, drawable, lettered, ticks, width_of, wrapped
-from clew.draw.plots import Bars, Panel, Picture, bars_png, grid, layers_figure, layers_png
+from clew.draw.lettering import Font, apply_fonts, cut, drawable, ticks, width_of, wrapped
+from clew.draw.plots import Bars, Panel, Picture, bars_png, layers_figure, layers_png, panels_png
 from clew.evaluation.report.curves import Line, curves_svg
 
 MONEY = ["$", "\\$", "a$b", "$x^2$", "costs $5 and $6", r"\\$1$", r"\frac{$", "$$", r"$\notacommand{$", "50%_#&~^{}"]
@@ -35,7 +35,7 @@ def drawn(*words):
     axes.text(0, 0, words[0])
     figure.supxlabel(words[0])
     ticks(axes.yaxis, words)
-    lettered(figure)
+    apply_fonts(figure)
     figure.draw_without_rendering()
     return [axes.get_title(), axes.get_xlabel(), axes.texts[0].get_text(), figure.get_supxlabel()], [
         t.get_text() for t in axes.get_yticklabels()
@@ -55,7 +55,7 @@ def test_money_is_no_mathematics_wherever_matplotlib_draws(words, digits, tmp_pa
     heat = np.ones((2, 2))
     bars_png(Bars([words, "b"], [1.0, -1.0], words))
     layers_png(heat, [words, "b"], rows=[words, "c"], label=words)
-    grid([[Panel(PICTURE, np.ones((8, 8)), words), Bars([words], [1.0], words)]])
+    panels_png([[Panel(PICTURE, np.ones((8, 8)), words), Bars([words], [1.0], words)]])
     generation_png([words, "b", words], 1, np.ones((2, 3)))
     assert "b" in generation_page(words, [words, "b"], 1, np.ones((1, 2)), {words: words})
     generation_fragment(words, [words, "b"], 1, np.ones((1, 2)))
@@ -126,7 +126,7 @@ def test_chinese_characters_are_drawn_in_the_language_of_the_whole_figure(fonts)
         axes = figure.subplots()
         axes.set_title("影")
         axes.set_xlabel(words)
-        lettered(figure)
+        apply_fonts(figure)
         assert axes.title.get_fontfamily()[1] == f"Sans {own}"
 
 

@@ -39,7 +39,7 @@ def test_what_cannot_be_evaluated_is_refused(digits, options, message):
 
 
 def test_labels_of_the_data_become_the_models_classes(caplog):
-    numbers = evaluation.numbers_of
+    numbers = evaluation.class_numbering
     assert numbers(["cat", "dog"], ["Dog", "bird", "cat"]) == {0: 2, 1: 0}
     assert numbers(["cat", "newt"], ["dog", "cat", "bird"]) == {0: 1, 1: None} and "newt" in caplog.text
     assert numbers(["tench", "jay"], ["jay", "tench, Tinca tinca"]) == {0: 1, 1: 0}

@@ -13,10 +13,10 @@ import pytest
 
 from clew import Curve, Metric
 from clew.errors import ClewError, InputError, OptionError
-from clew.evaluation.report.data import group, grouped
+from clew.evaluation.report.data import build_group, group_runs
 from clew.evaluation.report.report import report, summary
 from clew.evaluation.report.rows import differing
-from clew.evaluation.report.tables import latex_escaped, ordered, places, written
+from clew.evaluation.report.tables import decimal_places, latex_escaped, ordered, format_number
 from clew.statistics import compare, interval, letters
 
 METHODS = ("rollout", "random_<b>", "lrp(rule='a|b')")
@@ -181,7 +181,7 @@ def test_costs_are_per_example():
 
 
 def test_better_may_be_lower_or_neither():
-    column = {c.metric.name: c for c in group([run_of()]).columns}
+    column = {c.metric.name: c for c in build_group([run_of()]).columns}
     area = column["area"]
     values = [area.numbers[label].value for label in area.ranked]
     assert values == sorted(values) and list(area.best) == [area.ranked[0]]
@@ -209,7 +209,7 @@ def test_examples_are_ranked_by_their_own_value():
     rows = rows_of()
     inside, around = literal(rows, "rollout", MIOU.columns)
     order = np.argsort(-inside / around)
-    best, worst = group([run_of(rows)], examples=2).extremes["rollout"]
+    best, worst = build_group([run_of(rows)], examples=2).extremes["rollout"]
     assert [name for name, _ in best] == [f"e{i:02}" for i in order[:2]]
     assert [name for name, _ in worst] == [f"e{i:02}" for i in order[::-1][:2]]
     assert best[0][1] == pytest.approx((inside / around).max())
@@ -217,7 +217,7 @@ def test_examples_are_ranked_by_their_own_value():
 
 def test_curves_are_of_the_means():
     rows = rows_of()
-    answer, path = group([run_of(rows)]).curves
+    answer, path = build_group([run_of(rows)]).curves
     (curve,) = literal(rows, "rollout", ("curve",))
     x, limits = answer.lines["rollout"]
     assert x.tolist() == list(STEPS)
@@ -233,22 +233,22 @@ def test_curves_are_of_the_means():
 def test_runs_share_a_table_only_where_they_measured_the_same():
     one = run_of()
     same = run_of(path="runs/two", model={"name": "other"}, seed=4)
-    assert [len(g) for g in grouped([one, same])] == [2]
+    assert [len(g) for g in group_runs([one, same])] == [2]
     for change in (
         {"benchmark": "flipping"},
         {"version": 2},
         {"protocol": {"threshold": "otsu"}},
         {"data": {"hash": "d2"}},
     ):
-        assert [len(g) for g in grouped([one, run_of(path="runs/two", **change)])] == [1, 1]
+        assert [len(g) for g in group_runs([one, run_of(path="runs/two", **change)])] == [1, 1]
     unknown = [run_of(data={"name": "scenes"}), run_of(path="runs/two", data={"name": "scenes"})]
-    assert [len(g) for g in grouped(unknown)] == [1, 1]
+    assert [len(g) for g in group_runs(unknown)] == [1, 1]
 
 
 def test_models_on_the_same_examples_are_compared_in_pairs():
     first, second = rows_of(), rows_of(seed=1)[::-1]
     runs = [run_of(first), run_of(second, path="runs/two", model={"name": "vit"}, methods=list(METHODS))]
-    table = group(runs)
+    table = build_group(runs)
     assert [row.label for row in table.rows] == [f"{m} · {method}" for m in ("deit", "vit") for method in METHODS]
     pair = next(c for c in table.columns[0].comparisons if {c.a, c.b} == {"deit · rollout", "vit · rollout"})
     a, b = literal(first, "rollout", MIOU.columns), literal(second[::-1], "rollout", MIOU.columns)
@@ -258,9 +258,9 @@ def test_models_on_the_same_examples_are_compared_in_pairs():
 
 
 def test_runs_of_one_model_are_named_after_their_folders():
-    table = group([run_of(path="a/x"), run_of(path="a/y")])
+    table = build_group([run_of(path="a/x"), run_of(path="a/y")])
     assert [row.label for row in table.rows][::3] == ["x · rollout", "y · rollout"]
-    table = group([run_of(path="a/x"), run_of(path="b/x")])
+    table = build_group([run_of(path="a/x"), run_of(path="b/x")])
     assert [row.label for row in table.rows][::3] == ["a/x · rollout", "b/x · rollout"]
 
 
@@ -270,7 +270,7 @@ def test_examples_that_one_run_has_not_reached_count_for_none():
         [run_of(rows_of()[:27]), run_of(path="runs/two")],
     ):
         assert {row["n"] for row in summary(*runs)} == {9}
-        assert group(runs).examples == 14
+        assert build_group(runs).examples == 14
 
 
 def test_what_runs_were_given_differently_is_listed():
@@ -385,10 +385,10 @@ def test_pairs_are_told_with_their_difference_and_p(tmp_path):
     run = run_of()
     page = page_of(run, tmp_path=tmp_path, correction=None)
     assert "all 3 pairs of methods" in page
-    (column, *_) = group([run], correction=None).columns
-    digits = places(column)
+    (column, *_) = build_group([run], correction=None).columns
+    digits = decimal_places(column)
     for c in column.comparisons:
-        assert f"<td>{written(c.difference, digits)}</td>" in page
+        assert f"<td>{format_number(c.difference, digits)}</td>" in page
     assert page.count("<td>&lt; 0.001</td>") == 2 * sum(c.p < 0.001 for c in column.comparisons) > 0
     assert "not corrected for the number of pairs" in page
 
@@ -404,7 +404,7 @@ def test_examples_are_drawn_by_what_is_given(tmp_path):
     page = page_of(run, tmp_path=tmp_path, show=show, examples=2)
     expected = {
         (name, label)
-        for label, sides in group([run], examples=2).extremes.items()
+        for label, sides in build_group([run], examples=2).extremes.items()
         for side in sides
         for name, _ in side
     }
@@ -454,12 +454,12 @@ def test_markdown_rows_have_the_cells_of_the_header(tmp_path):
     lines = [line for line in (tmp_path / "r.md").read_text().splitlines() if line.startswith("|")]
     cells = [re.split(r"(?<!\\)\|", line) for line in lines]
     assert len(lines) == 5 and len({len(c) for c in cells}) == 1
-    table = group([run_of()])
+    table = build_group([run_of()])
     assert [c[1].strip() for c in cells[2:]] == [f"`{label}`".replace("|", r"\|") for label in ordered(table)]
     column = table.columns[0]
     best = column.numbers[column.best[0]]
-    digits = places(column)
-    assert cells[2][2].strip().startswith(f"**{written(best.value, digits)}** [{written(best.low, digits)}, ")
+    digits = decimal_places(column)
+    assert cells[2][2].strip().startswith(f"**{format_number(best.value, digits)}** [{format_number(best.low, digits)}, ")
     assert lines[0].split(" | ")[1:4] == ["miou ↑", "area ↓", "size"]
 
 
@@ -494,17 +494,17 @@ def test_latex_has_no_sign_of_its_own_left():
     ],
 )
 def test_numbers_are_written_with_so_many_decimals(value, decimals, text):
-    assert written(value, decimals) == text
+    assert format_number(value, decimals) == text
 
 
 def test_decimals_follow_the_intervals():
-    column = group([run_of()]).columns[0]
+    column = build_group([run_of()]).columns[0]
 
     def scaled(size):
         numbers = {
             k: replace(n, value=n.value, low=n.value - size, high=n.value + size) for k, n in column.numbers.items()
         }
-        return places(replace(column, numbers=numbers))
+        return decimal_places(replace(column, numbers=numbers))
 
     assert [scaled(size) for size in (12.0, 1.2, 0.12, 0.012, 1e-9)] == [0, 1, 2, 3, 6]
 

@@ -10,7 +10,7 @@ from support import tiny_text, twins
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clew
-from clew.lrp.special_places import Positions
+from clew.lrp.special_places import PositionalRelevance
 from clew.subject.quadrature import quadrature_rule
 
 FROM_LAYER = ["attention_rollout", "generic_attribution", "gradient_attention_rollout"]
@@ -166,7 +166,7 @@ def test_the_relevance_of_a_bias_of_attention_goes_to_keys(heads):
     generator = torch.Generator().manual_seed(0)
     bias = torch.randn(1, heads, 4, 4, generator=generator).double()
     g = torch.randn(2, heads, 4, 4, generator=generator).double()
-    positions = Positions()
+    positions = PositionalRelevance()
     left = positions.add_bias(1, bias, g, 2)
     sums, positive = positions.biases[1]
     for example in range(2):

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import clew
 from clew.errors import ClewError, InputError
-from clew.inputs.token_texts import in_text, spans_of, spelled
+from clew.inputs.token_texts import decode_incrementally, spans_of, split_by_spans
 
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}[assistant] {% endif %}"
@@ -182,18 +182,27 @@ def test_spelling_by_hand():
     def decode(ids):
         return b"".join(pieces[i] for i in ids).decode(errors="replace")
 
-    assert spelled(range(4), decode) == ["aé", "日", "", "b"]
+    assert decode_incrementally(range(4), decode) == ["aé", "日", "", "b"]
     bytes_of = text.encode()
 
     def left_out(ids):  # as tokenizers of bytes do
         return bytes(bytes_of[i] for i in ids).decode(errors="ignore")
 
-    assert spelled(range(len(bytes_of)), left_out) == ["a", "é", "", "日", "", "", "b"]
-    assert spans_of(text, spelled(range(len(bytes_of)), left_out)) == [(0, 1), *[(1, 2)] * 2, *[(2, 3)] * 3, (3, 4)]
+    assert decode_incrementally(range(len(bytes_of)), left_out) == ["a", "é", "", "日", "", "", "b"]
+    assert spans_of(text, decode_incrementally(range(len(bytes_of)), left_out)) == [
+        (0, 1),
+        *[(1, 2)] * 2,
+        *[(2, 3)] * 3,
+        (3, 4),
+    ]
     assert spans_of(text, ["a", "e"]) is None
-    assert "".join(spelled([0, 1, 2], decode)).startswith("aé")  # the last character is not there
-    assert spelled([3, 0, 1, 2, 3], decode, {3})[1:] == ["aé", "�", "", decode([3])]
-    assert in_text("a  b", [(0, 0), (0, 1), (3, 4)], ["<s>", "", ""], [True, False, False], 4) == ["<s>", "a", "  b"]
+    assert "".join(decode_incrementally([0, 1, 2], decode)).startswith("aé")  # the last character is not there
+    assert decode_incrementally([3, 0, 1, 2, 3], decode, {3})[1:] == ["aé", "�", "", decode([3])]
+    assert split_by_spans("a  b", [(0, 0), (0, 1), (3, 4)], ["<s>", "", ""], [True, False, False], 4) == [
+        "<s>",
+        "a",
+        "  b",
+    ]
 
 
 # Settings of the model's own

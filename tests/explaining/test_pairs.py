@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 import clew
 from clew.errors import InputError, OptionError, TargetError, UnknownArchitecture
-from clew.explaining.items import things
-from clew.explaining.pair_model import encoded
+from clew.explaining.items import side_inputs
+from clew.explaining.pair_model import encode_features
 from clew.models.pair import find_pair
-from clew.seam.precision import Precise
+from clew.seam.precision import DoublePrecision
 from clew.subject.quadrature import quadrature_rule
 
 METHODS = [name for name in clew.methods() if name not in ("smoothgrad", "integrated_gradients", "random")]
@@ -53,7 +53,7 @@ def own_logits(name, model, x, ids):
     if name in READS_PADDING or name.startswith(("open", "coca")):
         length = {"siglip": 14, "siglip2": 14}.get(name, tiny_pairs.CONTEXT)
         ids = F.pad(ids, (0, length - ids.shape[1]))
-    with torch.no_grad(), Precise(model):  # transformers 4 makes no causal mask in float64
+    with torch.no_grad(), DoublePrecision(model):  # transformers 4 makes no causal mask in float64
         if name == "siglip2":
             patches = x.reshape(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(x), 16, -1)
             shapes, mask = torch.tensor([[4, 4]] * len(x)), torch.ones(len(x), 16, dtype=torch.long)
@@ -160,7 +160,7 @@ def clip_twins():
     x, ids = images(SIZE, batch=2), captions(2)
     pair, loaded = find_pair(model), clew.LoadedPair(model)
     both = ("image", x), ("text", ids)
-    features = {side: encoded(loaded, pair, things(value), precise=True) for side, value in both}
+    features = {side: encode_features(loaded, pair, side_inputs(value), precise=True) for side, value in both}
     return model, x, ids, features
 
 

@@ -9,7 +9,7 @@ from support.tokenized_models import Slow, model_for
 
 import clew
 from clew.errors import ClewError, InputError, OptionError
-from clew.inputs.words import pooled, word_spans
+from clew.inputs.words import score_words, word_spans
 
 TEXT = "Don't  say “unbelievable”,\nnaïve 🎬 café-owner 電影!"
 
@@ -64,7 +64,9 @@ def test_words_of_ones_own():
 
 
 def test_pooling_leaves_out_what_does_not_count():
-    words = pooled("a bc d", [9.0, 1.0, 2.0, 4.0], [(0, 0), (0, 1), (2, 3), (3, 4)], [False, True, True, True], "sum")
+    words = score_words(
+        "a bc d", [9.0, 1.0, 2.0, 4.0], [(0, 0), (0, 1), (2, 3), (3, 4)], [False, True, True, True], "sum"
+    )
     assert [(w.text, w.score) for w in words] == [("a", 1.0), ("bc", 6.0)]  # no token reads "d"
     assert word_spans("  a\n\tbc ") == [(2, 3), (5, 7)]
 

@@ -41,7 +41,7 @@ def test_data(name, tmp_path, room):
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", hostile_data.TRAININGS)
 def test_trainings(name, overwrite, tmp_path, room):
-    from clew.training.state import opened
+    from clew.training.state import open_training
 
     (tmp_path / "secret").write_text("mine")
     folder = tmp_path / "training"
@@ -51,22 +51,22 @@ def test_trainings(name, overwrite, tmp_path, room):
     harmless = (overwrite and "asked, in a list" in name) or (overwrite and "another recipe" in name)
     if not harmless:
         with pytest.raises(InputError, match=r"cannot be read|too large|another training"):
-            opened(folder, {"model": "mini:reviews-bert"}, overwrite)
+            open_training(folder, {"model": "mini:reviews-bert"}, overwrite)
         assert (folder / "finetune.json").read_bytes() == before
     assert (tmp_path / "secret").read_text() == "mine"
 
 
 def test_a_training_that_was_not_edited_is_gone_on_with(tmp_path):
-    from clew.training.state import opened
+    from clew.training.state import open_training
 
     whole = hostile_data.TRAINING
     (tmp_path / "finetune.json").write_text(json.dumps(whole))
-    found = opened(tmp_path, whole["asked"], False)
+    found = open_training(tmp_path, whole["asked"], False)
     assert found["results"]["test"] == whole["results"]["test"]
     (tmp_path / "finetune.json").write_text(
         json.dumps(edited(whole, {"results": None, "before": whole["results"]["test"]}))
     )
-    assert opened(tmp_path, whole["asked"], False)["results"] is None
+    assert open_training(tmp_path, whole["asked"], False)["results"] is None
 
 
 @pytest.mark.parametrize("state", ["[]", "null", '{"global_step": null}', '{"global_step": 7}', "[" * 10**5])
@@ -179,11 +179,11 @@ def test_documents_of_eraser_that_unfold(tmp_path):
 
 def test_names_of_classes_far_apart():
     from clew.errors import LoadError
-    from clew.targets.heads import by_number
+    from clew.targets.heads import labels_by_index
 
     with pytest.raises(LoadError, match="go by their numbers"):
-        by_number({10**9: "x"})
-    assert by_number({0: "a", "2": "b"}) == ["a", "class 1", "b"]
+        labels_by_index({10**9: "x"})
+    assert labels_by_index({0: "a", "2": "b"}) == ["a", "class 1", "b"]
 
 
 def test_a_pair_is_looked_at_on_both_sides(tmp_path):

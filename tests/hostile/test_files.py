@@ -18,7 +18,7 @@ from support.bounds import room as room
 import clew
 from clew.errors import LoadError
 from clew.files.json_files import read_object
-from clew.models.model_files import Stored, no_larger, stored
+from clew.models.model_files import StoredSize, limit_size, stored_size
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("untyped")]
 
@@ -61,12 +61,12 @@ def test_a_model_is_stopped_as_soon_as_it_is_larger_than_its_weights():
         for _ in range(10_000):
             made.append(torch.nn.Linear(4, 4, device="meta"))
 
-    with pytest.raises(LoadError, match="larger model than its weights"), no_larger(Stored(40, 2), "x"):
+    with pytest.raises(LoadError, match="larger model than its weights"), limit_size(StoredSize(40, 2), "x"):
         layers()
     assert len(made) < 1000
-    with pytest.raises(LoadError, match="larger model"), no_larger(Stored(40, 2), "x"):
+    with pytest.raises(LoadError, match="larger model"), limit_size(StoredSize(40, 2), "x"):
         torch.nn.Linear(10**5, 10**5, device="meta")
-    with no_larger(Stored(40, 2), "x"):
+    with limit_size(StoredSize(40, 2), "x"):
         torch.nn.Linear(4, 4)
     torch.nn.Linear(10**5, 10**5, device="meta")  # no longer counted
 
@@ -75,7 +75,7 @@ def test_a_model_is_stopped_as_soon_as_it_is_larger_than_its_weights():
 def test_honest_models_are_not_larger_than_their_weights(name, tmp_path):
     model = tiny_text.build_text(name)
     model.save_pretrained(tmp_path)
-    found = stored(tmp_path)
+    found = stored_size(tmp_path)
     assert found is not None and found.numbers >= sum(p.numel() for p in model.parameters()) / 2
 
 
@@ -83,7 +83,7 @@ def test_packed_weights_may_hold_more_numbers_than_bytes(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(8, dtype=torch.uint8), "b": torch.zeros(8)}, tmp_path / "model.safetensors")
-    assert stored(tmp_path) == Stored(64 + 8, 2)
+    assert stored_size(tmp_path) == StoredSize(64 + 8, 2)
 
 
 # Code
@@ -214,7 +214,7 @@ def test_a_hook_that_an_interrupt_left_counts_nothing(monkeypatch):
 
     before = len(registry._global_parameter_registration_hooks)
     monkeypatch.setattr("torch.utils.hooks.RemovableHandle.remove", lambda self: None)
-    with no_larger(Stored(1, 1), "a model"):
+    with limit_size(StoredSize(1, 1), "a model"):
         pass
     monkeypatch.undo()
     try:

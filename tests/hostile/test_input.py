@@ -17,12 +17,12 @@ import clew
 from clew.attributions.figure import figure
 from clew.cli import main as cli
 from clew.errors import ClewError, OptionError
-from clew.errors import named as in_words
-from clew.explainers import parse
+from clew.errors import short_repr as in_words
+from clew.explainers import parse_method
 from clew.metrics import flipping, perturbation
-from clew.requests.options import literal, numbers
+from clew.requests.options import literal_or_word, numbers
 from clew.training.recipes import TASKS, changed
-from clew.validation import digits, fits
+from clew.validation import matches_type, parse_integer
 
 TEXT = "a quiet, brilliant film"
 HALF = "\ud800"
@@ -92,18 +92,18 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_literals_are_bounded(name):
     with pytest.raises(OptionError):
-        parse(ENDLESS[name])
+        parse_method(ENDLESS[name])
 
 
 @pytest.mark.parametrize("word", ["[" * 150, "{[1]}", "{[1]: 2}", "²", "-" * 3_900])
 def test_words_that_are_no_values_stay_words(word):
-    assert literal(word) == word
+    assert literal_or_word(word) == word
 
 
 @pytest.mark.parametrize("word", ["[" * 50 + "]" * 50, "x" * 10**5])
 def test_values_without_end_are_refused(word):
     with pytest.raises(OptionError, match=r"nested too deep|too long"):
-        literal(word)
+        literal_or_word(word)
 
 
 # Options of methods
@@ -282,14 +282,19 @@ def test_flags_of_numbers(word):
 
 
 def test_numbers_in_words_are_written_in_plain_digits():
-    assert [digits(word) for word in ("7", "-7", "007")] == [7, -7, 7]
+    assert [parse_integer(word) for word in ("7", "-7", "007")] == [7, -7, 7]
     for word in ("²", "٣", "①", "𝟜", "1_0", "+1", "--1", "", "-", " 1", "9" * 5_000, "1.0"):
-        assert digits(word) is None
+        assert parse_integer(word) is None
 
 
 def test_types_are_told_apart():
-    assert fits(True, bool | str) and not fits(True, int) and not fits(1.0, int) and fits(1, float)
-    assert fits("a", list[int] | str) and not fits("a", float | None)
+    assert (
+        matches_type(True, bool | str)
+        and not matches_type(True, int)
+        and not matches_type(1.0, int)
+        and matches_type(1, float)
+    )
+    assert matches_type("a", list[int] | str) and not matches_type("a", float | None)
 
 
 # Characters

@@ -28,7 +28,7 @@ from transformers import (
 
 import clew
 from clew.errors import InputError
-from clew.inputs.words import pooled
+from clew.inputs.words import score_words
 
 TEXTS = ["it's quoted", "they don't own the unbelievable café owners’ résumés, naïve"]
 
@@ -456,14 +456,14 @@ def test_one_window_around_a_text_loses_no_token():
 def test_a_token_counts_for_one_word():
     text, spans = "ab cd efg h", [(0, 4), (4, 9), (9, 11), (11, 11)]  # "ab c", "d efg", " h"
     scores, counted = [1.0, 10.0, 100.0, 1000.0], [True] * 4
-    words = pooled(text, scores, spans, counted, "sum")
+    words = score_words(text, scores, spans, counted, "sum")
     assert [(w.text, w.score, w.tokens) for w in words] == [
         ("ab", 1.0, (0,)), ("cd", 0.0, ()), ("efg", 10.0, (1,)), ("h", 100.0, (2,)),
     ]  # fmt: skip
-    assert [w.score for w in pooled(text, scores, spans, counted, "max")] == [1.0, 10.0, 10.0, 100.0]
-    equal = pooled("abcd", [7.0], [(0, 4)], [True], "sum", [(0, 2), (2, 4)])
+    assert [w.score for w in score_words(text, scores, spans, counted, "max")] == [1.0, 10.0, 10.0, 100.0]
+    equal = score_words("abcd", [7.0], [(0, 4)], [True], "sum", [(0, 2), (2, 4)])
     assert [w.score for w in equal] == [7.0, 0.0]
-    both = pooled("abcd", [7.0], [(0, 4)], [True], "sum", [(0, 4), (0, 2)])  # spans that overlap by themselves
+    both = score_words("abcd", [7.0], [(0, 4)], [True], "sum", [(0, 4), (0, 2)])  # spans that overlap by themselves
     assert [w.score for w in both] == [7.0, 7.0]
 
 

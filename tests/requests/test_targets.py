@@ -7,10 +7,10 @@ import torch
 from typer.testing import CliRunner
 
 import clew
-from clew.app.asking import Asked, answers, predictions, snippet
+from clew.app.asking import PageRequest, explain_request, predictions, snippet
 from clew.cli import main as cli
 from clew.errors import TargetError
-from clew.requests.results import explained, items_for, labels_of
+from clew.requests.results import explain_items, items_for, labels_of
 from clew.requests.targets import target_of
 
 NUMBERS = ["7", "3", "10", "0", "cat / dog", "dog", "1 / 2", "1, one", "cat", "-5"]
@@ -53,10 +53,10 @@ def test_what_is_typed_is_the_label_that_is_spelled_so(typed, numbered, tmp_path
     clew.load("mini:digits").model.save_pretrained(tmp_path / "model")
     again = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
     items = items_for(numbered, [str(file)], [])
-    found = explained(numbered, items.items, [("raw_attention", {})], target=typed)[0]
+    found = explain_items(numbered, items.items, [("raw_attention", {})], target=typed)[0]
     torch.testing.assert_close(found.score[0], expected)
-    asked = Asked("mini:digits", [("raw_attention", {})], picture, target=typed)
-    (on_page,) = answers(asked, numbered)
+    asked = PageRequest("mini:digits", [("raw_attention", {})], picture, target=typed)
+    (on_page,) = explain_request(asked, numbered)
     torch.testing.assert_close(on_page.score[0], expected)
     scope = {"image": picture}
     exec(

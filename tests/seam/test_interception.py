@@ -15,7 +15,7 @@ from torch import nn
 import clew
 from clew.errors import CaptureError
 from clew.seam.capture import Capture
-from clew.seam.precision import Precise
+from clew.seam.precision import DoublePrecision
 from clew.seam.twin import twin
 
 
@@ -265,7 +265,7 @@ def test_casts_to_shorter_floats_are_left_out_but_for_rotary_tables():
     x = torch.randn(3, 4, dtype=torch.float64)
     casts, tables = _Casts(), _RotaryTables()
     both = nn.ModuleList([casts, tables])
-    with Precise(both):
+    with DoublePrecision(both):
         found, table = casts(x), tables(x)
         assert x.to("cpu").dtype == torch.float64
         assert x.half().dtype == torch.float64

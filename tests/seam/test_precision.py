@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 import clew
 from clew.diagnosis import state
 from clew.errors import InputError, LoadError
-from clew.explainers import parse
+from clew.explainers import parse_method
 from clew.seam.quantized import float_forward, float_weight, is_quantized, kernel_difference
 from clew.seam.twin import twin
 
@@ -108,7 +108,7 @@ def test_quantised_models_are_explained_as_what_their_weights_stand_for(name, bi
     assert len(layers) >= 12
     twin = in_floats(f"mini:reviews-{name}", model.model)
     for method in [*METHODS, "lrp(rules='gamma')", "lrp(rules='z_plus')"]:
-        called, options = parse(method)
+        called, options = parse_method(method)
         one = clew.explain(model, TEXTS, method=called, target=1, **options)
         other = clew.explain(twin, TEXTS, method=called, target=1, **options)
         close = {"rtol": 0, "atol": 2e-5 * float(other.scores.abs().max())}

@@ -23,8 +23,8 @@ from clew.errors import InputError
 from clew.explaining.explain import subject_of
 from clew.explaining.prepare import prepare
 from clew.lrp.relevance import propagate
-from clew.seam.guest import as_caller, guest
-from clew.subject.reached_rows import known
+from clew.seam.guest import in_callers_autocast, isolated_modes
+from clew.subject.reached_rows import cached_rows
 
 HOME = str(Path(clew.__file__).parent)
 TEXT = "a quiet film that is brilliant indeed"
@@ -214,7 +214,7 @@ def test_a_mode_that_was_left_on_the_stack_is_taken_away():
         def __torch_function__(self, func, types, args=(), kwargs=None):
             return func(*args, **(kwargs or {}))
 
-    @guest()
+    @isolated_modes()
     def leaves():
         Left().__enter__()
         raise KeyboardInterrupt
@@ -371,7 +371,7 @@ def test_what_is_remembered_of_a_model_is_remembered_of_the_model_itself():
     model, x = tiny.build("timm_token"), tiny.images((32, 32))
     clew.explain(model, x, method="generic_attribution", target=1)
     subject = subject_of(prepare(model, x), 1)
-    assert known(model, subject.reach_key) is not None
+    assert cached_rows(model, subject.reach_key) is not None
 
 
 def test_a_pass_inside_of_a_pass_is_not_seen():
@@ -394,10 +394,10 @@ def test_a_pass_inside_of_a_pass_is_not_seen():
 
 
 def test_the_callers_autocast_is_only_around_the_model():
-    @guest()
+    @isolated_modes()
     def inside():
         outer = torch.is_autocast_enabled("cpu")
-        with as_caller():
+        with in_callers_autocast():
             return outer, torch.is_autocast_enabled("cpu")
 
     assert inside() == (False, False)

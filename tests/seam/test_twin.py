@@ -11,8 +11,8 @@ from support import tiny, tiny_text
 from torch import nn
 
 import clew
-from clew.seam.module_hooks import replacing
-from clew.seam.twin import lender, original, twin, wanted_gradient
+from clew.seam.module_hooks import replace_output
+from clew.seam.twin import original, owning_model, twin, wanted_gradient
 
 
 def everything(model):
@@ -49,7 +49,7 @@ def test_a_twin_is_the_model_to_the_last_bit_and_shares_its_memory():
     for mine, own in zip(made.modules(), model.modules(), strict=True):
         assert mine is not own and type(mine) is type(own) and original(mine) is own
         assert mine._forward_hooks is not own._forward_hooks and mine._modules is not own._modules
-    assert original(twin(made)) is model and lender(made) is model
+    assert original(twin(made)) is model and owning_model(made) is model
     with torch.no_grad():  # a training step beside it is seen
         model.head.bias.add_(1.0)
     assert torch.equal(made(x), model(x).detach())
@@ -158,7 +158,7 @@ def test_hooks_of_the_user_run_and_those_of_clew_are_not_seen():
     other = copy.deepcopy(model)
     assert torch.equal(twin(model)(x), other(x).detach()) and len(seen) == 2
     made = twin(model)
-    replacing(made.blocks[1], torch.zeros(1))
+    replace_output(made.blocks[1], torch.zeros(1))
     assert not model.blocks[1]._forward_hooks and len(model.blocks[0]._forward_hooks) == 1
 
 

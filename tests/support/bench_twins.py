@@ -7,7 +7,7 @@ import torch
 import clew
 from clew.datasets import Dataset
 from clew.errors import InputError
-from clew.explainers import find as find_method
+from clew.explainers import find_method
 
 
 class Given(Dataset):

@@ -86,7 +86,7 @@ def gradients_of_inputs_with_the_wrong_sign(patch):
 
 @fault
 def sparse_layers_pull_back_with_the_wrong_sign(patch):
-    wrapped(patch, part("seam.capture"), "pulled", lambda f, *a, **k: -f(*a, **k))
+    wrapped(patch, part("seam.capture"), "input_gradient", lambda f, *a, **k: -f(*a, **k))
 
 
 @fault
@@ -163,7 +163,7 @@ def masks_left_out_of_attention_made_again(patch):
 
 @fault
 def scores_of_tokens_moved_by_one(patch):
-    wrapped(patch, TextBatch, "restored", lambda f, self, values, axis=1: f(self, values.roll(1, axis), axis))
+    wrapped(patch, TextBatch, "to_given_order", lambda f, self, values, axis=1: f(self, values.roll(1, axis), axis))
 
 
 @fault
@@ -183,7 +183,7 @@ def token_numbers_in_another_order(patch):
             found = torch.cat([found[:, :1], found[:, 1:3].flip(1), found[:, 3:]], 1)
         return found
 
-    wrapped(patch, TextBatch, "arranged", change)
+    wrapped(patch, TextBatch, "to_model_order", change)
 
 
 # Readout
@@ -194,9 +194,9 @@ def other_rows(read):
 
 
 names(
-    the_row_beside_the_one_that_the_head_reads=result_of(SUBJECT, "read_of", other_rows),
-    readout_weights_negative=result_of(SUBJECT, "read_of", lambda r: dataclasses.replace(r, weights=-r.weights)),
-    readout_weights_doubled=result_of(SUBJECT, "read_of", lambda r: dataclasses.replace(r, weights=2 * r.weights)),
+    the_row_beside_the_one_that_the_head_reads=result_of(SUBJECT, "readout_rows", other_rows),
+    readout_weights_negative=result_of(SUBJECT, "readout_rows", lambda r: dataclasses.replace(r, weights=-r.weights)),
+    readout_weights_doubled=result_of(SUBJECT, "readout_rows", lambda r: dataclasses.replace(r, weights=2 * r.weights)),
     rows_that_are_few_miss_the_row=result_of(SUBJECT, "few_rows", lambda rows: rows and [r + 1 for r in rows]),
     the_start_is_another_row=result_of(Trace, "start", lambda r: r.roll(1, -1)),
 )
@@ -207,12 +207,12 @@ names(
 
 @fault
 def linear_layers_hand_on_half(patch):
-    wrapped(patch, part("lrp.operations.layers"), "pulled", lambda f, *a, **k: f(*a, **k) / 2)
+    wrapped(patch, part("lrp.operations.layers"), "input_gradient", lambda f, *a, **k: f(*a, **k) / 2)
 
 
 @fault
 def linear_layers_by_absolute_weights(patch):
-    wrapped(patch, part("lrp.operations.layers"), "pulled", lambda f, S, W, *a: f(S, W.abs(), *a))
+    wrapped(patch, part("lrp.operations.layers"), "input_gradient", lambda f, S, W, *a: f(S, W.abs(), *a))
 
 
 @fault
@@ -246,7 +246,9 @@ def relevance_of_queries_and_keys_with_the_wrong_sign(patch):
 
     def turned(tape, func, args, kwargs):
         (q, k, *rest) = args
-        return right(tape, func, (tape.through(q, lambda g, _: -g), tape.through(k, lambda g, _: -g), *rest), kwargs)
+        return right(
+            tape, func, (tape.hook_backward(q, lambda g, _: -g), tape.hook_backward(k, lambda g, _: -g), *rest), kwargs
+        )
 
     patch.setitem(HANDLERS, sdpa, turned)
 
@@ -260,7 +262,7 @@ def values_get_relevance_of_the_next_token(patch):
 
     def turned(tape, func, args, kwargs):
         q, k, v, *rest = args
-        return right(tape, func, (q, k, tape.through(v, lambda g, _: g.roll(1, 2)), *rest), kwargs)
+        return right(tape, func, (q, k, tape.hook_backward(v, lambda g, _: g.roll(1, 2)), *rest), kwargs)
 
     patch.setitem(HANDLERS, sdpa, turned)
 
@@ -300,7 +302,7 @@ names(
         lambda r: dataclasses.replace(r, semantic=r.semantic.roll(1, 1), entering=r.entering.roll(1, 1)),
     ),
     relevance_of_positions_moved_by_one=result_of(
-        part("explainers.lrp"), "with_positions", lambda found: (found[0].roll(1, 1), found[1])
+        part("explainers.lrp"), "add_positional_relevance", lambda found: (found[0].roll(1, 1), found[1])
     ),
 )
 
@@ -456,7 +458,7 @@ def of_windows(change):
 
 
 def of_words(change):
-    return lambda patch: wrapped(patch, part("attributions.text"), "pooled", lambda f, *a: change(f(*a)))
+    return lambda patch: wrapped(patch, part("attributions.text"), "score_words", lambda f, *a: change(f(*a)))
 
 
 def without_the_first(r):
@@ -466,7 +468,7 @@ def without_the_first(r):
 
 LATER = {
     "words get the scores of the next token": lambda p: wrapped(
-        p, part("attributions.text"), "pooled", lambda f, text, s, *a: f(text, [*s[1:], s[0]], *a)
+        p, part("attributions.text"), "score_words", lambda f, text, s, *a: f(text, [*s[1:], s[0]], *a)
     ),
     "words are summed twice": of_words(lambda words: [dataclasses.replace(w, score=2 * w.score) for w in words]),
     "words under the next word's name": of_words(with_next_names),

@@ -13,7 +13,7 @@ from torch import nn
 
 import clew
 from clew.errors import TargetError
-from clew.targets.heads import by_number, head_of, log_odds, log_probability_of, names_of, probability_of
+from clew.targets.heads import config_labels, head_of, labels_by_index, log_odds, log_probability_of, probability_of
 
 IDS = torch.tensor([[5, 9, 30, 12, 7], [8, 8, 21, 40, 6]])
 MULTI = {"problem_type": "multi_label_classification"}
@@ -304,9 +304,13 @@ def test_labels_are_those_of_their_numbers(tmp_path):
 def test_gaps_in_the_numbering_stay_gaps():
     config = transformers.BertConfig(num_labels=4)
     config.id2label = {"3": "d", "0": "a"}
-    assert names_of(config) == ["a", "class 1", "class 2", "d"]
-    assert by_number({2: "c"}) == ["class 0", "class 1", "c"]
-    assert by_number(None) is None and by_number(("a", "b")) == ["a", "b"] and by_number({"cat": "x"}) is None
+    assert config_labels(config) == ["a", "class 1", "class 2", "d"]
+    assert labels_by_index({2: "c"}) == ["class 0", "class 1", "c"]
+    assert (
+        labels_by_index(None) is None
+        and labels_by_index(("a", "b")) == ["a", "b"]
+        and labels_by_index({"cat": "x"}) is None
+    )
     model = bert()
     model.config.id2label = {"3": "d", "0": "a"}
     found = clew.explain(model, IDS, target="d", method="saliency")

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import clew
 import clew.training.session
 from clew.errors import OptionError
-from clew.training.data import divided
+from clew.training.data import split_data
 from clew.training.finetune import finetune
 from clew.training.recipes import TASKS
 
@@ -65,7 +65,7 @@ def test_lora_ends_as_a_plain_folder_whose_other_weights_are_as_they_were(
             low_rank(new[name], value.float(), 2)
         else:
             assert torch.equal(new[name], value.float()) == (name not in head), name
-    parts = divided(TASKS["text"], source)
+    parts = split_data(TASKS["text"], source)
     loaded, tokenizer = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval(), AutoTokenizer
     tokens = tokenizer.from_pretrained(tmp_path)
     far = []

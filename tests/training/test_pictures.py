@@ -21,9 +21,9 @@ import clew
 import clew.training.loop
 from clew.errors import OptionError
 from clew.minis.digit_scenes import compose
-from clew.training.data import divided
+from clew.training.data import split_data
 from clew.training.finetune import finetune
-from clew.training.loop import Images
+from clew.training.loop import ImageDataset
 from clew.training.models import freeze
 from clew.training.recipes import TASKS
 
@@ -91,11 +91,11 @@ def test_pictures_go_on_with_the_same_bits_and_keep_the_best(scenes, vit, tmp_pa
     model = vit if model == "vit" else model
     asked = {"before": False, "augment": True, "lr": 5e-3, "schedule": "constant", "patience": 0, "limit": 16}
     two = quick(scenes, model, tmp_path / "two", epochs=1.0, **asked)
-    real = clew.training.loop.measured
+    real = clew.training.loop.compute_metrics
 
     def scripted(*values):
         left = iter(values)
-        monkeypatch.setattr(clew.training.loop, "measured", lambda p: real(p) | {"selection": next(left, 0.0)})
+        monkeypatch.setattr(clew.training.loop, "compute_metrics", lambda p: real(p) | {"selection": next(left, 0.0)})
 
     said = []
 
@@ -154,7 +154,7 @@ def test_a_timm_folder_ends_as_a_timm_folder(vit, tmp_path):
     loaded = clew.load(tmp_path / "out")
     assert loaded.labels == ["bright", "dark"]
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    parts = divided(TASKS["images"], source)
+    parts = split_data(TASKS["images"], source)
     with torch.no_grad():
         for i, label in enumerate(parts.test.labels):
             pixels = loaded.preprocess(parts.test.data.read(i).image)[0][None]
@@ -169,14 +169,14 @@ def test_a_timm_folder_ends_as_a_timm_folder(vit, tmp_path):
 def test_augmented_pictures_are_crops_and_flips_of_training_pictures_alone(vit, tmp_path, monkeypatch):
     source = picture_folder(tmp_path / "pictures", 10)
     whole = {}
-    made = Images.__getitem__
+    made = ImageDataset.__getitem__
 
     def seeing(self, index):
         found = made(self, index)
         whole.setdefault((id(self.part), self.augment is not None, index), []).append(found["pixel_values"])
         return found
 
-    monkeypatch.setattr(Images, "__getitem__", seeing)
+    monkeypatch.setattr(ImageDataset, "__getitem__", seeing)
     plain = quick(source, vit, tmp_path / "plain", before=False, epochs=2.0)
     assert not any(augmented for _, augmented, _ in whole)
     assert all(torch.equal(one, other) for found in whole.values() for one, other in pairwise(found))

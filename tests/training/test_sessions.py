@@ -31,7 +31,7 @@ import clew.training.session
 from clew.cli.main import app
 from clew.errors import ClewError, InputError, OptionError, WriteError
 from clew.training.checkpoints import last_checkpoint, seal
-from clew.training.data import divided
+from clew.training.data import split_data
 from clew.training.finetune import finetune
 from clew.training.models import Trainable
 from clew.training.recipes import TASKS
@@ -210,7 +210,7 @@ def test_a_killed_command_typed_again_ends_as_if_it_had_not_been_killed(learnabl
     assert facts(killed)["results"] == done.facts["results"]
 
     # It has learned its examples by heart, and loads as any other model.
-    parts = divided(TASKS["text"], learnable)
+    parts = split_data(TASKS["text"], learnable)
     model = AutoModelForSequenceClassification.from_pretrained(killed).eval()
     tokenizer = AutoTokenizer.from_pretrained(killed)
     texts = [parts.train.data.read(i).text for i in range(len(parts.train))]
@@ -226,13 +226,13 @@ def test_a_killed_command_typed_again_ends_as_if_it_had_not_been_killed(learnabl
 
 def scripted(monkeypatch, values):
     """Evaluations with these results, whatever the model does; they are counted by epoch."""
-    real = clew.training.loop.measured
+    real = clew.training.loop.compute_metrics
     left = iter(values)
 
     def measured(prediction):
         return real(prediction) | {"selection": next(left, 0.0)}
 
-    monkeypatch.setattr(clew.training.loop, "measured", measured)
+    monkeypatch.setattr(clew.training.loop, "compute_metrics", measured)
 
 
 def test_patience_is_counted_across_a_stop(source, tmp_path, monkeypatch):
@@ -426,7 +426,7 @@ def guessed_one_by_one(folder, part):
 
 def test_the_numbers_are_those_of_the_model_in_the_folder(measured_run):
     path, done = measured_run
-    parts = divided(TASKS["text"], path)
+    parts = split_data(TASKS["text"], path)
     labels, guessed = list(parts.test.labels), guessed_one_by_one(done.folder, parts.test)
     after = done.after
     assert after["accuracy"] == accuracy_score(labels, guessed) and after["examples"] == len(labels) == 12

@@ -23,9 +23,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import clew
 from clew.errors import LoadError, OptionError
-from clew.models.module_paths import places
+from clew.models.module_paths import block_and_head_names
 from clew.training.finetune import finetune
-from clew.training.loop import measured
+from clew.training.loop import compute_metrics
 from clew.training.models import trainable
 from clew.training.recipes import TASKS, Recipe, changed
 
@@ -229,14 +229,14 @@ def test_of_equal_accuracies_the_smaller_loss_is_better():
     for scale in (0.1, 1.0, 10.0, 1e4) * 25:
         logits = (scale * draw.normal(size=(12, 3))).astype(np.float32)
         loss = float(F.cross_entropy(torch.tensor(logits).double(), torch.tensor(labels)))
-        got = measured(SimpleNamespace(predictions=logits, label_ids=labels))
+        got = compute_metrics(SimpleNamespace(predictions=logits, label_ids=labels))
         guessed = logits.argmax(1)
         assert got["accuracy"] == (guessed == labels).mean()
         assert got["f1"] == pytest.approx(f1_score(labels, guessed, average="macro", zero_division=0))
         found.append(((guessed == labels).sum(), -loss, got["selection"]))
     assert len({hits for hits, *_ in found}) > 4
     assert sorted(found) == sorted(found, key=lambda one: one[2])
-    broken = measured(SimpleNamespace(predictions=np.full((12, 3), np.nan, np.float32), label_ids=labels))
+    broken = compute_metrics(SimpleNamespace(predictions=np.full((12, 3), np.nan, np.float32), label_ids=labels))
     assert broken["selection"] <= broken["accuracy"]
 
 
@@ -346,7 +346,7 @@ def test_what_begins_anew_depends_on_the_seed_alone(sources, kind, count):
 
 @pytest.mark.parametrize("name", ["deberta_v2", "deberta_v2_shared"])
 def test_positions_that_all_blocks_read_are_not_above_them(name):
-    _, above = places(build_text(name, "eager"))
+    _, above = block_and_head_names(build_text(name, "eager"))
     assert "classifier" in above and not any("encoder" in one for one in above)
 
 

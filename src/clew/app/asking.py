@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..attributions.base import Attribution
 from ..errors import ClewError, InputError, OptionError
-from ..explainers import find
+from ..explainers import find_method
 from ..explaining.explain import explain
 from ..explaining.pair_model import LoadedPair
 from ..explaining.prepare import unwrap
@@ -34,7 +34,7 @@ _HELD = 3  # models in memory
 
 
 @dataclass(frozen=True)
-class Asked:
+class PageRequest:
     """One question: a model by name, an input, what to explain, and by which methods ("NAME" or with options)."""
 
     model: str
@@ -45,7 +45,7 @@ class Asked:
     target: str = ""
 
 
-class Models:
+class OfferedModels:
     """The models that the page offers: the bundled ones and those that it was started with; no other can be named."""
 
     def __init__(self, names: Sequence[str] = (), **options: Any) -> None:
@@ -72,7 +72,7 @@ class Models:
         return kind_of(self[name])
 
 
-def opened(
+def open_upload(
     path: str | Path | None, tell: Callable[[str], None] = lambda words: None, longest: int | None = None
 ) -> Image.Image | None:
     """A picture that was uploaded, of at most `longest` pixels a side; `tell` is told if it is nearly black.
@@ -105,7 +105,7 @@ def opened(
         raise InputError(bare(str(error))) from None
 
 
-def checked(asked: Asked, kind: str) -> Asked:
+def check_request(asked: PageRequest, kind: str) -> PageRequest:
     """The question, if it can be answered. Raises `InputError` or `OptionError` with what is missing or too much."""
     texts = [text.strip() for text in asked.texts if text.strip()]
     long = max([len(asked.text), len(asked.target), *map(len, texts)])
@@ -126,14 +126,16 @@ def checked(asked: Asked, kind: str) -> Asked:
     if len(texts) > MOST_TEXTS:
         raise InputError("there are too many captions", expected=f"at most {MOST_TEXTS}", got=len(texts))
     for name, _ in asked.methods:
-        find(name)
-    return Asked(asked.model, asked.methods, asked.image, asked.text, texts, asked.target.strip())
+        find_method(name)
+    return PageRequest(asked.model, asked.methods, asked.image, asked.text, texts, asked.target.strip())
 
 
-def answers(asked: Asked, loaded: LoadedModel, truncate: bool = False) -> Generator[Attribution | ClewError]:
+def explain_request(
+    asked: PageRequest, loaded: LoadedModel, truncate: bool = False
+) -> Generator[Attribution | ClewError]:
     """A result for each method as soon as it is there, or the error that came instead."""
     kind = kind_of(loaded)
-    asked = checked(asked, kind)
+    asked = check_request(asked, kind)
     for name, options in asked.methods:
         try:
             yield _answer(asked, loaded, kind, name, options, truncate)
@@ -142,7 +144,7 @@ def answers(asked: Asked, loaded: LoadedModel, truncate: bool = False) -> Genera
 
 
 def _answer(
-    asked: Asked, loaded: LoadedModel, kind: str, name: str, options: dict[str, Any], truncate: bool
+    asked: PageRequest, loaded: LoadedModel, kind: str, name: str, options: dict[str, Any], truncate: bool
 ) -> Attribution:
     if kind == "text":
         more = {"truncate": True} if truncate else {}
@@ -161,7 +163,7 @@ def _answer(
     raise AssertionError("a side is returned or raises")
 
 
-def _sides(asked: Asked, loaded: LoadedModel) -> tuple[Similarity | Contrast, list[str]]:
+def _sides(asked: PageRequest, loaded: LoadedModel) -> tuple[Similarity | Contrast, list[str]]:
     target = texts_of(asked.texts[0]) if len(asked.texts) == 1 else Similarity(list(asked.texts))
     return target, ["both", "image"] if has_words(loaded, target) else ["image"]
 
@@ -181,7 +183,7 @@ def predictions(result: Attribution, loaded: LoadedModel, count: int = 5) -> lis
     return [(str(labels[k]), float(p)) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
-def snippet(asked: Asked, loaded: LoadedModel, truncate: bool = False) -> str:
+def snippet(asked: PageRequest, loaded: LoadedModel, truncate: bool = False) -> str:
     """Python that gives the same results."""
     kind = kind_of(loaded)
     lines = ["import clew", "", f"model = clew.load({asked.model!r})"]

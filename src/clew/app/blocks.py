@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import optional_import
-from .asking import Models
+from .asking import OfferedModels
 from .compare_tab import compare_tab
 from .explain_tab import explain_tab
 from .folders import Folders
 from .pieces import AT_ONCE
-from .results import Results
+from .results import RunBrowser
 from .results_tab import results_tab
 
 OPACITY = "(v) => { document.documentElement.style.setProperty('--clew-opacity', v); }"
@@ -22,7 +22,7 @@ speak for it, **blue** parts against it. A map is a claim about the model, not a
 look at what was checked."""
 
 
-def build(models: Models, results: Results | None, folders: Folders) -> Any:
+def build(models: OfferedModels, results: RunBrowser | None, folders: Folders) -> Any:
     """The page as `gradio.Blocks`; nothing is served yet. What it writes goes into `folders`."""
     gr = optional_import("gradio", extra="ui", purpose="show the page")
     with gr.Blocks(title="clew", analytics_enabled=False, delete_cache=(3600, 3600)) as page:

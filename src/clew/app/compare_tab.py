@@ -8,13 +8,13 @@ from typing import Any
 from ..attributions.base import Attribution
 from ..errors import ClewError
 from ..explainers import methods
-from .asking import Asked, Models, answers, opened
+from .asking import OfferedModels, PageRequest, explain_request, open_upload
 from .maps import Card, body, difference, in_plain_words, row_of
-from .memory import given_back
+from .memory import release_memory
 from .pieces import AT_ONCE, QUEUED, Inputs, guarded, status
 
 
-def compare_tab(gr: Any, models: Models) -> None:
+def compare_tab(gr: Any, models: OfferedModels) -> None:
     """Put the tab on the page that is being built."""
     first = models.names[0]
     kind = models.kind(first)
@@ -48,7 +48,7 @@ def compare_tab(gr: Any, models: Models) -> None:
             shown = gr.HTML("", elem_id="compare-maps")
 
     def run(*given: Any) -> Generator[tuple[str, str]]:
-        with given_back():
+        with release_memory():
             yield from answers_of(*given)
 
     def answers_of(*given: Any) -> Generator[tuple[str, str]]:
@@ -62,9 +62,9 @@ def compare_tab(gr: Any, models: Models) -> None:
                 lines = (texts or "").splitlines()
                 if models.kind(name) == "pair" and wanted:
                     lines = [wanted]
-                image = opened(path) if models.kind(name) != "text" else None
-                asked = Asked(name, [(method, {})], image, text or "", lines, wanted or "")
-                got = next(answers(asked, loaded))
+                image = open_upload(path) if models.kind(name) != "text" else None
+                asked = PageRequest(name, [(method, {})], image, text or "", lines, wanted or "")
+                got = next(explain_request(asked, loaded))
                 if isinstance(got, ClewError):
                     raise got
                 return got

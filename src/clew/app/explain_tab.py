@@ -17,10 +17,10 @@ from ..explainers import methods
 from ..files.atomic import write_all
 from ..minis import captioned_scenes, reviews, scenes
 from ..models.loaded_model import LoadedModel
-from .asking import Asked, Models, answers, checked, opened, predictions, snippet
+from .asking import OfferedModels, PageRequest, check_request, explain_request, open_upload, predictions, snippet
 from .folders import Folders
 from .maps import Card, cards, message, row_of
-from .memory import given_back
+from .memory import release_memory
 from .pieces import AT_ONCE, QUEUED, Inputs, status
 
 logger = logging.getLogger("clew")
@@ -46,7 +46,7 @@ def _titled(name: str, options: dict[str, Any]) -> str:
     return f"{name} ({said[options['part']]})" if "part" in options else name
 
 
-def explain_tab(gr: Any, models: Models, folders: Folders) -> None:
+def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
     """Put the tab on the page that is being built."""
     first = models.names[0]
     kind = models.kind(first)
@@ -93,7 +93,7 @@ def explain_tab(gr: Any, models: Models, folders: Folders) -> None:
                 code = gr.Code("", language="python", elem_id="snippet", interactive=False, show_label=False)
 
     def explain(*given: Any) -> Generator[tuple[Any, ...]]:
-        with given_back():
+        with release_memory():
             yield from answer(*given)
 
     def answer(
@@ -104,13 +104,13 @@ def explain_tab(gr: Any, models: Models, folders: Folders) -> None:
         yield status(f"getting {name} ready …", 0, len(asked_for)), "", "", *off
         try:
             loaded = models[name]
-            image = opened(path) if models.kind(name) != "text" else None  # what lies there may be broken
-            asked = Asked(name, asked_for, image, text or "", (texts or "").splitlines(), wanted or "")
-            asked = checked(asked, models.kind(name))
+            image = open_upload(path) if models.kind(name) != "text" else None  # what lies there may be broken
+            asked = PageRequest(name, asked_for, image, text or "", (texts or "").splitlines(), wanted or "")
+            asked = check_request(asked, models.kind(name))
             found: list[Attribution] = []
             made: list[Card] = []
             failed = ""
-            steps = answers(asked, loaded, cut)
+            steps = explain_request(asked, loaded, cut)
             for k, (method, options) in enumerate(asked_for):
                 yield status(f"{method} …", k, len(asked_for)), _shown(loaded, found, made, failed), "", *off
                 got = next(steps)

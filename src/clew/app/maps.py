@@ -23,7 +23,7 @@ from ..attributions.image import ImageAttribution
 from ..attributions.pair import PairAttribution
 from ..attributions.text import TextAttribution
 from ..draw.direction import direction
-from ..draw.plots import Picture, colour_scale, in_frame, is_tiny, shrunk, stored
+from ..draw.plots import Picture, colour_scale, encode_image, in_frame, is_tiny, shrunk
 from ..draw.text_html import Piece, direction_of, scale_of, shade
 from ..errors import InputError
 
@@ -101,7 +101,7 @@ def _picture(
     height, width = small.pixels.shape[:2]
     left, top, right, bottom = small.box
     name, low, high = colour_scale(values)
-    image, kind = stored(small.pixels)
+    image, kind = encode_image(small.pixels)
     data, tiny = base64.b64encode(image).decode(), ' class="clew-tiny"' if is_tiny(small.pixels) else ""
     across, down = (right - left) * covered[0] / width, (bottom - top) * covered[1] / height
     place = f"left:{left / width:.4%};top:{top / height:.4%};width:{across:.4%};height:{down:.4%}"

@@ -19,7 +19,7 @@ def settle() -> None:
 
 
 @contextmanager
-def given_back(cycles: bool = True) -> Generator[None]:
+def release_memory(cycles: bool = True) -> Generator[None]:
     """Memory that was freed by the end of this goes back to the system, where it can be told to do so (glibc).
 
     Pillow's blocks of 16 MB lie in the heap, not in mappings of their own, as soon as one of them was freed (glibc

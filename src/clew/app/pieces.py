@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..draw.plots import is_tiny, stored
+from ..draw.plots import encode_image, is_tiny
 from ..errors import ClewError
-from .asking import MOST_CHARACTERS, Models, opened
+from .asking import MOST_CHARACTERS, OfferedModels, open_upload
 from .maps import message
-from .memory import given_back
+from .memory import release_memory
 
 logger = logging.getLogger("clew")
 # Of events that answer at once: beside the queue, without a spinner, and not part of an interface for programs.
@@ -31,7 +31,7 @@ LONGEST_PREVIEW = 320
 class Inputs:
     """A picture, a text and captions, of which those are shown that a model reads."""
 
-    def __init__(self, gr: Any, models: Models, kind: str, where: str) -> None:
+    def __init__(self, gr: Any, models: OfferedModels, kind: str, where: str) -> None:
         self.gr, self.models = gr, models
         self.file = gr.File(
             label="Picture (drop one here)", file_types=["image"], type="filepath", height=110,
@@ -64,18 +64,18 @@ class Inputs:
         return [self.file, self.preview, self.text, self.texts]
 
 
-@given_back(cycles=False)
+@release_memory(cycles=False)
 def _preview(path: str | None) -> str:
     if path is None:
         return ""
     notes: list[str] = []
     try:
-        image = opened(path, notes.append, LONGEST_PREVIEW)
+        image = open_upload(path, notes.append, LONGEST_PREVIEW)
     except ClewError as error:
         return message(str(error))
     assert image is not None
     small = np.asarray(image)
-    kept, kind = stored(small)
+    kept, kind = encode_image(small)
     data, tiny = base64.b64encode(kept).decode(), ' class="clew-tiny"' if is_tiny(small) else ""
     said = "".join(message(note, "note") for note in notes)
     shown = f'<img{tiny} alt="the picture" src="data:image/{kind};base64,{data}">'

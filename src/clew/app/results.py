@@ -17,20 +17,20 @@ from ..errors import ClewError, InputError
 from ..evaluation.evaluate import classifier_of
 from ..evaluation.examples import Shown
 from ..evaluation.run import Run
-from .asking import Models
+from .asking import OfferedModels
 from .maps import message
 
 logger = logging.getLogger("clew")
 
 
-class Results:
+class RunBrowser:
     """The runs below a folder. Only they can be opened: the page names them by what `names` holds.
 
     Pictures and words are drawn where the run's model is offered and its data can be had: `data`, or the bundled set
     that the run is of.
     """
 
-    def __init__(self, folder: str | Path, models: Models, data: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path, models: OfferedModels, data: str | Path | None = None) -> None:
         """Raises `InputError` where there is no run."""
         self._models, self._data = models, data
         paths = sorted(path.parent for path in Path(folder).glob("**/manifest.json"))

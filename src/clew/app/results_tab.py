@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .pieces import AT_ONCE, guarded
-from .results import Results
+from .results import RunBrowser
 
 
-def results_tab(gr: Any, results: Results) -> None:
+def results_tab(gr: Any, results: RunBrowser) -> None:
     """Put the tab on the page that is being built."""
     names = results.names
     with gr.Row():

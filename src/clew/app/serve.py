@@ -14,15 +14,15 @@ from urllib.parse import urlsplit
 
 from ..errors import OptionError, optional_import
 from .access import LOOPBACK, OnlyHosts, audience, in_url, is_loopback, refuse_without_login
-from .asking import LARGEST_FILE, Models
+from .asking import LARGEST_FILE, OfferedModels
 from .folders import Folders, own_folder
 from .memory import settle
-from .results import Results
+from .results import RunBrowser
 
 
 def serve(
-    models: Models,
-    results: Results | None = None,
+    models: OfferedModels,
+    results: RunBrowser | None = None,
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -60,8 +60,8 @@ def serve(
 
 
 def _launched(
-    models: Models,
-    results: Results | None,
+    models: OfferedModels,
+    results: RunBrowser | None,
     folder: Path,
     host: str,
     port: int | None,

@@ -18,7 +18,7 @@ from ..errors import ClewError
 from ..files.atomic import write
 from ..files.json_files import ANY, Number
 from ..shapes import Pixels, Scores
-from .saved_fields import Saved
+from .saved_fields import SavedFields
 
 FORMAT = "clew-attribution-1"
 
@@ -210,7 +210,7 @@ class Attribution:
         return {}, {}
 
     @classmethod
-    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+    def _from_file(cls, saved: SavedFields, batch: int, tokens: int) -> dict[str, Any]:
         """Its fields from what `_to_file` gave, of results of so many tokens."""
         return {}
 
@@ -218,10 +218,10 @@ class Attribution:
     def load(path: str | Path) -> Attribution:
         """Read what `save("….safetensors")` wrote. Raises `LoadError` for anything else, and for what does not fit
         together."""
-        return Attribution._made_of(Saved.read(path, FORMAT))
+        return Attribution._made_of(SavedFields.read(path, FORMAT))
 
     @staticmethod
-    def _made_of(saved: Saved, among: int | None = None) -> Attribution:
+    def _made_of(saved: SavedFields, among: int | None = None) -> Attribution:
         """What `_everything` gave, as an attribution; of so many examples, where that is known."""
         kind = saved.value("kind", str, "image")
         if kind not in _kinds:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import cast
 
 from ..draw.page import page
-from ..draw.plots import grid
+from ..draw.plots import panels_png
 from ..draw.text_html import latex, text_page
 from ..errors import ClewError
 from ..files.atomic import write
-from ..validation import refuse_others, typed
+from ..validation import validate_arguments, validate_call
 from .base import Attribution
 from .image import ImageAttribution
 from .text import TextAttribution
 
 
-@typed
+@validate_call
 def compare(
     attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew", methods: Sequence[str] | None = None
 ) -> Path:
@@ -28,7 +28,7 @@ def compare(
 
     Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
     """
-    refuse_others({"attributions": attributions}, compare)
+    validate_arguments({"attributions": attributions}, compare)
     if methods is not None:
         if len(methods) != len(attributions):
             raise ClewError("headings to compare", expected=f"{len(attributions)}", got=list(methods))
@@ -52,7 +52,7 @@ def compare(
 def _of_images(attributions: Sequence[ImageAttribution], title: str) -> dict[str, Callable[[], str | bytes]]:
     def as_png() -> bytes:
         rows = list(zip(*(a.panels() for a in attributions), strict=True))
-        return grid(attributions[0].by_image(rows))
+        return panels_png(attributions[0].by_image(rows))
 
     def as_html() -> str:
         rows = list(zip(*(a.cells() for a in attributions), strict=True))

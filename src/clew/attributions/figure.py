@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..draw.lettering import fitted, lettered, wrapped
+from ..draw.lettering import apply_fonts, fitted, wrapped
 from ..draw.plots import in_frame, shrunk
 from ..errors import ClewError, OptionError
 from ..files.atomic import write
-from ..validation import refuse_others, typed
+from ..validation import validate_arguments, validate_call
 from .base import Attribution
 from .figure_text import texts_figure
 from .image import ImageAttribution
@@ -40,7 +40,7 @@ class _Scale:
         return _Scale("RdBu_r", -high, high) if (values < 0).any() else _Scale("inferno", 0.0, high)
 
 
-@typed
+@validate_call
 def figure(
     results: Sequence[Attribution],
     path: str | Path,
@@ -64,7 +64,7 @@ def figure(
     Raises:
         ClewError: results of different inputs, or another suffix. OptionError: an unknown scale.
     """
-    refuse_others({"results": results}, figure)
+    validate_arguments({"results": results}, figure)
     if scale not in ("each", "method"):
         raise OptionError("unknown scale of a figure", expected="each or method", got=scale)
     sizes, kinds = {len(r) for r in results}, {isinstance(r, TextAttribution) for r in results}
@@ -171,7 +171,7 @@ def _images(
             bar.set_label("share of the map's largest score", fontsize=6)
     if said:
         drawn.supxlabel(said, fontsize=6.5, x=0.02, ha="left")
-    return lettered(drawn)
+    return apply_fonts(drawn)
 
 
 # Texts

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from ..draw.lettering import Ruler, fitted, language_of, lettered, slant, wrapped
+from ..draw.lettering import Ruler, apply_fonts, fitted, language_of, slant, wrapped
 from ..draw.text_html import scale_of, shade
-from ..draw.text_lines import Part, set_in_lines
+from ..draw.text_lines import TextRun, set_in_lines
 from .text import TextAttribution
 
 _LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
@@ -65,10 +65,10 @@ def texts_figure(
         top -= heights[i] + _GAP
     if said:
         drawn.text(0.01, 0.0, said, fontsize=_CAPTION, ha="left", va="bottom")
-    return lettered(drawn)
+    return apply_fonts(drawn)
 
 
-def _put(axis: Any, lines: Sequence[Sequence[Part]], largest: float) -> None:
+def _put(axis: Any, lines: Sequence[Sequence[TextRun]], largest: float) -> None:
     """Words on coloured boxes, line after line."""
     from matplotlib.patches import Rectangle
 

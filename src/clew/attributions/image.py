@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..draw.page import Cell, page
-from ..draw.plots import Bars, Panel, Picture, grid
+from ..draw.plots import Bars, Panel, Picture, panels_png
 from ..files.json_files import Number
 from ..shapes import Pixels, Scores
 from .base import Attribution
-from .saved_fields import MOST_PIXELS, Saved
+from .saved_fields import MOST_PIXELS, SavedFields
 
 _Shown = TypeVar("_Shown")
 _SIDE = Number(1, 2**20, whole=True)
@@ -76,7 +76,7 @@ class ImageAttribution(Attribution):
     # Looking
 
     def panels(self) -> list[Panel]:
-        """One overlay per example, for `plots.grid`."""
+        """One overlay per example, for `plots.panels_png`."""
         heats = _arrays(self.heatmap())
         return [Panel(p, h, self._title(i)) for i, (p, h) in enumerate(zip(self._pictures(), heats, strict=True))]
 
@@ -99,7 +99,7 @@ class ImageAttribution(Attribution):
                 row.append(Panel(picture, heat, f"{name} part"))
         for row, bars in zip(rows, self.flow(), strict=False):
             row.append(bars)
-        return grid(self.by_image(rows))
+        return panels_png(self.by_image(rows))
 
     def to_html(self) -> str:
         """One self-contained HTML page."""
@@ -157,7 +157,7 @@ class ImageAttribution(Attribution):
         return {f"picture.{i}": torch.from_numpy(p.pixels.copy()) for i, p in enumerate(once)}, meta
 
     @classmethod
-    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+    def _from_file(cls, saved: SavedFields, batch: int, tokens: int) -> dict[str, Any]:
         sides = {name: saved.value(name, [_SIDE]) for name in ("patch_grid", "patch_size", "input_size")}
         prefix, each = saved.value("prefix", Number(0, tokens, whole=True)), saved.value("maps_per_image", _SIDE, 1)
         for name, found in sides.items():

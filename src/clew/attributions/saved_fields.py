@@ -17,7 +17,7 @@ MOST_PIXELS = 2**26  # of a heatmap
 _LACKING: Any = object()
 
 
-class Saved:
+class SavedFields:
     """Tensors and plain values of a result that was saved, by their names.
 
     All that takes one out raises `LoadError` where it is missing, or of another kind or shape.
@@ -27,7 +27,7 @@ class Saved:
         self._where, self._tensors, self._plain = where, tensors, plain
 
     @staticmethod
-    def read(path: str | Path, form: str) -> Saved:
+    def read(path: str | Path, form: str) -> SavedFields:
         """All that is in a file of safetensors whose header says that it is of this form."""
         where = str(path)
         try:
@@ -46,7 +46,7 @@ class Saved:
             raise _broken(where, "JSON under `attribution` in its header", error) from error
         if not isinstance(plain, dict):
             raise _broken(where, "an object under `attribution` in its header", kind(plain))
-        return Saved(where, tensors, plain)
+        return SavedFields(where, tensors, plain)
 
     def value(self, name: str, shape: Any, default: Any = _LACKING) -> Any:
         """A plain value of a shape, see `json_files.mismatch`."""
@@ -87,9 +87,9 @@ class Saved:
         if key in self._tensors:
             self._tensors[key] = self.tensor(key, "floats", shape)
 
-    def inner(self, name: str) -> Saved:
+    def inner(self, name: str) -> SavedFields:
         """The result that is saved within this one under a name."""
-        return Saved(f"{self._where}, {name}", self.tensors(f"{name}/"), self.value(f"{name}/", {str: ANY}))
+        return SavedFields(f"{self._where}, {name}", self.tensors(f"{name}/"), self.value(f"{name}/", {str: ANY}))
 
     def done(self) -> None:
         """Raise `LoadError` where something is left that nobody took."""

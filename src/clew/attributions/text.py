@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..draw.plots import bars_png, layers_png
 from ..draw.text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
-from ..errors import ClewError, OptionError, named
-from ..inputs.words import Spans, Word, pooled, verify_words, word_spans
+from ..errors import ClewError, OptionError, short_repr
+from ..inputs.words import Spans, Word, score_words, verify_words, word_spans
 from .base import Attribution
-from .saved_fields import Saved
+from .saved_fields import SavedFields
 
 
 class Ranked(NamedTuple):
@@ -75,7 +75,7 @@ class TextAttribution(Attribution):
                 marked[a:b] = " " * (b - a) if special else marked[a:b]
             shown = "".join(marked)
             own = word_spans(shown) if spans is None else spans[i]
-            found.append(pooled(text, scores[i], offsets[i], counted[i], reduce, own))
+            found.append(score_words(text, scores[i], offsets[i], counted[i], reduce, own))
             if spans is None:
                 verify_words(shown, found[-1], scores[i], offsets[i], counted[i], reduce)
         return found
@@ -192,7 +192,7 @@ class TextAttribution(Attribution):
         return {}, {"tokens": [list(row) for row in self.tokens], "texts": list(self.texts)}
 
     @classmethod
-    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+    def _from_file(cls, saved: SavedFields, batch: int, tokens: int) -> dict[str, Any]:
         names, texts = saved.value("tokens", [[str]]), saved.value("texts", [str])
         if [len(row) for row in names] != [tokens] * batch:
             raise saved.wrong("tokens", f"{batch} lists of {tokens}", [len(row) for row in names[:5]])
@@ -226,7 +226,7 @@ def _refuse_spans(spans: Any, texts: int) -> None:
     raise OptionError(
         "spans are words of each text by their characters",
         expected=f"{texts} lists of pairs (start, stop)",
-        got=named(spans),
+        got=short_repr(spans),
     )
 
 

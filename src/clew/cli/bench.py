@@ -25,7 +25,7 @@ from ..evaluation.run import Run
 from ..evaluation.selection import chosen
 from ..files.atomic import slug
 from ..loading.load import load
-from ..requests.options import helps, literal, numbers, pairs, reader_options
+from ..requests.options import helps, literal_or_word, numbers, parse_assignments, reader_options
 from .numbers import print_numbers
 
 app = typer.Typer(
@@ -125,7 +125,7 @@ def _value(given: Any, hint: Any) -> Any:
     if not _several(hint):
         return "given" if given == "target" else given
     words = [word.strip() for one in given for word in one.split(",") if word.strip()]
-    return tuple({"target": "given"}.get(word, literal(word)) for word in words)
+    return tuple({"target": "given"}.get(word, literal_or_word(word)) for word in words)
 
 
 def _bench(
@@ -155,7 +155,9 @@ def _bench(
     drawn = {"kind": kind, "subset": subset, "fraction": fraction, "sample": sample, "seed": data_seed}
     reading: dict[str, Any] = {k: v for k, v in drawn.items() if v is not None}
     reading |= reader_options(data_option)
-    tried = {key: [literal(v) for v in text.split(",")] for key, text in pairs(grid, "--grid").items()}
+    tried = {
+        key: [literal_or_word(v) for v in text.split(",")] for key, text in parse_assignments(grid, "--grid").items()
+    }
     if dtype not in ("float32", "bfloat16", "float16"):
         raise OptionError("unknown --dtype", expected="float32, bfloat16 or float16", got=dtype)
     loaded = load(

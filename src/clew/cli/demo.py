@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..demo import show
+from ..demo import run_demo
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -24,7 +24,7 @@ def demo(
     """Explain the bundled scenes by several methods, and measure which method finds the digit, or the digit that a
     caption names."""
     began = time.perf_counter()
-    tables, written = show(out, limit)
+    tables, written = run_demo(out, limit)
     for table in tables:
         console.print(table)
     console.print(f"written: {escape(str(written.resolve()))}  ({time.perf_counter() - began:.0f} s)")

@@ -15,10 +15,10 @@ from ..attributions.pair import PairAttribution
 from ..attributions.text import TextAttribution
 from ..datasets.labels import class_names
 from ..errors import OptionError
-from ..explainers import find, parse
+from ..explainers import find_method, parse_method
 from ..loading.load import load
 from ..requests.options import numbers, tell_left_out
-from ..requests.results import explained, items_for, kind_of
+from ..requests.results import explain_items, items_for, kind_of
 from .parameters import Checkpoint, Device, Linear, ModelName, Quantize, Score
 
 app = typer.Typer(add_completion=False)
@@ -83,9 +83,9 @@ def explain(
     """
     if not model:
         raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
-    chosen = [parse(words) for words in method or ["beyond_intuition_token"]]
+    chosen = [parse_method(words) for words in method or ["beyond_intuition_token"]]
     for name, _ in chosen:
-        find(name)
+        find_method(name)
     if out.suffix == ".safetensors" and len(chosen) > 1:
         raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
     loaded = load(
@@ -102,7 +102,7 @@ def explain(
     items = found.items
     more: dict[str, Any] = {"truncate": True} if truncate else {}
     more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
-    results = explained(
+    results = explain_items(
         loaded, items, chosen, target=target, text=text or [], span=span, score=score, batch_size=batch_size, more=more,
         both_sides=out.suffix == ".html", tell=lambda words: console.print(f"[yellow]{escape(words)}[/yellow]"),
     )  # fmt: skip

@@ -11,10 +11,10 @@ from rich.markup import escape
 
 from ..attributions.figure import figure as write_figure
 from ..errors import OptionError
-from ..explainers import find, parse
+from ..explainers import find_method, parse_method
 from ..loading.load import load
 from ..requests.options import tell_left_out
-from ..requests.results import explained, items_for, kind_of
+from ..requests.results import explain_items, items_for, kind_of
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -56,15 +56,15 @@ def figure(
         raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
     if out.suffix.lower() not in (".pdf", ".svg", ".png"):
         raise OptionError("cannot write that figure", expected=".pdf, .svg or .png", got=str(out))
-    chosen = [parse(words) for words in method or ["beyond_intuition_token", "attn_lrp", "raw_attention"]]
+    chosen = [parse_method(words) for words in method or ["beyond_intuition_token", "attn_lrp", "raw_attention"]]
     for name, _ in chosen:
-        find(name)
+        find_method(name)
     loaded = load(model, checkpoint=checkpoint, device=device)
     found = items_for(loaded, inputs or [], text or [])
     tell_left_out(found.errors)
     captions = text or [] if kind_of(loaded) == "pair" else []
     more = {"truncate": True} if truncate else {}
-    results = explained(
+    results = explain_items(
         loaded, found.items, chosen, target=target, text=captions, batch_size=batch_size, more=more, both_sides=False
     )
     headings = heading or [_heading(words) for words in method or [name for name, _ in chosen]]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import OptionError
-from ..explainers import find, parse
+from ..explainers import find_method, parse_method
 from ..explaining.generation import explain_generation
 from ..loading.load import load
 from .parameters import Checkpoint, Device, ModelName, Quantize, Score
@@ -40,8 +40,8 @@ def generate(
 
     clew generate "Once upon a time" --model hf:ORG/NAME --max-new-tokens 100 --out story.html
     """
-    name, options = parse(method)
-    find(name)
+    name, options = parse_method(method)
+    find_method(name)
     if out.suffix not in (".html", ".png", ".safetensors"):
         raise OptionError("cannot write that file", expected=".html, .png or .safetensors", got=str(out))
     loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)

@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parents[1] / "explainers"
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """What is written of a method; `options` are its defaults, as they are written."""
 
     paper: str
@@ -29,9 +29,9 @@ class Entry:
     options: dict[str, str]
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, MethodEntry]:
     """All methods of clew, by name."""
-    found: dict[str, Entry] = {}
+    found: dict[str, MethodEntry] = {}
     for file in sorted(_FOLDER.glob("*.py")):
         functions = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
         for function in functions:
@@ -41,11 +41,11 @@ def entries() -> dict[str, Entry]:
     return found
 
 
-def _entry(function: ast.FunctionDef, decorator: ast.Call) -> Entry:
+def _entry(function: ast.FunctionDef, decorator: ast.Call) -> MethodEntry:
     said = {word.arg: ast.literal_eval(word.value) for word in decorator.keywords}
     defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     options = {option.arg: ast.unparse(default) for option, default in defaults if default is not None}
-    return Entry(said["paper"], said["summary"], ast.get_docstring(function) or said["summary"], options)
+    return MethodEntry(said["paper"], said["summary"], ast.get_docstring(function) or said["summary"], options)
 
 
 @app.command()

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from ..app.access import PASSWORD, login_of
-from ..app.asking import Models
-from ..app.results import Results
+from ..app.asking import OfferedModels
+from ..app.results import RunBrowser
 from ..app.serve import serve
 
 app = typer.Typer(add_completion=False)
@@ -72,10 +72,10 @@ def ui(
     """
     login = login_of(auth) if auth is not None else None
     given = {"checkpoint": checkpoint} if checkpoint is not None else {}
-    models = Models(model or [], device=device, **given)
+    models = OfferedModels(model or [], device=device, **given)
     usual = Path("clew-runs")
     folder = runs if runs is not None else usual if any(usual.glob("**/manifest.json")) else None
-    results = Results(folder, models, data) if folder is not None else None
+    results = RunBrowser(folder, models, data) if folder is not None else None
     serve(
         models, results, host=host, port=port, share=share, login=login, no_auth=no_auth, open_browser=open_browser,
         tell=typer.echo,

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
-from ..files.atomic import may_be
-from ..registry import read_all
-from ..validation import typed
+from ..files.atomic import is_valid_filename
+from ..registry import import_submodules
+from ..validation import validate_call
 from .content import joined
 from .places import Files, open_files
 from .selection import Positions, chosen
@@ -177,11 +177,11 @@ def reader(
 
 def readers() -> dict[str, Reader]:
     """All readers, by kind. The files of this folder are read on first use."""
-    read_all(__name__)
+    import_submodules(__name__)
     return dict(_registered)
 
 
-@typed
+@validate_call
 def open_dataset(
     source: str | Path | Dataset,
     kind: str | None = None,
@@ -239,7 +239,7 @@ def reader_of(source: str, kind: str | None = None) -> tuple[Reader, Files | str
     wanted = known[kind] if kind is not None else named[0] if named else None
     if wanted is not None and wanted.prefix is not None:
         return wanted, source.removeprefix(wanted.prefix)
-    if not may_be(source):
+    if not is_valid_filename(source):
         raise InputError("no data have such a name", expected="a name that a file could have", got=ascii(source[:60]))
     path = Path(source).expanduser()
     if not os.path.exists(path):

@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from ..errors import InputError
-from ..validation import digits
+from ..validation import parse_integer
 from . import Dataset, reader
 from .labels import row_ids
 from .places import Files
@@ -35,7 +35,7 @@ def multiple_choice(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     question, options = _question(row)
     letters, answer = [letter for letter, _ in options], str(row.get("answerKey"))
-    if answer not in letters and all(digits(letter) is not None for letter in letters):
+    if answer not in letters and all(parse_integer(letter) is not None for letter in letters):
         letters = list(ascii_uppercase[: len(options)])
     if answer not in letters:
         raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError, OptionError, optional_import
-from ..inputs.preprocessing import PICTURES
+from ..inputs.preprocessing import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .imagenet_labels import find_labels, validation_labels
 from .labels import Classes, Label, class_names, unique
@@ -21,7 +21,7 @@ _OWN = re.compile(r"ILSVRC2012_val_\d{8}", re.IGNORECASE)
 
 
 def _sees(files: Files) -> bool:
-    names = files.ending(*PICTURES)
+    names = files.ending(*IMAGE_SUFFIXES)
     return _TAR in files.names or (
         bool(names) and (all(_folder(n) for n in names) or all(_OWN.search(n) and "/" not in n for n in names))
     )
@@ -60,7 +60,7 @@ def imagenet(
     beside = files.path if files.path.is_dir() else files.path.parent
     if _TAR in files.names:
         files = open_files(files.path / _TAR)
-    names = files.ending(*PICTURES)
+    names = files.ending(*IMAGE_SUFFIXES)
     inside = [name for name in names if name.startswith("val/")]
     names = inside or names
     folders = [_folder(name) for name in names]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError, optional_import
 from ..files.archives import BROKEN_TAR, SMALL
-from ..validation import digits
+from ..validation import parse_integer
 from .places import FolderFiles, open_files
 from .tables import column, read_rows
 
@@ -65,7 +65,7 @@ def _devkit(truth: str, meta: bytes, source: Path) -> tuple[ByName, Sequence[str
     except Exception as error:  # its reader says this and that of what is broken
         raise InputError(f"{_META} of {source} cannot be read", expected="the devkit's meta.mat", got=error) from error
     written = truth.split()
-    strange = sorted({n for n in written if digits(n) not in of_number})
+    strange = sorted({n for n in written if parse_integer(n) not in of_number})
     if strange:
         raise InputError(f"{source} has numbers that {_META} does not know", got=", ".join(strange[:5]))
     return _by_number([of_number[int(n)] for n in written]), sorted(of_number.values())
@@ -108,7 +108,7 @@ def _by_number(labels: Sequence[str | int]) -> ByName:
 def _checked(written: str, source: Path) -> str | int:
     if re.fullmatch(r"n\d{8}", written):
         return written
-    number = digits(written)
+    number = parse_integer(written)
     if number is not None and 0 <= number < 1000:
         return number
     raise InputError(

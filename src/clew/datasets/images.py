@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..inputs.preprocessing import PICTURES
+from ..inputs.preprocessing import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique
 from .places import Files
@@ -13,7 +13,7 @@ from .stored import Entries, Entry
 
 
 def _sees(files: Files) -> bool:
-    return bool(files.ending(*PICTURES))
+    return bool(files.ending(*IMAGE_SUFFIXES))
 
 
 @reader(
@@ -33,7 +33,7 @@ def images(files: Files, *, classes: Classes | None = None, labels: str | Path |
 
     Raises `InputError` for classes that are not in `classes`.
     """
-    names = files.ending(*PICTURES)
+    names = files.ending(*IMAGE_SUFFIXES)
     ids = unique([stem(name) for name in names])
     if labels is not None:
         pictures = {id: Entry(id, image=name) for id, name in zip(ids, names, strict=True)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OptionError
-from ..validation import digits
+from ..validation import parse_integer
 from .tables import Row, column
 
 Classes = Sequence[str] | str | Path
@@ -136,4 +136,4 @@ def _number(value: Any) -> int | None:
     """A whole number, written or not."""
     if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    return digits(str(value).strip())
+    return parse_integer(str(value).strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import OptionError
-from ..inputs.preprocessing import PICTURES
+from ..inputs.preprocessing import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .labels import Classes
 from .pictures import Ignore
@@ -25,7 +25,7 @@ _LAYOUTS = (
 
 def _layout(files: Files) -> tuple[str, str] | None:
     def there(folder: str) -> bool:
-        return any(name.startswith(f"{folder}/") and name.lower().endswith(PICTURES) for name in files.names)
+        return any(name.startswith(f"{folder}/") and name.lower().endswith(IMAGE_SUFFIXES) for name in files.names)
 
     return next(((i, m) for i, m in _LAYOUTS if there(i) and there(m)), None)
 
@@ -71,11 +71,11 @@ def masks(
     found = _layout(files) or ("images", "masks")
     of_images, of_masks = (images or found[0]).strip("/"), (masks or found[1]).strip("/")
     pictures = {
-        stem(n.removeprefix(f"{of_images}/")): n for n in files.ending(*PICTURES) if n.startswith(f"{of_images}/")
+        stem(n.removeprefix(f"{of_images}/")): n for n in files.ending(*IMAGE_SUFFIXES) if n.startswith(f"{of_images}/")
     }
     entries = {
         id: Entry(id, image=pictures.get(id, f"{of_images}/{id}.jpg"), mask=name)
-        for name in files.ending(*PICTURES)
+        for name in files.ending(*IMAGE_SUFFIXES)
         if name.startswith(f"{of_masks}/")
         for id in [stem(name.removeprefix(f"{of_masks}/"))]
     }

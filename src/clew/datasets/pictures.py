@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
-from ..inputs.image_files import loaded
+from ..inputs.image_files import decode_image
 from ..inputs.preprocessing import as_rgb
 
 Ignore = int | Literal["auto"] | None
@@ -18,7 +18,7 @@ Ignore = int | Literal["auto"] | None
 
 def picture(data: bytes, where: str) -> Image.Image:
     """A picture in RGB, upright. Raises `InputError`, with where it came from, for a broken or far too large one."""
-    return as_rgb(loaded(io.BytesIO(data), where), where)
+    return as_rgb(decode_image(io.BytesIO(data), where), where)
 
 
 def object_mask(data: bytes, where: str, ignore: Ignore = "auto") -> NDArray[np.int8]:
@@ -29,7 +29,7 @@ def object_mask(data: bytes, where: str, ignore: Ignore = "auto") -> NDArray[np.
     None: every picture holds numbers of classes, and that number, or none, is not labelled. Raises `InputError` for
     masks that "auto" cannot tell apart, and for coloured ones.
     """
-    image = loaded(io.BytesIO(data), where)
+    image = decode_image(io.BytesIO(data), where)
     values = _numbers(image, where)
     if ignore != "auto":
         return _of_classes(values, ignore)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import InputError
-from ..files.archives import BROKEN_TAR, BROKEN_ZIP, unpacked
+from ..files.archives import BROKEN_TAR, BROKEN_ZIP, read_zip_entry
 
 T = TypeVar("T")
 _LINKS = 100
@@ -151,7 +151,7 @@ class ZipFiles(Files):
 
     def read(self, name: str) -> bytes:
         try:
-            return unpacked(self._zip.get(), self._common + name, self.where(name))
+            return read_zip_entry(self._zip.get(), self._common + name, self.where(name))
         except KeyError as error:
             raise self._absent(name) from error
         except InputError:

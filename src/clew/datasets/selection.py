@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OptionError
-from ..validation import real, seed_of, size_of, whole
+from ..validation import validate_float, validate_integer, validate_seed, validate_size
 
 Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]
 
@@ -29,12 +29,14 @@ def chosen(
     if subset is sample is fraction is limit is seed is None:
         return None
     found = list(range(length)) if subset is None else _listed(subset)
-    seed = None if seed is None else seed_of("seed", seed)
+    seed = None if seed is None else validate_seed("seed", seed)
     if sample is not None:
-        if not 1 <= whole("sample", sample, 1) <= len(found):
+        if not 1 <= validate_integer("sample", sample, 1) <= len(found):
             raise OptionError("cannot draw so many", expected=f"sample from 1 to {len(found)}", got=sample)
         found = random.Random(seed or 0).sample(found, sample)
-    fraction = None if fraction is None else real("fraction, a share of the examples,", fraction, 0, 1, above=True)
+    fraction = (
+        None if fraction is None else validate_float("fraction, a share of the examples,", fraction, 0, 1, above=True)
+    )
     if fraction is not None or (seed is not None and sample is None):
         order = np.random.RandomState(seed or 0).permutation(len(found)).tolist()
         share = len(found) if fraction is None else int(fraction * len(found))
@@ -47,7 +49,7 @@ def chosen(
             )
         found = [found[i] for i in order[:share]]
     if limit is not None:
-        found = found[: size_of("limit, a number of examples,", limit)]
+        found = found[: validate_size("limit, a number of examples,", limit)]
     return found
 
 

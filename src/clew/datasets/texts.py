@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import NoSplit, optional_import
-from ..inputs.preprocessing import PICTURES
+from ..inputs.preprocessing import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique
 from .places import Files
@@ -52,7 +52,7 @@ def imdb(
 
 
 def _is_table(files: Files) -> bool:
-    return bool(table_names(files)) and not files.ending(*PICTURES)
+    return bool(table_names(files)) and not files.ending(*IMAGE_SUFFIXES)
 
 
 @reader(
@@ -87,7 +87,7 @@ def table(
 
 
 def _is_texts(files: Files) -> bool:
-    return bool(files.ending(".txt")) and not files.ending(*PICTURES) and not table_names(files)
+    return bool(files.ending(".txt")) and not files.ending(*IMAGE_SUFFIXES) and not table_names(files)
 
 
 @reader(

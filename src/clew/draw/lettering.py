@@ -67,7 +67,7 @@ def shapes_letters() -> bool:
 # What is drawn
 
 
-def lettered(figure: Any) -> Any:
+def apply_fonts(figure: Any) -> Any:
     """The figure, its titles, labels and texts drawn as plain words in fonts that have their letters."""
     texts: list[Any] = list(figure.texts)
     for axes in figure.axes:
@@ -75,11 +75,11 @@ def lettered(figure: Any) -> Any:
         texts += [axes.title, axes._left_title, axes._right_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
     language = language_of("".join(text.get_text() for text in texts))
     for text in texts:
-        settle(text, language)
+        apply_font(text, language)
     return figure
 
 
-def settle(text: Any, language: str = "") -> None:
+def apply_font(text: Any, language: str = "") -> None:
     """One text of a figure, in place."""
     shown, manner = drawable(text.get_text(), text.get_fontfamily(), language)
     text.update(manner)
@@ -346,7 +346,7 @@ class Ruler:
         if key not in self._known:
             style = slant(words) if italic else "normal"
             self._text.update({"text": words, "style": style, "fontfamily": self._plain})
-            settle(self._text, self._language)
+            apply_font(self._text, self._language)
             box = self._text.get_window_extent(self._renderer)
             self._known[key] = box.width * 72 / self._dpi, box.height * 72 / self._dpi
         return self._known[key]

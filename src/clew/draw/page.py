@@ -18,11 +18,11 @@ from .plots import (
     colour,
     colour_scale,
     colour_stops,
+    encode_image,
     in_frame,
     is_tiny,
     png,
     shrunk,
-    stored,
 )
 from .text_html import Piece, direction_of, drawn_pieces
 
@@ -64,7 +64,7 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "high": f"{high:.2g}",
         "signed": low < 0,
         "stops": ", ".join(colour_stops(name)),
-        "picture": _data(*stored(cell.picture.pixels)),
+        "picture": _data(*encode_image(cell.picture.pixels)),
         "tiny": is_tiny(cell.picture.pixels),
         "size": f"aspect-ratio: {width} / {height}; width: min(100%, 85vh * {width / height:.4f})",
         "heat": _data(png(colour(frame))),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .lettering import cut, fitted, lettered, ticks, wrapped
+from .lettering import apply_fonts, cut, fitted, ticks, wrapped
 
 Array = NDArray[Any]
 
@@ -47,7 +47,7 @@ def bars_png(bars: Bars) -> bytes:
     """The chart alone, as PNG."""
     figure = _new(3.2, 0.6 + 0.16 * len(bars.names))
     _draw_bars(figure.subplots(), bars)
-    return _figure_png(lettered(figure))
+    return _figure_png(apply_fonts(figure))
 
 
 def _draw_bars(axis: Any, bars: Bars) -> None:
@@ -118,7 +118,7 @@ def layers_figure(heat: Array, names: Sequence[str], rows: Sequence[str], label:
         shown, ax=axes, fraction=0.03, pad=0.02, anchor=(0, 1), aspect=25, shrink=min(1.0, 5 / sum(high))
     )
     bar.ax.tick_params(labelsize=6)
-    return lettered(figure)
+    return apply_fonts(figure)
 
 
 def _with_grey(name: str) -> Any:
@@ -212,7 +212,7 @@ def is_tiny(pixels: Array) -> bool:
     return max(pixels.shape[:2]) <= 96
 
 
-def stored(pixels: Array) -> tuple[bytes, str]:
+def encode_image(pixels: Array) -> tuple[bytes, str]:
     """A picture for a page with its kind: tiny ones as they are, photographs as JPEG."""
     return (png(pixels), "png") if is_tiny(pixels) else (jpeg(pixels), "jpeg")
 
@@ -230,7 +230,7 @@ def shrunk(picture: Picture, longest: int = 640) -> Picture:
     return Picture(pixels, (left * x, top * y, right * x, bottom * y))
 
 
-def grid(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
+def panels_png(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
     """Examples downwards; their picture, overlays with colour bars, and charts across; as PNG. Panels come first."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -261,4 +261,4 @@ def grid(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
             axis.set_title(fitted(panel.title, 160.0, 8.0, 5), fontsize=8)
             bar = figure.colorbar(ScalarMappable(Normalize(low, high), name), ax=axis, shrink=0.7, extend=beyond)
             bar.ax.tick_params(labelsize=6)
-    return _figure_png(lettered(figure))
+    return _figure_png(apply_fonts(figure))

@@ -17,7 +17,7 @@ _INSIDE = "\ufffc"  # stands for a special token, which is read by itself
 
 
 @dataclass(frozen=True)
-class Part:
+class TextRun:
     """A word of a piece, or a part of one, or a space; `shown` is what is drawn of it, `wide` in points."""
 
     text: str
@@ -35,10 +35,10 @@ class Part:
         return self.text.isspace()
 
 
-def set_in_lines(pieces: Sequence[Piece], width: float, most: int, ruler: Ruler, space: float) -> list[list[Part]]:
+def set_in_lines(pieces: Sequence[Piece], width: float, most: int, ruler: Ruler, space: float) -> list[list[TextRun]]:
     """Lines of parts with their places, no line wider than `width` points; more than `most` lines end in …."""
     pieces = _beginning(pieces)
-    found: list[list[Part]] = []
+    found: list[list[TextRun]] = []
     for paragraph, base in _paragraphs(pieces):
         found += _lines(paragraph, width, base, ruler, space)
         if len(found) > most:
@@ -61,9 +61,9 @@ def _beginning(pieces: Sequence[Piece]) -> Sequence[Piece]:
     return found
 
 
-def _ending(line: Sequence[Part], width: float, base: str, ruler: Ruler, space: float) -> list[Part]:
+def _ending(line: Sequence[TextRun], width: float, base: str, ruler: Ruler, space: float) -> list[TextRun]:
     """A line that says that the text goes on."""
-    more = _measured(Part("…", Piece(" "), int(base == "rtl"), base), ruler, space)
+    more = _measured(TextRun("…", Piece(" "), int(base == "rtl"), base), ruler, space)
     kept = list(line)
     while len(kept) > 1 and sum(p.wide + p.gap for p in kept) + more.wide > width:
         kept.pop()
@@ -87,9 +87,9 @@ def _strong(piece: Piece) -> bool:
     return not piece.special and any(bidirectional(c) in ("L", "R", "AL") for c in piece.text)
 
 
-def _lines(pieces: Sequence[Piece], width: float, base: str, ruler: Ruler, space: float) -> list[list[Part]]:
+def _lines(pieces: Sequence[Piece], width: float, base: str, ruler: Ruler, space: float) -> list[list[TextRun]]:
     parts = [_measured(p, ruler, space) for p in _joined(_parts(pieces, base))]
-    lines: list[list[Part]] = [[]]
+    lines: list[list[TextRun]] = [[]]
     used = 0.0
     for group in _groups([chunk for part in parts for chunk in _chunks(part, width, ruler, space)]):
         whole = sum(p.wide + p.gap for p in group) - group[-1].gap
@@ -107,14 +107,14 @@ def _lines(pieces: Sequence[Piece], width: float, base: str, ruler: Ruler, space
     return lines
 
 
-def _parts(pieces: Sequence[Piece], base: str) -> list[Part]:
+def _parts(pieces: Sequence[Piece], base: str) -> list[TextRun]:
     """Words and spaces, cut where the direction changes."""
     whole = "".join(_INSIDE if p.special else p.text for p in pieces)
     of, at = levels(re.sub(r"\s", " ", whole), base), 0
-    found: list[Part] = []
+    found: list[TextRun] = []
     for piece in pieces:
         if piece.special:
-            found.append(Part(re.sub(r"\s+", " ", piece.text), piece, of[at], base))
+            found.append(TextRun(re.sub(r"\s+", " ", piece.text), piece, of[at], base))
             at += 1
             continue
         for match in re.finditer(r"\s+|\S+", piece.text):
@@ -123,12 +123,12 @@ def _parts(pieces: Sequence[Piece], base: str) -> list[Part]:
             if word.isspace():
                 cuts = [0, len(word)]
             for a, b in pairwise(cuts):
-                _add(found, Part(word[a:b], piece, of[start + a], base))
+                _add(found, TextRun(word[a:b], piece, of[start + a], base))
         at += len(piece.text)
     return found
 
 
-def _add(found: list[Part], part: Part) -> None:
+def _add(found: list[TextRun], part: TextRun) -> None:
     """A part behind the others; marks at its beginning stand on the letter before them."""
     marks = len(part.text) - len(part.text.lstrip("".join(c for c in part.text if _is_mark(c))))
     if marks and found and not found[-1].blank and not found[-1].piece.special:
@@ -142,9 +142,9 @@ def _is_mark(character: str) -> bool:
     return category(character).startswith("M") or character == ZWJ
 
 
-def _joined(parts: Sequence[Part]) -> list[Part]:
+def _joined(parts: Sequence[TextRun]) -> list[TextRun]:
     """Parts with what is drawn of them: letters that are joined over the edge of a token keep their joined forms."""
-    shown: list[Part] = []
+    shown: list[TextRun] = []
     for i, part in enumerate(parts):
         before = i > 0 and not parts[i - 1].piece.special and joins(parts[i - 1].text, part.text)
         after = i + 1 < len(parts) and not parts[i + 1].piece.special and joins(part.text, parts[i + 1].text)
@@ -156,13 +156,13 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     return shown
 
 
-def _measured(part: Part, ruler: Ruler, space: float) -> Part:
+def _measured(part: TextRun, ruler: Ruler, space: float) -> TextRun:
     shown = part.shown or part.text
     wide = space * min(len(part.text), 20) if part.blank else ruler.of(shown, part.piece.special)[0]
     return replace(part, shown=shown, wide=wide)
 
 
-def _chunks(part: Part, width: float, ruler: Ruler, space: float) -> list[Part]:
+def _chunks(part: TextRun, width: float, ruler: Ruler, space: float) -> list[TextRun]:
     """A part, cut at its letters where it is wider than a line."""
     if part.wide <= width or len(part.text) < 2:
         return [part]
@@ -171,9 +171,9 @@ def _chunks(part: Part, width: float, ruler: Ruler, space: float) -> list[Part]:
     return [c for h in halves for c in _chunks(_measured(h, ruler, space), width, ruler, space)]
 
 
-def _groups(parts: Sequence[Part]) -> list[list[Part]]:
+def _groups(parts: Sequence[TextRun]) -> list[list[TextRun]]:
     """Parts that belong on one line: words; Chinese and Japanese may be cut anywhere."""
-    found: list[list[Part]] = []
+    found: list[list[TextRun]] = []
     for part in parts:
         last = found[-1][-1] if found else None
         if last is None or _may_part(last, part):
@@ -182,14 +182,14 @@ def _groups(parts: Sequence[Part]) -> list[list[Part]]:
     return found
 
 
-def _may_part(a: Part, b: Part) -> bool:
+def _may_part(a: TextRun, b: TextRun) -> bool:
     if category(b.text[0]) in ("Pe", "Pf", "Po") and not (a.blank or a.piece.special):
         return False  # a line does not begin with 。 or 」
     wide = east_asian_width(b.text[0]) in "WF" or east_asian_width(a.text[-1]) in "WF"
     return wide or a.blank or b.blank or a.piece.special or b.piece.special
 
 
-def _placed(line: Sequence[Part], width: float) -> list[Part]:
+def _placed(line: Sequence[TextRun], width: float) -> list[TextRun]:
     """The parts of a line in their order of reading, each at its place from the left."""
     while line and line[-1].blank:
         line = line[:-1]

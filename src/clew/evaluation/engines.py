@@ -9,14 +9,14 @@ import torch
 
 from ..errors import ClewError, OptionError, optional_import
 from ..models.loaded_model import LoadedModel
-from .shard import Item, Shard, Work
+from .shard import IndexedExample, Shard, ShardProcessor
 
-Tasks = Iterator[tuple[int, Sequence[Item]]]
+Tasks = Iterator[tuple[int, Sequence[IndexedExample]]]
 Done = Callable[[int], None]
-Engine = Callable[[Work, LoadedModel, Tasks, Done], Generator[tuple[int, Shard]]]
+Engine = Callable[[ShardProcessor, LoadedModel, Tasks, Done], Generator[tuple[int, Shard]]]
 
 
-def local(work: Work, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
+def local(work: ShardProcessor, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
     """One shard after the other, in this process."""
     for index, items in tasks:
         yield index, work(loaded, items, done)
@@ -34,7 +34,7 @@ def ray_engine(
     with it, up to three times.
     """
 
-    def engine(work: Work, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
+    def engine(work: ShardProcessor, loaded: LoadedModel, tasks: Tasks, done: Done) -> Generator[tuple[int, Shard]]:
         ray: Any = optional_import("ray", extra="ray", purpose="evaluate on several machines")
         own = not ray.is_initialized()
         if own:
@@ -58,7 +58,7 @@ def ray_engine(
 
 def _on_ray(
     ray: Any,
-    work: Work,
+    work: ShardProcessor,
     loaded: LoadedModel,
     tasks: Tasks,
     done: Done,
@@ -111,11 +111,11 @@ def _on_ray(
 class _Worker:
     """An actor: the model, on this worker's device."""
 
-    def __init__(self, shared: tuple[Work, LoadedModel], gpu: bool) -> None:
+    def __init__(self, shared: tuple[ShardProcessor, LoadedModel], gpu: bool) -> None:
         self.work, loaded = shared
         self.loaded = loaded.to("cuda") if gpu else loaded
 
-    def shard(self, items: Sequence[Item]) -> Shard | Exception:
+    def shard(self, items: Sequence[IndexedExample]) -> Shard | Exception:
         try:
             return self.work(self.loaded, items)
         except ClewError as error:

@@ -20,29 +20,29 @@ from ..datasets import Dataset, fingerprint, open_dataset
 from ..errors import InputError, MissingDependency, OptionError, close_matches
 from ..explaining.pair_model import LoadedPair
 from ..files.atomic import refuse_names, temporary_folder
-from ..models.architectures import find as find_architecture
+from ..models.architectures import find_architecture
 from ..models.loaded_model import LoadedModel
-from ..validation import refuse_others, seed_of, size_of, typed, whole
-from .benchmarks import Benchmark, make
+from ..validation import validate_arguments, validate_call, validate_integer, validate_seed, validate_size
+from .benchmarks import Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine
 from .identity import model_identity, versions
 from .manifest import FORMAT, MANIFEST, read_manifest
-from .plan import Asking, Grid, all_that_work, asked_for, expanded, identities
+from .plan import Grid, MethodSpec, expand_grid, method_hashes, resolve_methods, supported_methods
 from .run import Run
-from .shard import Item, Work, in_words, with_threads
+from .shard import IndexedExample, ShardProcessor, in_words, with_threads
 from .store import Store
 
 logger = logging.getLogger("clew")
 MOST_WORKERS = 10_000
 
 
-@typed
+@validate_call
 def evaluate(
     benchmark: str | Benchmark,
     model: LoadedModel,
     data: str | Path | Dataset,
     *,
-    methods: Sequence[Asking] | None = None,
+    methods: Sequence[MethodSpec] | None = None,
     out: str | Path | None = None,
     limit: int | None = None,
     data_options: Mapping[str, Any] | None = None,
@@ -84,32 +84,32 @@ def evaluate(
         InputError: data that cannot be read or used; a folder with another run, with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
-    refuse_others({"benchmark": benchmark, "data": data}, evaluate)
+    validate_arguments({"benchmark": benchmark, "data": data}, evaluate)
     if out is not None:
         refuse_names(out)
     begun = read_manifest(Path(out)) if out is not None and (Path(out) / MANIFEST).exists() else {}
-    batch_size, seed = size_of("batch_size", batch_size), seed_of("seed", seed)
-    shard_size = None if shard_size is None else size_of("shard_size", shard_size)
-    workers = None if workers is None else whole("workers", workers, 1, MOST_WORKERS)
-    threads = None if threads is None else whole("threads", threads, 1, MOST_WORKERS)
+    batch_size, seed = validate_size("batch_size", batch_size), validate_seed("seed", seed)
+    shard_size = None if shard_size is None else validate_size("shard_size", shard_size)
+    workers = None if workers is None else validate_integer("workers", workers, 1, MOST_WORKERS)
+    threads = None if threads is None else validate_integer("threads", threads, 1, MOST_WORKERS)
     count = threads if threads is not None else begun.get("threads") or torch.get_num_threads()
-    protocol = make(benchmark, options) if isinstance(benchmark, str) else benchmark
+    protocol = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
     chosen_engine = _engine(engine, address, workers, threads)
     with with_threads(count):
         dataset = _opened(data, limit=limit, **(data_options or {}))
         loaded = classifier_of(model, dataset, zero_shot)
         _fits(protocol, loaded)
         protocol = protocol.fitted(loaded, dataset)
-        numbering = numbers_of(dataset.classes, loaded.labels)
-        work = Work(protocol, {}, batch_size, seed, numbering, count)
+        numbering = class_numbering(dataset.classes, loaded.labels)
+        work = ShardProcessor(protocol, {}, batch_size, seed, numbering, count)
         if methods is not None:
-            asked = asked_for(methods)
+            asked = resolve_methods(methods)
         elif begun:  # all that worked when it began
-            asked = asked_for(begun.get("asked") or begun["methods"])
+            asked = resolve_methods(begun.get("asked") or begun["methods"])
         else:
-            asked = all_that_work(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
+            asked = supported_methods(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
         bases = list(asked)
-        asked, origin = expanded(asked, grid)
+        asked, origin = expand_grid(asked, grid)
         work = replace(work, methods=asked)
         size = shard_size or 4 * batch_size
         with _bar(show_progress) as bar:
@@ -123,7 +123,7 @@ def evaluate(
                 "data": {"name": dataset.name, "hash": fingerprint(dataset), "examples": len(dataset)},
                 "methods": list(asked),
                 "asked": bases,
-                "method_hashes": identities(asked),
+                "method_hashes": method_hashes(asked),
                 "grid": {k: {"base": one.base, "values": dict(one.values)} for k, one in origin.items()} or None,
                 "seed": seed,
                 "batch_size": batch_size,
@@ -161,7 +161,13 @@ def _opened(data: str | Path | Dataset, **options: Any) -> Dataset:
 
 
 def _fill(
-    store: Store, work: Work, loaded: LoadedModel, dataset: Dataset, size: int, engine: Engine, bar: Callable[..., Any]
+    store: Store,
+    work: ShardProcessor,
+    loaded: LoadedModel,
+    dataset: Dataset,
+    size: int,
+    engine: Engine,
+    bar: Callable[..., Any],
 ) -> None:
     """Compute the shards that are not there."""
     starts = list(range(0, len(dataset), size))
@@ -170,7 +176,7 @@ def _fill(
     done = bar(work.benchmark.name, len(dataset))
     done(sum(min(size, len(dataset) - starts[k]) for k in there))
 
-    def tasks() -> Generator[tuple[int, list[Item]]]:
+    def tasks() -> Generator[tuple[int, list[IndexedExample]]]:
         for k in wanted:
             yield k, [_item(dataset, i) for i in range(starts[k], min(starts[k] + size, len(dataset)))]
 
@@ -191,14 +197,14 @@ def _name_of(dataset: Dataset, position: int) -> str:
     return dataset.ids[position].encode("utf-8", "backslashreplace").decode()
 
 
-def _item(dataset: Dataset, position: int) -> Item:
+def _item(dataset: Dataset, position: int) -> IndexedExample:
     name = _name_of(dataset, position)
     try:
-        return Item(position, name, dataset.read(position))
+        return IndexedExample(position, name, dataset.read(position))
     except (MissingDependency, OptionError):
         raise
     except Exception as error:
-        return Item(position, name, None, in_words(error))
+        return IndexedExample(position, name, None, in_words(error))
 
 
 def _engine(engine: str | Engine, address: str | None, workers: int | None, threads: int | None) -> Engine:
@@ -251,7 +257,7 @@ def _fits(protocol: Benchmark, loaded: LoadedModel) -> None:
         )
 
 
-def numbers_of(classes: Sequence[str] | None, labels: Sequence[str] | None) -> dict[Any, Any] | None:
+def class_numbering(classes: Sequence[str] | None, labels: Sequence[str] | None) -> dict[Any, Any] | None:
     """From a data set's labels to the model's classes: by name, else by place where both have as many.
 
     Names are compared without case, and up to their first comma where the whole differs. None leaves labels as they

@@ -14,7 +14,7 @@ from ..attributions.base import Attribution
 from ..attributions.image import ImageAttribution
 from ..attributions.text import TextAttribution
 from ..datasets import Dataset
-from ..draw.plots import colour, in_frame, is_tiny, shrunk, stored
+from ..draw.plots import colour, encode_image, in_frame, is_tiny, shrunk
 from ..draw.text_html import Piece, text_fragment
 from ..errors import InputError
 from ..explaining.explain import explain
@@ -79,7 +79,7 @@ def _picture(result: ImageAttribution) -> str:
     over = Image.fromarray(colour(in_frame(small, panel.heat)))
     laid = Image.alpha_composite(Image.fromarray(small.pixels).convert("RGBA"), over).convert("RGB")
     both = np.concatenate([small.pixels, np.asarray(laid)], axis=1)
-    image, kind = stored(both)
+    image, kind = encode_image(both)
     data = base64.b64encode(image).decode()
     width = round(2 * _LONGEST * min(1.0, small.pixels.shape[1] / small.pixels.shape[0]))
     style = ' style="image-rendering: pixelated"' if is_tiny(small.pixels) else ""

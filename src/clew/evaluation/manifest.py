@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from ..errors import InputError
-from ..files.atomic import may_be
+from ..files.atomic import is_valid_filename
 from ..files.json_files import ANY, Number, mismatch, parsed
 
 FORMAT = 1
@@ -103,7 +103,7 @@ def sizes_of(manifest: Mapping[str, Any]) -> list[int]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run. Raises `InputError` where there is none, or none that clew wrote and nobody changed."""
     file = path / MANIFEST
-    if not may_be(file):
+    if not is_valid_filename(file):
         raise InputError("no folder has such a name", expected="a folder of clew bench", got=ascii(str(path)[:60]))
     if not file.is_file():
         got = "no such folder" if not path.is_dir() else ", ".join(sorted(p.name for p in path.iterdir())[:5])

@@ -9,44 +9,44 @@ from itertools import product
 from typing import Any
 
 from ..datasets import Example
-from ..errors import InputError, OptionError, close_matches, named
-from ..explainers import Method, find, methods, parse
+from ..errors import InputError, OptionError, close_matches, short_repr
+from ..explainers import Method, find_method, methods, parse_method
 from ..explaining.explain import explain
-from ..literals import literal
+from ..literals import parse_literal
 from ..models.loaded_model import LoadedModel
 from .identity import content_hash
-from .shard import Asked, Item, Work
+from .shard import ConfiguredMethod, IndexedExample, ShardProcessor
 
 logger = logging.getLogger("clew")
 
-Asking = str | Callable[..., Any] | Method | tuple[str | Callable[..., Any] | Method, Mapping[str, Any]]
+MethodSpec = str | Callable[..., Any] | Method | tuple[str | Callable[..., Any] | Method, Mapping[str, Any]]
 Grid = Mapping[str, Sequence[Any]]
 
 
-def asked_for(wanted: Sequence[Asking]) -> dict[str, Asked]:
+def resolve_methods(wanted: Sequence[MethodSpec]) -> dict[str, ConfiguredMethod]:
     """Methods by what they are called in a run. Raises `OptionError` for unknown ones, and for one asked for twice."""
     if isinstance(wanted, str):
         wanted = [wanted]
-    found: dict[str, Asked] = {}
+    found: dict[str, ConfiguredMethod] = {}
     for one in wanted:
         if isinstance(one, tuple) and not (len(one) == 2 and isinstance(one[1], Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError("a method with its options", expected="(name, {option: value})", got=named(one))
-        name, options = parse(one) if isinstance(one, str) else one if isinstance(one, tuple) else (one, {})
-        method = find(name)
+            raise OptionError("a method with its options", expected="(name, {option: value})", got=short_repr(one))
+        name, options = parse_method(one) if isinstance(one, str) else one if isinstance(one, tuple) else (one, {})
+        method = find_method(name)
         for option in options:
             if option not in method.options:
                 known = close_matches(option, method.options) if method.options else "it has no options"
                 raise OptionError(f"{method.name} has no option {option!r}", got=option, todo=known)
-        label = called(method.name, options)
+        label = method_label(method.name, options)
         if label in found:
             raise OptionError("a method is asked for twice", expected="each once", got=label)
-        found[label] = Asked(method, dict(options))
+        found[label] = ConfiguredMethod(method, dict(options))
     if not found:
         raise OptionError("no method to evaluate", expected="names, see clew.methods()", got="none")
     return found
 
 
-def called(name: str, options: Mapping[str, Any]) -> str:
+def method_label(name: str, options: Mapping[str, Any]) -> str:
     """`NAME(option=value, …)`; a value that is no literal as its type and the beginning of its hash."""
     return f"{name}({', '.join(f'{k}={_short(v)}' for k, v in options.items())})" if options else name
 
@@ -54,27 +54,29 @@ def called(name: str, options: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-        if len(text) <= 60 and literal(text) == value:
+        if len(text) <= 60 and parse_literal(text) == value:
             return text
     except (ValueError, TypeError, RecursionError):
         pass
     return f"<{type(value).__name__} {content_hash(value)[:8]}>"
 
 
-def identities(asked: Mapping[str, Asked]) -> dict[str, str]:
+def method_hashes(asked: Mapping[str, ConfiguredMethod]) -> dict[str, str]:
     """What each method is, by content: a label says only what it is called."""
     return {label: content_hash([one.method.function, dict(one.options)]) for label, one in asked.items()}
 
 
 @dataclass(frozen=True)
-class Tried:
+class GridPoint:
     """A method of a grid: what it is called without the grid's values, and those."""
 
     base: str
     values: Mapping[str, str]
 
 
-def expanded(asked: dict[str, Asked], grid: Grid | None) -> tuple[dict[str, Asked], dict[str, Tried]]:
+def expand_grid(
+    asked: dict[str, ConfiguredMethod], grid: Grid | None
+) -> tuple[dict[str, ConfiguredMethod], dict[str, GridPoint]]:
     """Every method that has an option of the grid, once for each combination, and where each comes from.
 
     An option that was given stays as it was given. Raises `OptionError` where no method has an option, and for an
@@ -91,8 +93,8 @@ def expanded(asked: dict[str, Asked], grid: Grid | None) -> tuple[dict[str, Aske
         raise OptionError(
             "a grid has values to try", expected="a list for each option", got=f"{wrong[0]}={grid[wrong[0]]!r}"
         )
-    found: dict[str, Asked] = {}
-    origin: dict[str, Tried] = {}
+    found: dict[str, ConfiguredMethod] = {}
+    origin: dict[str, GridPoint] = {}
     used: set[str] = set()
     for label, one in asked.items():
         names = [name for name in grid if name in one.method.options and name not in one.options]
@@ -100,16 +102,18 @@ def expanded(asked: dict[str, Asked], grid: Grid | None) -> tuple[dict[str, Aske
         for values in product(*(grid[name] for name in names)):
             chosen = dict(zip(names, values, strict=True))
             options = {**one.options, **chosen}
-            made = called(one.method.name, options) if names else label
-            found[made] = Asked(one.method, options)
-            origin[made] = Tried(label, {name: _short(value) for name, value in chosen.items()})
+            made = method_label(one.method.name, options) if names else label
+            found[made] = ConfiguredMethod(one.method, options)
+            origin[made] = GridPoint(label, {name: _short(value) for name, value in chosen.items()})
     if unused := [name for name in grid if name not in used]:
         every = {option for one in asked.values() for option in one.method.options}
         raise OptionError(f"no method has the option {unused[0]!r}", got=unused, todo=close_matches(unused[0], every))
     return found, origin
 
 
-def all_that_work(work: Work, loaded: LoadedModel, items: Sequence[Callable[[], Item]]) -> dict[str, Asked]:
+def supported_methods(
+    work: ShardProcessor, loaded: LoadedModel, items: Sequence[Callable[[], IndexedExample]]
+) -> dict[str, ConfiguredMethod]:
     """All registered methods that the model can be explained by, tried on the first example that makes a batch.
 
     Raises `InputError` where none does, with the last reason.
@@ -129,14 +133,14 @@ def all_that_work(work: Work, loaded: LoadedModel, items: Sequence[Callable[[], 
         if batch is None:
             why = f"left out: {reason}"
             continue
-        found: dict[str, Asked] = {}
+        found: dict[str, ConfiguredMethod] = {}
         for name, method in methods().items():
             try:
                 explain(loaded, batch.inputs, method=method, **batch.more)
             except Exception as error:
                 logger.warning("%s is left out: %s", name, str(error).partition("\n")[0])
             else:
-                found[name] = Asked(method, {})
+                found[name] = ConfiguredMethod(method, {})
         if not found:
             raise InputError("no method works on this model", expected="at least one", todo="clew doctor MODEL")
         return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError, OptionError, close_matches
 from ..metrics import write_top_k
-from .benchmarks import Benchmark, Curve, Metric, make
+from .benchmarks import Benchmark, Curve, Metric, make_benchmark
 from .manifest import read_manifest
 from .report.report import report as write_report
 from .report.report import summary
@@ -27,7 +27,7 @@ class Run:
         """
         self.path = Path(path)
         self.manifest: dict[str, Any] = read_manifest(self.path)
-        self.benchmark: Benchmark = make(self.manifest["benchmark"], self.manifest["protocol"])
+        self.benchmark: Benchmark = make_benchmark(self.manifest["benchmark"], self.manifest["protocol"])
         if self.benchmark.version != self.manifest["version"]:
             raise InputError(
                 f"{path} was made by another version of {self.benchmark.name!r}",

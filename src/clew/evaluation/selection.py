@@ -14,7 +14,7 @@ from ..statistics import split_half
 from .benchmarks import Curve, Metric
 from .report.report import report as write_report
 from .report.report import summary
-from .report.rows import Cells, ids_of, rows_of
+from .report.rows import ColumnArrays, ids_of, rows_of
 from .run import Run
 
 
@@ -85,7 +85,7 @@ def chosen(run: Run, metric: str | None = None, *, seed: int = 0) -> Chosen:
 
 def _numbers(run: Run, metric: Metric, ids: Sequence[str]) -> dict[str, float]:
     """The metric of each method, over the examples of `ids` that all methods have a value for."""
-    cells = Cells(rows_of([run]), list(ids))
+    cells = ColumnArrays(rows_of([run]), list(ids))
     values, _ = cells.values(metric.columns)
     means = {label: [column.mean(0) for column in columns] for label, columns in values.items()}
     found = {label: float(metric.of(*columns)) for label, columns in means.items()}

@@ -21,7 +21,7 @@ from ..errors import CaptureError, ClewError, InputError, MissingDependency, Opt
 from ..explainers import Method
 from ..explaining.explain import explain
 from ..models.loaded_model import LoadedModel
-from ..verification.verifying import is_checking
+from ..verification.verifying import is_verifying
 from .benchmarks import Batch, Benchmark, Values
 
 # What no other batch would survive either: the user is told at once.
@@ -32,7 +32,7 @@ LEFT_OUT = "left out: "  # how the error of a row begins that a protocol does no
 
 
 @dataclass(frozen=True)
-class Item:
+class IndexedExample:
     """An example with its place and name in the data; `example` is None where it could not be read, see `error`."""
 
     position: int
@@ -42,13 +42,13 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConfiguredMethod:
     """A method with options."""
 
     method: Method
     options: Mapping[str, Any]
 
-    def at(self, seed: int, positions: Sequence[int]) -> dict[str, Any]:
+    def options_for(self, seed: int, positions: Sequence[int]) -> dict[str, Any]:
         """The options for a batch; what is drawn is drawn for each example by its place in the data."""
         if not self.method.seeds:
             return dict(self.options)
@@ -68,11 +68,11 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardProcessor:
     """What is done with each shard of examples; it can be sent to other machines."""
 
     benchmark: Benchmark
-    methods: Mapping[str, Asked]
+    methods: Mapping[str, ConfiguredMethod]
     batch_size: int
     seed: int = 0
     numbering: Mapping[Any, int] | None = None  # from the data's classes to the model's
@@ -84,10 +84,12 @@ class Work:
             return example
         return replace(example, label=self.numbering.get(example.label, example.label))
 
-    def __call__(self, loaded: LoadedModel, items: Sequence[Item], done: Callable[[int], None] | None = None) -> Shard:
+    def __call__(
+        self, loaded: LoadedModel, items: Sequence[IndexedExample], done: Callable[[int], None] | None = None
+    ) -> Shard:
         """The rows of a shard. `done` is told how many examples are finished."""
         shard = Shard([], dict.fromkeys(self.methods, 0.0), dict.fromkeys(self.methods, 0))
-        run = _Run(self, loaded, shard)
+        run = _ShardRun(self, loaded, shard)
         with with_threads(self.threads):
             for start in range(0, len(items), self.batch_size):
                 batch = items[start : start + self.batch_size]
@@ -112,11 +114,11 @@ def with_threads(count: int | None) -> Generator[None]:
 Found = dict[tuple[int, str], Row]
 
 
-class _Run:
-    def __init__(self, work: Work, loaded: LoadedModel, shard: Shard) -> None:
+class _ShardRun:
+    def __init__(self, work: ShardProcessor, loaded: LoadedModel, shard: Shard) -> None:
         self.work, self.loaded, self.shard, self.notes = work, loaded, shard, Counter[str]()
 
-    def rows(self, items: Sequence[Item]) -> Found:
+    def rows(self, items: Sequence[IndexedExample]) -> Found:
         """Rows of a batch of examples by all methods; of those that cannot be read or are left out, why."""
         names = list(self.work.methods)
         found = {(i.position, n): self._failed(i, n, i.error) for i in items if i.example is None for n in names}
@@ -126,7 +128,7 @@ class _Run:
         self.shard.notes = dict(self.notes)
         return found
 
-    def _left(self, items: list[Item], names: list[str], found: Found) -> list[Item]:
+    def _left(self, items: list[IndexedExample], names: list[str], found: Found) -> list[IndexedExample]:
         """Items that the protocol takes; the others get their rows."""
         try:
             reasons = self.work.benchmark.left_out(self.loaded, [i.example for i in items if i.example is not None])
@@ -144,7 +146,7 @@ class _Run:
                 found |= {(item.position, name): self._failed(item, name, reason) for name in names}
         return [item for item, reason in zip(items, reasons, strict=True) if reason is None]
 
-    def attempt(self, items: Sequence[Item], names: Sequence[str]) -> Found:
+    def attempt(self, items: Sequence[IndexedExample], names: Sequence[str]) -> Found:
         """Rows of a batch; what fails is tried again in halves, until it is known which example it is."""
         examples = [item.example for item in items if item.example is not None]
         try:
@@ -180,7 +182,7 @@ class _Run:
                 found[item.position, name] = self._row(item, name, result, i, values[name][i])
         return found
 
-    def _divide(self, items: Sequence[Item], names: Sequence[str], error: Exception) -> Found:
+    def _divide(self, items: Sequence[IndexedExample], names: Sequence[str], error: Exception) -> Found:
         if isinstance(error, _FATAL):
             raise error
         memory = self._made_room(error)
@@ -212,7 +214,7 @@ class _Run:
         self, loaded: LoadedModel, batch: Batch, name: str, positions: Sequence[int]
     ) -> dict[str, Attribution]:
         asked = self.work.methods[name]
-        options = asked.at(self.work.seed, positions)
+        options = asked.options_for(self.work.seed, positions)
         found = {
             what: explain(loaded, batch.inputs, method=asked.method, target=target, **batch.more, **options)
             for what, target in batch.targets.items()
@@ -237,12 +239,12 @@ class _Run:
         checks = 0.0
 
         def enters(_module: nn.Module, _given: tuple[Any, ...], _more: dict[str, Any]) -> None:
-            if is_checking():
+            if is_verifying():
                 began.append(_now())
 
         def leaves(_module: nn.Module, given: tuple[Any, ...], more: dict[str, Any], output: Any) -> None:
             nonlocal checks
-            if is_checking():
+            if is_verifying():
                 checks += _now() - began.pop()
             elif output is not None:
                 named = [
@@ -263,7 +265,7 @@ class _Run:
                 handle.remove()
             self.shard.seconds[name] += time.perf_counter() - start - checks
 
-    def _row(self, item: Item, name: str, result: Mapping[str, Attribution], i: int, values: Values) -> Row:
+    def _row(self, item: IndexedExample, name: str, result: Mapping[str, Attribution], i: int, values: Values) -> Row:
         whats = list(result)
         first = result[whats[0]]
         row: Row = {"example": item.id, "method": name, "error": None, "target": first.name_of_target(i)}
@@ -281,7 +283,7 @@ class _Run:
             return self._failed(item, name, f"not a number: {', '.join(wrong)}")
         return row | values
 
-    def _failed(self, item: Item, name: str, why: str) -> Row:
+    def _failed(self, item: IndexedExample, name: str, why: str) -> Row:
         # Addresses would make the same run another one.
         return {"example": item.id, "method": name, "error": re.sub(r" at 0x[0-9a-fA-F]+", "", why)}
 

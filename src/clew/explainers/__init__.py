@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ClewError, OptionError, close_matches, named
+from ..errors import ClewError, OptionError, close_matches, short_repr
 from ..literals import call
-from ..registry import read_all
+from ..registry import import_submodules
 from ..subject.subject import Subject
 from ..subject.trace import Result
-from ..validation import refuse_others
+from ..validation import validate_arguments
 
 Function = Callable[..., Any]
 
@@ -50,7 +50,7 @@ class Method:
             if name not in self.options:
                 known = close_matches(name, self.options) if self.options else "it has no options"
                 raise OptionError(f"{self.name} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
-        refuse_others(options, self.function, f"{self.name}: ")
+        validate_arguments(options, self.function, f"{self.name}: ")
         result = self.function(subject, **options)
         if not isinstance(result, (Result, Tensor)):
             expected = "a tensor of scores (batch, token), or a Result"
@@ -78,11 +78,11 @@ def method(*, paper: str, summary: str, seeds: bool = False) -> Callable[[Functi
 
 def methods() -> dict[str, Method]:
     """All methods, by name. The files of this folder are read on first use."""
-    read_all(__name__)
+    import_submodules(__name__)
     return dict(_registered)
 
 
-def find(method: str | Function | Method) -> Method:
+def find_method(method: str | Function | Method) -> Method:
     """The method of that name, or a function as a method. Raises `OptionError` for an unknown name."""
     if isinstance(method, Method):
         return method
@@ -91,7 +91,7 @@ def find(method: str | Function | Method) -> Method:
         return Method(name, method, "", inspect.getdoc(method) or "")
     known = methods()
     if not isinstance(method, str) or method not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"no method {named(method)}", got=named(method), todo=close_matches(method, known))
+        raise OptionError(f"no method {short_repr(method)}", got=short_repr(method), todo=close_matches(method, known))
     return known[method]
 
 
@@ -106,7 +106,7 @@ def is_released(variant: str, *names: str) -> bool:
     return variant != "paper"
 
 
-def parse(text: str) -> tuple[str, dict[str, Any]]:
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     """`NAME(key=literal, …)`, as written on the command line, to a name and its options.
 
     Raises `OptionError` for anything else: only literals are read, nothing is run.

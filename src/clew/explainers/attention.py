@@ -15,7 +15,7 @@ from ..seam.readout import take
 from ..shapes import Attn, Scores
 from ..subject.subject import Subject
 from ..subject.trace import Mix, Result, Trace, mean_heads
-from ..validation import whole
+from ..validation import validate_integer
 from . import is_released, method
 
 
@@ -29,7 +29,7 @@ def random(subject: Subject, *, seed: int | Sequence[int] = 0) -> Scores:
     each = list(seed) if isinstance(seed, Sequence) else [seed]
     if len(each) not in (1, subject.batch):
         raise OptionError("one seed for all or one for each", expected=f"1 or {subject.batch}", got=len(each))
-    each = [whole("seed", one, 0, 2**63 - 1) for one in each]
+    each = [validate_integer("seed", one, 0, 2**63 - 1) for one in each]
     drawn = [
         torch.rand(
             subject.batch // len(each), trace.tokens, generator=torch.Generator("cpu").manual_seed(one),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..shapes import Attn, Rows, Scores, at_least_float32
-from ..subject.paths import Taken, scaled_along
+from ..subject.paths import PathRecord, scaled_along
 from ..subject.quadrature import Quadrature, quadrature_rule
 from ..subject.subject import Subject
 from ..subject.trace import Result, Trace, mean_heads
@@ -188,7 +188,7 @@ def _integrated_gradient(subject: Subject, clean: Trace, path: _Path) -> tuple[t
     and the score at each point of the path, (batch, point)."""
     last, x, rule = subject.last, subject.path_input, path.rule
     start, read, v = subject.baseline(path.baselines, x), clean.read(), clean[last].v
-    taken = Taken(start, x)
+    taken = PathRecord(start, x)
     dtype = read.weights.dtype
     count = read.weights.shape[1]
     totals = tuple(v.new_zeros(*v.shape[:2], count, v.shape[2], dtype=dtype) for _ in range(2))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..shapes import at_least_float32
-from ..subject.paths import Taken, scaled_along
+from ..subject.paths import PathRecord, scaled_along
 from ..subject.quadrature import MOST_STEPS, quadrature_rule
 from ..subject.subject import Subject
 from ..subject.trace import Result
-from ..validation import real, seed_of, whole
+from ..validation import validate_float, validate_integer, validate_seed
 from . import is_released, method
 
 
@@ -49,7 +49,7 @@ def integrated_gradients(
     start = subject.baseline(baselines, x)
     rule = quadrature_rule(quadrature, n_steps)
     own = rule.weights.to(x.dtype).to(x.device)
-    released, taken = is_released(variant), Taken(start, x)
+    released, taken = is_released(variant), PathRecord(start, x)
     weights = own * rule.points.to(own) if released else own
     total = torch.zeros_like(at_least_float32(x))
     for point, example in subject.chunks(n_steps, internal_batch_size):
@@ -81,8 +81,8 @@ def smoothgrad(
     The same noise for the same `seed`, whatever else is in the batch and however it is padded.
     """
     x = subject.x
-    n_samples, seed = whole("n_samples", n_samples, 1, MOST_STEPS), seed_of("seed", seed)
-    spread = real("stdevs", stdevs, 0) * _range(x, subject.mask).view(-1, *[1] * (x.ndim - 1))
+    n_samples, seed = validate_integer("n_samples", n_samples, 1, MOST_STEPS), validate_seed("seed", seed)
+    spread = validate_float("stdevs", stdevs, 0) * _range(x, subject.mask).view(-1, *[1] * (x.ndim - 1))
     total = torch.zeros_like(at_least_float32(x))
     for sample, example in subject.chunks(n_samples, internal_batch_size):
         noise = torch.stack([_noise(seed, int(k), x[0], by_token=subject.bound.is_text) for k in sample])

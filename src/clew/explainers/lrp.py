@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, named
-from ..lrp.positions import Gather, with_positions
+from ..errors import OptionError, short_repr
+from ..lrp.positions import PositionAggregation, add_positional_relevance
 from ..lrp.relevance import Relevance, propagate, reduced
 from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
 from ..shapes import Attn, at_least_float32
@@ -62,7 +62,7 @@ def _lrp(
     clamp: bool | None = None,
     *,
     positions: bool = False,
-    gather: Gather | None = None,
+    gather: PositionAggregation | None = None,
     gammas: tuple[float | None, float | None] = (None, None),
 ) -> Result:
     defaults = DEFAULTS.get(rules, {}) if isinstance(rules, str) else {}
@@ -76,7 +76,7 @@ def _lrp(
     _one_of("part", part, ("all", "semantic", "position"))
     _one_of("reduction", reduction, ("sum",) if level == "pixel" else ("sum", "l2"))
     _one_of("start", start, ("score", "one"))
-    gather = gather or Gather()
+    gather = gather or PositionAggregation()
     inside = positions or part != "semantic"
     found = propagate(subject, rules, level=level, start=start, positions=inside, by_head=gather.per_head and inside)
     options: dict[str, Any] = {"rules": found.rules, "level": level, "start": start, "clamp": clamp}
@@ -91,7 +91,7 @@ def _lrp(
     whole = found.semantic + found.position if text else found.entering
     scores = reduced({"all": whole, "semantic": found.semantic, "position": found.position}[part], reduction)
     if part != "semantic" and found.by_layer() is not None:
-        scores, lost = with_positions(scores, found.inner, gather, subject.mask)
+        scores, lost = add_positional_relevance(scores, found.inner, gather, subject.mask)
         checks["leak_aggregation"] = lost
         checks["relevance"] = checks["relevance"] - lost
     return Result(scores.clamp(min=0) if clamp else scores, checks=checks, **common)
@@ -154,7 +154,7 @@ def pa_lrp(
         return _lrp(subject, rules, level, part, reduction, clamp=clamp, gammas=(gamma_linear, gamma_conv))
     aggregate = aggregate or ("sum" if released else "positive")
     _one_of("aggregate", aggregate, ("positive", "sum", "outer"))
-    gather = Gather(
+    gather = PositionAggregation(
         aggregate,
         abs=released and aggregate == "sum" if abs is None else abs,
         clamp=bool(clamp),
@@ -267,4 +267,4 @@ def _details(subject: Subject, found: Relevance) -> dict[str, Tensor]:
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise OptionError(f"unknown {name}", expected=" or ".join(choices), got=named(value))
+        raise OptionError(f"unknown {name}", expected=" or ".join(choices), got=short_repr(value))

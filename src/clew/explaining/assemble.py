@@ -19,10 +19,10 @@ from ..seam.quantized import is_quantized
 from ..subject.subject import Subject
 from ..subject.trace import Result, repeated
 from ..targets.outputs import logits_of
-from ..verification import AsCalled, Made, verified
-from ..verification.verifying import checking
+from ..verification import ResultToVerify, UserCall, verify_result
+from ..verification.verifying import verifying
 from ..version import __version__
-from .prepare import Prepared
+from .prepare import PreparedBatch
 
 # Details whose last axis does not run over tokens.
 _OVER_OTHERS = ("head_importance", "path_scores")
@@ -50,13 +50,13 @@ class Settings:
 class Request:
     """What `explain` was asked: the model and input as they were given, the target, and the method's options."""
 
-    call: AsCalled
+    call: UserCall
     target: Any
     options: Mapping[str, Any]
 
 
 def attribution_of(
-    ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings, request: Request
+    ready: PreparedBatch, subject: Subject, method: str, result: Result, settings: Settings, request: Request
 ) -> Attribution:
     """The attribution, verified. Raises `InputError` where scores are not those of the model's tokens, `CheckFailed`
     where something that it is made of disagrees with something independent."""
@@ -65,7 +65,7 @@ def attribution_of(
 
 
 def _of_images(
-    ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings, request: Request
+    ready: PreparedBatch, subject: Subject, method: str, result: Result, settings: Settings, request: Request
 ) -> Attribution:
     bound, x, grid = ready.bound, subject.x, subject.grid()
     size = x.shape[-2], x.shape[-1]
@@ -106,7 +106,7 @@ def _of_images(
 
 
 def _of_texts(
-    ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings, request: Request
+    ready: PreparedBatch, subject: Subject, method: str, result: Result, settings: Settings, request: Request
 ) -> Attribution:
     text = ready.text
     assert text is not None
@@ -117,7 +117,7 @@ def _of_texts(
             expected=f"(batch, token) = {(len(text.order), text.length)}",
             got=tuple(scores.shape),
         )
-    scores = text.restored(scores)
+    scores = text.to_given_order(scores)
     common = _common(ready, subject, method, result, settings)
     made = _made(ready, subject, method, result, request, common, placed=scores, text=text)
     checks = _checked(subject, scores, settings, request, made)
@@ -159,8 +159,8 @@ def _restored(details: Mapping[str, Tensor], text: TextBatch) -> dict[str, Tenso
         value = value.detach()
         if not text.as_given and name not in _OVER_OTHERS and value.shape[-1] == text.length:
             if name == "attention":
-                value = text.restored(value, 2)
-            value = text.restored(value, value.ndim - 1)
+                value = text.to_given_order(value, 2)
+            value = text.to_given_order(value, value.ndim - 1)
         found[name] = value
     return found
 
@@ -172,16 +172,16 @@ def _scores(method: str, result: Result) -> Tensor:
 
 
 def _made(
-    ready: Prepared,
+    ready: PreparedBatch,
     subject: Subject,
     method: str,
     result: Result,
     request: Request,
     common: dict[str, Any],
     **more: Any,
-) -> Made:
+) -> ResultToVerify:
     """What is verified of a result: what was asked, and what the result will say."""
-    return Made(
+    return ResultToVerify(
         method=method,
         asked=request.options,
         target=request.target,
@@ -194,7 +194,9 @@ def _made(
     )
 
 
-def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Request, made: Made) -> dict[str, Any]:
+def _checked(
+    subject: Subject, scores: Tensor, settings: Settings, request: Request, made: ResultToVerify
+) -> dict[str, Any]:
     found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1), **subject.target.checks}
     if subject.backend is not None:
         found["attention"] = subject.backend
@@ -202,12 +204,12 @@ def _checked(subject: Subject, scores: Tensor, settings: Settings, request: Requ
         found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
         made = replace(made, quantised=packed > 0)
-        with checking():
-            found |= verified(subject, request.call, made, again=settings.checks == "full")
+        with verifying():
+            found |= verify_result(subject, request.call, made, again=settings.checks == "full")
     return found
 
 
-def _common(ready: Prepared, subject: Subject, method: str, result: Result, settings: Settings) -> dict[str, Any]:
+def _common(ready: PreparedBatch, subject: Subject, method: str, result: Result, settings: Settings) -> dict[str, Any]:
     with torch.no_grad():
         value = subject.score(subject.clean_output)
     asked: dict[str, Any] = {"normalize": settings.normalize, "zero_cls": settings.zero_cls}

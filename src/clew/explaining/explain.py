@@ -11,30 +11,29 @@ from torch import Tensor, nn
 
 from ..attributions.base import Attribution
 from ..errors import ClewError, OptionError, TargetError
-from ..explainers import find as find_method
-from ..explainers import parse
-from ..inputs.images import refuse_strange
+from ..explainers import find_method, parse_method
+from ..inputs.images import refuse_unreadable
 from ..models.architectures import Architecture
-from ..models.forward_arguments import keeps_logits
+from ..models.forward_arguments import supports_logits_to_keep
 from ..models.loaded_model import LoadedModel
 from ..models.pair import find_pair
 from ..progress import progress_bar
-from ..seam.guest import guest
+from ..seam.guest import isolated_modes
 from ..subject.subject import Subject
 from ..targets.heads import head_of
 from ..targets.outputs import logits_of
-from ..targets.resolved import Target, flat, resolve, rows_of
-from ..validation import typed
-from ..verification import AsCalled
+from ..targets.resolved import Target, flatten_targets, resolve, rows_of
+from ..validation import validate_call
+from ..verification import UserCall
 from .assemble import Request, Settings, attribution_of
 from .pair_model import LoadedPair
-from .prepare import Prepared, prepare, unwrap
-from .similarity import Pairs
+from .prepare import PreparedBatch, prepare, unwrap
+from .similarity import PairExplainer
 from .windows import Windows
 
 
-@typed
-@guest()
+@validate_call
+@isolated_modes()
 def explain(
     model: nn.Module | LoadedModel,
     inputs: Any,
@@ -92,10 +91,10 @@ def explain(
         CheckFailed: the result would be wrong; says what disagrees with what, and by how much.
         ClewError: another subclass that says what was expected, what came, and what to do.
     """
-    refuse_strange(inputs)
-    refuse_strange(target, "the target")
+    refuse_unreadable(inputs)
+    refuse_unreadable(target, "the target")
     if isinstance(method, str) and "(" in method:  # as tables and the command line write it
-        method, own = parse(method)
+        method, own = parse_method(method)
         options = own | options
     chosen = find_method(method)
     settings = Settings(checks, details, normalize, zero_cls)
@@ -109,7 +108,7 @@ def explain(
             raise OptionError("an image–text model takes neither score nor window", expected="logit", todo=todo)
         more |= {"normalize": normalize, "zero_cls": zero_cls, "truncate": truncate}
         found = model if isinstance(model, LoadedModel) else LoadedPair(module, name=type(module).__name__)
-        return Pairs(explain, pair, more).of(replace(found, model=module), inputs, target, side)
+        return PairExplainer(explain, pair, more).of(replace(found, model=module), inputs, target, side)
     if side is not None:
         todo = "leave side out; `clew.load` an image–text model"
         raise OptionError("only image–text models have sides", expected="CLIP and its kin", got=side, todo=todo)
@@ -126,14 +125,14 @@ def explain(
             with torch.no_grad():
                 subject.score(subject.forward(), clean=True)
         tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
-        call = AsCalled(module, inputs, tokenizer, truncate)
+        call = UserCall(module, inputs, tokenizer, truncate)
         return attribution_of(ready, subject, chosen.name, result, settings, Request(call, target, options))
 
 
-def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **more: Any) -> Subject:
+def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit", **more: Any) -> Subject:
     """What a method gets: a prepared model and batch, with its target. Raises `TargetError` where that does not fit."""
     text, task = ready.text, ready.bound.task
-    each = flat(target, ready.batch)[1]
+    each = flatten_targets(target, ready.batch)[1]
     if text is not None and each > 1:
         raise TargetError("texts take one target at a time", expected="a target for each text", got=target)
     per_row = not callable(target) or isinstance(target, Tensor)
@@ -144,7 +143,9 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
     constant: dict[str, Any] = {}
     if rows is not None and task in ("causal-lm", "token-classification"):
         slots = rows
-        if task == "causal-lm" and keeps_logits(ready.model):  # a large vocabulary for every token is not needed
+        if task == "causal-lm" and supports_logits_to_keep(
+            ready.model
+        ):  # a large vocabulary for every token is not needed
             kept = rows[rows >= 0].unique()
             constant["logits_to_keep"] = kept.to(ready.device)
 
@@ -164,7 +165,7 @@ def subject_of(ready: Prepared, target: Target = None, score: str = "logit", **m
         fix,
         per_row=per_row,
         precise=ready.precise,
-        mask=None if text is None or text.fills else text.arranged(text.mask),
+        mask=None if text is None or text.has_no_padding else text.to_model_order(text.mask),
         target_rows=rows,
         constant=constant,
         each=each,

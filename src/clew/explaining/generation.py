@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from ..attributions.base import Attribution
-from ..attributions.saved_fields import Saved
+from ..attributions.saved_fields import SavedFields
 from ..attributions.text import TextAttribution
 from ..draw.generation_html import generation_fragment, generation_page, generation_png
 from ..draw.text_html import Piece, terminal
 from ..errors import InputError
 from ..files.json_files import Number
-from ..inputs.images import refuse_strange
+from ..inputs.images import refuse_unreadable
 from ..inputs.token_texts import BROKEN
 from ..models.loaded_model import LoadedModel
 from ..progress import progress_bar
 from ..targets import Span
-from ..validation import size_of, typed, whole
+from ..validation import validate_call, validate_integer, validate_size
 from .explain import explain
 from .prepare import unwrap
-from .prepare_text import check_length, check_numbers
-from .prompts import device_of, generated, read_prompt, with_answer
+from .prepare_text import check_length, check_token_ids
+from .prompts import device_of, generate_greedily, read_prompt, with_answer
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -86,7 +86,7 @@ class GenerationAttribution(Attribution):
         return {"input_ids": self.input_ids}, {"tokens": list(self.tokens), "prompt": self.prompt}
 
     @classmethod
-    def _from_file(cls, saved: Saved, batch: int, tokens: int) -> dict[str, Any]:
+    def _from_file(cls, saved: SavedFields, batch: int, tokens: int) -> dict[str, Any]:
         names, prompt = saved.value("tokens", [str]), saved.value("prompt", Number(whole=True, least=1))
         if len(names) != tokens:
             raise saved.wrong("tokens", f"{tokens} names", len(names))
@@ -98,7 +98,7 @@ class GenerationAttribution(Attribution):
 MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
 
 
-@typed
+@validate_call
 def explain_generation(
     model: nn.Module | LoadedModel,
     prompt: Any,
@@ -129,18 +129,18 @@ def explain_generation(
         InputError: an empty prompt, several prompts, or a model that does not generate.
         ClewError: as in `explain`.
     """
-    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, MOST_TOKENS)
-    batch_size = size_of("batch_size", batch_size)
-    refuse_strange(prompt, "the prompt")
-    refuse_strange(answer, "the answer")
+    max_new_tokens = validate_integer("max_new_tokens", max_new_tokens, 1, MOST_TOKENS)
+    batch_size = validate_size("batch_size", batch_size)
+    refuse_unreadable(prompt, "the prompt")
+    refuse_unreadable(answer, "the answer")
     tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
     written, device = read_prompt(prompt, module, tokenizer), device_of(module)
     check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
     words: Any = getattr(module, "get_input_embeddings", lambda: None)()
-    check_numbers(torch.tensor(written.ids), words)
+    check_token_ids(torch.tensor(written.ids), words)
     if answer is None:
-        written.ids = [*written.ids, *generated(module, written, max_new_tokens, device)]
+        written.ids = [*written.ids, *generate_greedily(module, written, max_new_tokens, device)]
     else:
         written = with_answer(prompt, answer, written, tokenizer)
         check_length(len(written.ids), 0, module, None, "numbers", tokenizer)

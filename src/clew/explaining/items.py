@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError, named
-from ..inputs.images import described, holds_pictures, one_size, pil_images, refuse_labels
-from ..inputs.preprocessing import PICTURES
+from ..errors import InputError, short_repr
+from ..inputs.images import described, holds_pictures, one_size, pil_images, refuse_labelled_batch
+from ..inputs.preprocessing import IMAGE_SUFFIXES
 from ..inputs.token_ids import as_numbers
 from ..models.pair import Side
 
 
 @dataclass(frozen=True)
-class Things:
+class SideInputs:
     """Several texts or several images: `items` are strings, rows of token numbers, PIL images, or tensors (channel,
     height, width). `special` says for each row of token numbers which the tokenizer added, where that is known; `more`
     are further arguments that go with images."""
@@ -30,7 +30,7 @@ class Things:
     special: list[Tensor] = field(default_factory=list[Tensor])
     more: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    def some(self, indices: Sequence[int]) -> Any:
+    def select(self, indices: Sequence[int]) -> Any:
         """Some of them as `explain` takes them."""
         chosen = [self.items[i] for i in indices]
         if not isinstance(chosen[0], Tensor):
@@ -60,30 +60,30 @@ class Things:
         return own is item or (isinstance(own, str) and isinstance(item, str) and own == item)
 
 
-def things(value: Any) -> Things:
+def side_inputs(value: Any) -> SideInputs:
     """A text, an image or several of these. Raises `InputError` for anything else, and for both at once."""
-    if isinstance(value, Things):
+    if isinstance(value, SideInputs):
         return value
     if isinstance(value, Mapping):
         return _of_mapping(cast("Mapping[str, Any]", value))
     if holds_pictures(value):
-        return Things("image", list(pil_images(value, None)))
+        return SideInputs("image", list(pil_images(value, None)))
     if isinstance(value, np.ndarray):
         value = value.tolist() if value.dtype.kind in "OUS" else torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor):
         return _of_tensor(value)
     items: list[Any] = list(cast("Sequence[Any]", value)) if isinstance(value, (list, tuple)) else [value]
     if items and isinstance(value, (list, tuple)) and all(type(item) is int for item in items):
-        return Things("text", [as_numbers(items)])
+        return SideInputs("text", [as_numbers(items)])
     if items and all(isinstance(item, str) for item in items):
-        files = [item for item in items if item.lower().endswith(PICTURES) and Path(item).is_file()]
+        files = [item for item in items if item.lower().endswith(IMAGE_SUFFIXES) and Path(item).is_file()]
         if files:
             expected, todo = "a text, or a PIL image", "open it: clew.open_image(path)"
             raise InputError("this is the name of a picture", expected=expected, got=files[0], todo=todo)
-        return Things("text", items)
-    refuse_labels(items)
+        return SideInputs("text", items)
+    refuse_labelled_batch(items)
     if items and all(isinstance(item, (Tensor, np.ndarray, list, Mapping)) for item in items):
-        several = [things(item) for item in items]
+        several = [side_inputs(item) for item in items]
         if len({(one.side, type(one.items[0])) for one in several}) == 1:
             joined = [item for one in several for item in one.items]
             one_size([item for item in joined if isinstance(item, Tensor)])
@@ -95,7 +95,7 @@ def things(value: Any) -> Things:
     )
 
 
-def _of_mapping(given: Mapping[str, Any]) -> Things:
+def _of_mapping(given: Mapping[str, Any]) -> SideInputs:
     known = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items() if v is not None}
     ids, pixels = known.get("input_ids"), known.get("pixel_values")
     if "spatial_shapes" in known:
@@ -114,8 +114,10 @@ def _of_mapping(given: Mapping[str, Any]) -> Things:
     if isinstance(pixels, Tensor):
         return replace(_of_tensor(pixels), more={k: v for k, v in known.items() if k != "pixel_values"})
     if isinstance(ids, Mapping):
-        raise InputError("token numbers in a mapping", expected="a tensor (batch, token), or lists", got=named(ids))
-    found = things(ids if ids is not None else [])
+        raise InputError(
+            "token numbers in a mapping", expected="a tensor (batch, token), or lists", got=short_repr(ids)
+        )
+    found = side_inputs(ids if ids is not None else [])
     mask, special = known.get("attention_mask"), known.get("special_tokens_mask")
     encodings: Any = getattr(given, "encodings", None)
     if special is None and encodings and len(encodings) == len(found.items):
@@ -125,13 +127,13 @@ def _of_mapping(given: Mapping[str, Any]) -> Things:
     try:
         kept = [row.bool() for row in torch.as_tensor(mask).view(len(found.items), -1)]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError("this is no attention mask", expected="ones and zeros", got=named(mask)) from error
+        raise InputError("this is no attention mask", expected="ones and zeros", got=short_repr(mask)) from error
     rows = [row[real] for row, real in zip(found.items, kept, strict=True)]
     added: Any = [] if special is None else [torch.as_tensor(s)[k] for s, k in zip(special, kept, strict=True)]
-    return Things("text", rows, added)
+    return SideInputs("text", rows, added)
 
 
-def _of_tensor(value: Tensor) -> Things:
+def _of_tensor(value: Tensor) -> SideInputs:
     floats = value.is_floating_point()
     picture = value.ndim == 4 or (value.ndim == 3 and value.shape[0] in (1, 3))
     if not (picture if floats else value.ndim in (1, 2)) or not value.numel():
@@ -141,4 +143,4 @@ def _of_tensor(value: Tensor) -> Things:
             got=described(value),
         )
     several = value if value.ndim == (4 if floats else 2) else value[None]
-    return Things("image" if floats else "text", list(several))
+    return SideInputs("image" if floats else "text", list(several))

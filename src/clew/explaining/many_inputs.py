@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..attributions.base import Attribution
 from ..models.loaded_model import LoadedModel
 from ..targets import Target
-from ..validation import size_of
+from ..validation import validate_size
 from .explain import explain
 
 
-def explain_many(
+def explain_in_batches(
     loaded: LoadedModel,
     inputs: Sequence[Any],
     chosen: Sequence[tuple[str, dict[str, Any]]],
@@ -28,7 +28,7 @@ def explain_many(
     """Several methods on any number of inputs, in batches, with a progress bar; one result per method."""
     results: list[Attribution] = []
     with _bar("explaining", len(chosen) * len(inputs)) as advance:
-        batch_size = size_of("batch_size", batch_size)
+        batch_size = validate_size("batch_size", batch_size)
         for name, options in chosen:
             parts: list[Attribution] = []
             for start in range(0, len(inputs), batch_size):

@@ -10,12 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inputs.encodings import BOOKKEEPING
-from ..inputs.token_ids import Tokenizer, numbers_of
-from ..models.forward_arguments import Takes
+from ..inputs.token_ids import Tokenizer, named_token_ids
+from ..models.forward_arguments import ForwardSignature
 
 
-def seen_padding(
-    given: Mapping[str, Any], ids: Tensor, model: nn.Module, tokenizer: Tokenizer | None, taken: Takes, kind: str
+def infer_padding_mask(
+    given: Mapping[str, Any],
+    ids: Tensor,
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    taken: ForwardSignature,
+    kind: str,
 ) -> tuple[Tensor, dict[str, Any]]:
     """A mask for token numbers that came without one: runs of the padding token at an end are padding.
 
@@ -25,8 +30,8 @@ def seen_padding(
     if kind != "numbers":
         return everything, {}
     sources = (getattr(model, "config", None), tokenizer)
-    pads = set[int]().union(*(numbers_of(source, "pad") for source in sources))
-    others = set[int]().union(*(numbers_of(s, "bos", "eos", "cls", "sep", "unk", "mask") for s in sources))
+    pads = set[int]().union(*(named_token_ids(source, "pad") for source in sources))
+    others = set[int]().union(*(named_token_ids(s, "bos", "eos", "cls", "sep", "unk", "mask") for s in sources))
     mask = everything
     for pad in sorted(pads):
         is_pad = ids == pad
@@ -61,7 +66,7 @@ def _splits(value: Any, ends: Tensor) -> bool:
     return bool(((value != 0) == ends).all()) or bool(((value == 0) == ends).all())
 
 
-def filled(given: Mapping[str, Any], length: int, padding: int) -> dict[str, Any]:
+def pad_to_length(given: Mapping[str, Any], length: int, padding: int) -> dict[str, Any]:
     """Token numbers and what goes with them, filled up to a length."""
     ids: Tensor = given["input_ids"]
     more = max(0, length - ids.shape[1])

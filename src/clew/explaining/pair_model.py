@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, named
+from ..errors import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, short_repr
 from ..models.loaded_model import LoadedModel
 from ..models.pair import Pair, find_pair, tower
-from ..seam.guest import as_caller, guest
-from ..seam.precision import Precise
+from ..seam.guest import in_callers_autocast, isolated_modes
+from ..seam.precision import DoublePrecision
 from ..seam.quantized import is_quantized
 from ..seam.twin import twin
-from .items import Things, things
+from .items import SideInputs, side_inputs
 from .prepare import encoder_inputs, unwrap
 
 _CHUNK = 64  # texts or images encoded at a time
@@ -26,8 +26,10 @@ _CHUNK = 64  # texts or images encoded at a time
 Template = str | Callable[[str], str]
 
 
-@guest()
-def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = False, truncate: bool = False) -> Tensor:
+@isolated_modes()
+def encode_features(
+    model: LoadedModel, pair: Pair, some: SideInputs, *, precise: bool = False, truncate: bool = False
+) -> Tensor:
     """Features (item, width) of texts or images, not yet of length 1, without a graph.
 
     Raises `InputError` where the model refuses them.
@@ -38,11 +40,11 @@ def encoded(model: LoadedModel, pair: Pair, some: Things, *, precise: bool = Fal
         made = twin(made)
     found: list[Tensor] = []
     for start in range(0, len(some.items), _CHUNK):
-        chunk = some.some(range(start, min(start + _CHUNK, len(some.items))))
+        chunk = some.select(range(start, min(start + _CHUNK, len(some.items))))
         inputs = encoder_inputs(replace(model, model=made), chunk, is_text=some.side == "text", truncate=truncate)
         if not truncate:
             _same_tokens(chunk, inputs, model.tokenizer)
-        with as_caller(), Precise(made) if precise else nullcontext(), torch.no_grad():
+        with in_callers_autocast(), DoublePrecision(made) if precise else nullcontext(), torch.no_grad():
             try:
                 found.append(made.encode(**inputs))
             except ClewError:
@@ -90,7 +92,7 @@ class LoadedPair(LoadedModel):
 
     def encode(self, inputs: Any, *, truncate: bool = False) -> Tensor:
         """Features of texts or images, (item, width), of length 1, without a graph; `truncate` cuts long texts."""
-        return F.normalize(encoded(self, self.pair, things(inputs), truncate=truncate), dim=-1)
+        return F.normalize(encode_features(self, self.pair, side_inputs(inputs), truncate=truncate), dim=-1)
 
     def zero_shot(
         self,
@@ -112,7 +114,7 @@ class LoadedPair(LoadedModel):
             raise OptionError("a template has a place for the class", expected="a photo of a {}", got=wrong or "none")
         names = [] if isinstance(classes, str) else [str(one) for one in classes]
         if not names or len(set(names)) != len(names):
-            raise OptionError("these are no classes", expected="different words, in a list", got=named(classes))
+            raise OptionError("these are no classes", expected="different words, in a list", got=short_repr(classes))
         texts = [t.replace("{}", name) if isinstance(t, str) else t(name) for name in names for t in templates]
         features = self.encode(texts, truncate=truncate).view(len(names), len(templates), -1).mean(1)
         made = tower(unwrap(self.model), self.pair, "image", features)

@@ -14,25 +14,32 @@ from torch import Tensor, nn
 
 from ..draw.plots import Picture
 from ..errors import InputError, UnknownArchitecture
-from ..inputs.images import batch_of, checked, described, holds_pictures, items_of, pil_images, refuse_labels
+from ..inputs.images import (
+    batch_of,
+    check_image_batch,
+    described,
+    holds_pictures,
+    items_of,
+    pil_images,
+    refuse_labelled_batch,
+)
 from ..inputs.preprocessing import picture_of
 from ..inputs.texts import TextBatch
-from ..models.architectures import Architecture, Bound
-from ..models.architectures import find as find_architecture
-from ..models.forward_arguments import copied
+from ..models.architectures import Architecture, BoundArchitecture, find_architecture
+from ..models.forward_arguments import copy_cache
 from ..models.loaded_model import LoadedModel
 from ..seam.quantized import is_quantized
 from ..seam.twin import twin
-from ..targets.heads import by_number, names_of
+from ..targets.heads import config_labels, labels_by_index
 from .prepare_text import text_inputs
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedBatch:
     """A model ready to be explained on a batch: what `subject` needs, and what drawing needs."""
 
     model: nn.Module
-    bound: Bound
+    bound: BoundArchitecture
     inputs: dict[str, Any]
     labels: Sequence[str] | None
     name: str
@@ -59,7 +66,7 @@ def prepare(
     compute_dtype: torch.dtype | None = None,
     *,
     truncate: bool = False,
-) -> Prepared:
+) -> PreparedBatch:
     """Check a model and its inputs, and bring the inputs to the model's device and dtype.
 
     With a `compute_dtype` other than its own, a copy of the model takes its place; in float64 its casts are left out.
@@ -89,11 +96,11 @@ def prepare(
     like = _like(bound.patches, module)
     moved = {name: _moved(value, like) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
-    labels = by_number(loaded.labels) if loaded is not None else names_of(getattr(module, "config", None))
+    labels = labels_by_index(loaded.labels) if loaded is not None else config_labels(getattr(module, "config", None))
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
         labels = None
     made = loaded.preprocess if loaded is not None and text is None and holds_pictures(inputs) else None
-    return Prepared(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
+    return PreparedBatch(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
 
 
 def _like(*modules: nn.Module) -> Tensor:
@@ -134,7 +141,7 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _moved(value: Any, like: Tensor) -> Any:
     """An input on the model's device, floats in its dtype, free of any graph; what is no tensor as it is."""
     if not isinstance(value, Tensor):
-        return copied(value, like=like)  # a cache
+        return copy_cache(value, like=like)  # a cache
     moved = value.to(like.device, like.dtype if value.is_floating_point() else None)
     return moved.clone() if moved.is_inference() else moved.detach()
 
@@ -179,7 +186,7 @@ def _as_tensors(
         _reject_nan(batch)
         return {name: batch}, [picture_of(image) for image in batch]
     if loaded is None or loaded.preprocess is None:
-        refuse_labels(items_of(inputs))
+        refuse_labelled_batch(items_of(inputs))
         arrays = not isinstance(items_of(inputs)[0], Image.Image)
         kind = "raw pictures" if arrays else "PIL images"
         raise InputError(
@@ -205,7 +212,7 @@ def _of_mapping(inputs: Mapping[Any, Any], name: str, channels: int | None) -> d
     if isinstance(main, (list, tuple)) and main and all(isinstance(i, (Tensor, np.ndarray)) for i in main):
         batch = batch_of(main, channels)  # as a processor gives them without return_tensors
     elif isinstance(main, (Tensor, np.ndarray)):
-        batch = checked(torch.as_tensor(main), channels, main)
+        batch = check_image_batch(torch.as_tensor(main), channels, main)
     else:
         found = {k: type(v).__name__ for k, v in inputs.items()}
         raise InputError("a mapping of inputs holds the images as a tensor", expected=name or "a tensor", got=found)

@@ -12,31 +12,43 @@ from torch import Tensor, nn
 from ..draw.token_strings import token_string
 from ..errors import InputError
 from ..files.surrogates import refuse_halves
-from ..inputs.encodings import BOOKKEEPING, Encoded, encoded
+from ..inputs.encodings import BOOKKEEPING, EncodedTexts, encode_texts
 from ..inputs.texts import TextBatch, arrange, read_mask
 from ..inputs.token_ids import Tokenizer, padding_of, special_ids
-from ..inputs.token_texts import BROKEN, spelled
-from ..models.architectures import Bound
-from ..models.forward_arguments import CACHES, NO_INPUT, Takes, cache_length, is_cache, takes
-from .padding import as_tokens, filled, seen_padding
+from ..inputs.token_texts import BROKEN, decode_incrementally
+from ..models.architectures import BoundArchitecture
+from ..models.forward_arguments import (
+    CACHES,
+    NON_INPUT_ARGUMENTS,
+    ForwardSignature,
+    cache_length,
+    forward_signature,
+    is_cache,
+)
+from .padding import as_tokens, infer_padding_mask, pad_to_length
 
 MOST = 100_000  # tokens of a text for models that have positions for any length: attention has that many squared
 NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def text_inputs(
-    inputs: Any, model: nn.Module, bound: Bound | None, tokenizer: Tokenizer | None, *, truncate: bool = False
+    inputs: Any,
+    model: nn.Module,
+    bound: BoundArchitecture | None,
+    tokenizer: Tokenizer | None,
+    *,
+    truncate: bool = False,
 ) -> tuple[dict[str, Any], TextBatch]:
     """Arguments for the model, padding last, and the batch of texts as they were given.
 
     `truncate` cuts strings to the model's positions. Raises `InputError` for empty texts, texts beyond the model's
     positions, strings without a tokenizer, and for what the model's `forward` does not take.
     """
-    taken = takes(model)
+    taken = forward_signature(model)
     name = _name_of_ids(taken, bound)
     limit = longest_text(model, bound, tokenizer) if truncate else None
     goes_on = bound is not None and bound.task == "causal-lm"
-    came = encoded(inputs, model, tokenizer, limit=limit, goes_on=goes_on, name=name)
+    came = encode_texts(inputs, model, tokenizer, limit=limit, goes_on=goes_on, name=name)
     given, checks = _without_loss(came.values, taken, dict(came.checks))
     ids: Tensor = given["input_ids"]
     if ids.ndim == 1:
@@ -62,12 +74,12 @@ def text_inputs(
     mask = read_mask(given.get("attention_mask"), ids)
     pair = bound is None or bound.architecture.pair
     if mask_given is None and not pair and not getattr(model, "reads_padding", False):
-        mask, told = seen_padding(given, ids, model, tokenizer, taken, came.kind)
+        mask, told = infer_padding_mask(given, ids, model, tokenizer, taken, came.kind)
         checks |= told
-    check_numbers(ids.masked_fill(~mask, 0), None if bound is None else bound.patches)
+    check_token_ids(ids.masked_fill(~mask, 0), None if bound is None else bound.patches)
     context, padding = int(getattr(model, "context", None) or 0), padding_of(model, tokenizer)
     if getattr(model, "reads_padding", False):  # then it is a token like any other, added behind the text
-        given = filled(given, context, padding)
+        given = pad_to_length(given, context, padding)
         special = _special(given, given["input_ids"], model, tokenizer)
         given, mask = as_tokens(given, mask, special, padding)
         ids = given["input_ids"]
@@ -81,14 +93,14 @@ def text_inputs(
     passed = arrange(batch, _for_each(passed, batch), padding)
     if "attention_mask" in taken and (mask_given is not None or not bool(mask.all())):
         kind = mask_given.dtype if isinstance(mask_given, Tensor) else torch.long
-        own = batch.arranged(mask.to(kind))
+        own = batch.to_model_order(mask.to(kind))
         if past:
             own = torch.cat([own.new_ones(len(ids), past) if earlier is None else earlier.to(own), own], 1)
         passed["attention_mask"] = own
     return passed, batch
 
 
-def _name_of_ids(taken: Takes, bound: Bound | None) -> str:
+def _name_of_ids(taken: ForwardSignature, bound: BoundArchitecture | None) -> str:
     """What the model calls token numbers; "" for a model that takes them by position only."""
     said = None if bound is None else bound.architecture.input_name
     if said and said in taken.names:
@@ -99,10 +111,10 @@ def _name_of_ids(taken: Takes, bound: Bound | None) -> str:
 
 
 def _without_loss(
-    values: Mapping[str, Any], taken: Takes, checks: dict[str, Any]
+    values: Mapping[str, Any], taken: ForwardSignature, checks: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is no input left out, unless the model cannot be called without it."""
-    out = [name for name in values if name in NO_INPUT and name not in taken.required]
+    out = [name for name in values if name in NON_INPUT_ARGUMENTS and name not in taken.required]
     if out:
         said = f"{', '.join(out)}: no input, the logits are the same without"
         checks["left_out"] = f"{checks['left_out']}; {said}" if "left_out" in checks else said
@@ -116,7 +128,7 @@ def _is_zero(value: Any) -> bool:
     return isinstance(value, Tensor) and not bool(value.any())
 
 
-def _cache_by_its_name(given: dict[str, Any], taken: Takes) -> tuple[dict[str, Any], Any]:
+def _cache_by_its_name(given: dict[str, Any], taken: ForwardSignature) -> tuple[dict[str, Any], Any]:
     """What was given with its cache of keys and values under the name that the model has for it, and the cache."""
     name = next((n for n in CACHES if is_cache(given.get(n))), None)
     if name is None:
@@ -125,7 +137,9 @@ def _cache_by_its_name(given: dict[str, Any], taken: Takes) -> tuple[dict[str, A
     return {own if k == name else k: v for k, v in given.items()}, given[name]
 
 
-def _refuse_what_is_lost(given: Mapping[str, Any], unmasked: bool, taken: Takes, bound: Bound | None) -> None:
+def _refuse_what_is_lost(
+    given: Mapping[str, Any], unmasked: bool, taken: ForwardSignature, bound: BoundArchitecture | None
+) -> None:
     """Raise `InputError` for what changes the output, but would not reach the model; `unmasked`: no mask is needed."""
     lost = [k for k in given if k not in ("input_ids", "attention_mask", *BOOKKEEPING) and k not in taken]
     if bound is None or bound.architecture.pair:  # what a tower takes is declared
@@ -177,7 +191,7 @@ def _special(given: Mapping[str, Any], ids: Tensor, model: nn.Module, tokenizer:
 
 def _batch(
     given: Mapping[str, Any],
-    came: Encoded,
+    came: EncodedTexts,
     ids: Tensor,
     mask: Tensor,
     model: nn.Module,
@@ -214,7 +228,7 @@ def _batch(
     )
 
 
-def _may_answer(given: Mapping[str, Any], came: Encoded, ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
+def _may_answer(given: Mapping[str, Any], came: EncodedTexts, ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
     """Where an answer may be, (batch, token): in the second text of a pair, or anywhere between special tokens."""
     words = mask & ~special
     types: Any = given.get("token_type_ids")
@@ -263,7 +277,7 @@ def _token_strings(
         if i not in whole:
             columns = mask[i].nonzero().flatten().tolist()
             marked = {numbers[i][c] for c in columns if special[i, c]}
-            strings = spelled([numbers[i][c] for c in columns], decode, marked)
+            strings = decode_incrementally([numbers[i][c] for c in columns], decode, marked)
             for before, after in zip(range(len(strings)), range(1, len(strings)), strict=False):
                 strings[after] = strings[after] or strings[before]
             found = [""] * len(numbers[i])
@@ -275,7 +289,7 @@ def _token_strings(
     return [[string(i, j) for j in range(ids.shape[1])] for i in range(ids.shape[0])]
 
 
-def check_numbers(ids: Tensor, words: Any) -> None:
+def check_token_ids(ids: Tensor, words: Any) -> None:
     """Raise `InputError` for token numbers that a model's word embeddings do not have."""
     known = getattr(words, "num_embeddings", None)
     if known is not None and (int(ids.max()) >= known or int(ids.min()) < 0):
@@ -287,7 +301,7 @@ def check_numbers(ids: Tensor, words: Any) -> None:
         )
 
 
-def longest_text(model: nn.Module, bound: Bound | None, tokenizer: Tokenizer | None) -> int | None:
+def longest_text(model: nn.Module, bound: BoundArchitecture | None, tokenizer: Tokenizer | None) -> int | None:
     """How many tokens a text may have: the model's positions, or what the tokenizer or configuration says."""
     hard = position_limit(model, bound)
     said: Any = getattr(tokenizer, "model_max_length", None)
@@ -297,7 +311,7 @@ def longest_text(model: nn.Module, bound: Bound | None, tokenizer: Tokenizer | N
     return min(known, default=None)
 
 
-def position_limit(model: nn.Module, bound: Bound | None) -> int | None:
+def position_limit(model: nn.Module, bound: BoundArchitecture | None) -> int | None:
     """The longest text that the model has positions for; None where positions are computed for any length."""
     positions: Any = None if bound is None else bound.position_embeddings
     config: Any = getattr(model, "config", None)
@@ -311,7 +325,7 @@ def position_limit(model: nn.Module, bound: Bound | None) -> int | None:
 
 
 def check_length(
-    longest: int, past: int, model: nn.Module, bound: Bound | None, kind: str, tokenizer: Tokenizer | None
+    longest: int, past: int, model: nn.Module, bound: BoundArchitecture | None, kind: str, tokenizer: Tokenizer | None
 ) -> None:
     """Raise `InputError` for more tokens than the model has positions for; where these are computed, than `MOST`."""
     limit = position_limit(model, bound)

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, named
-from ..inputs.encodings import BOOKKEEPING, Row, decoder, encoded, tokenized
+from ..errors import InputError, short_repr
+from ..inputs.encodings import BOOKKEEPING, EncodedText, decoder, encode_texts, tokenized
 from ..inputs.texts import read_mask
-from ..inputs.token_ids import Tokenizer, numbers_of, special_ids
-from ..inputs.token_texts import in_text, spelled
-from ..models.forward_arguments import takes
-from .padding import seen_padding
+from ..inputs.token_ids import Tokenizer, named_token_ids, special_ids
+from ..inputs.token_texts import decode_incrementally, split_by_spans
+from ..models.forward_arguments import forward_signature
+from .padding import infer_padding_mask
 from .prepare_text import NUMBERS
 
 _TAKEN = "a string, messages of a chat, token numbers of one text, or what a tokenizer returned for it"
@@ -31,7 +31,7 @@ _UNSET = (
 
 
 @dataclass
-class Written:
+class PromptAndAnswer:
     """Token numbers of a prompt and what comes after it: the first `prompt` are the prompt's.
 
     `text` and `spans`: characters, as far as they are known. `types`: token types of the prompt. `checks` say what was
@@ -60,16 +60,16 @@ class Written:
             return [f"{i} " for i in self.ids]
         special = special_ids(model, tokenizer)
         decode = decoder(tokenizer)
-        whole = spelled(self.ids, decode, special)
+        whole = decode_incrementally(self.ids, decode, special)
         known = len(self.spans)
         if not known:
             return whole
         marked = [i in special for i in self.ids]
         names = [decode([i]) for i in self.ids[:known]]
-        return in_text(self.text, self.spans, names, marked[:known], len(self.text)) + whole[known:]
+        return split_by_spans(self.text, self.spans, names, marked[:known], len(self.text)) + whole[known:]
 
 
-def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> Written:
+def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> PromptAndAnswer:
     """A prompt as token numbers, without padding, and without what a tokenizer adds at the end of a text.
 
     Raises `InputError` for what is no prompt, and for several.
@@ -79,7 +79,7 @@ def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> W
     if isinstance(prompt, str) and tokenizer is None:
         raise InputError("a string needs the model's tokenizer", expected="a model from clew.load", got=prompt[:60])
     try:
-        found = encoded(prompt, model, tokenizer, goes_on=True)
+        found = encode_texts(prompt, model, tokenizer, goes_on=True)
     except InputError as error:
         raise InputError("this is no prompt", expected=_TAKEN, got=f"{type(prompt).__name__}: {error}") from error
     if found.kind == "pairs":
@@ -101,11 +101,11 @@ def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> W
         )
     mask = read_mask(values.get("attention_mask"), ids)
     if "attention_mask" not in values:
-        mask, told = seen_padding(values, ids, model, tokenizer, takes(model), found.kind)
+        mask, told = infer_padding_mask(values, ids, model, tokenizer, forward_signature(model), found.kind)
         checks |= told
     columns: list[int] = mask[0].nonzero().flatten().tolist()
     if found.kind != "numbers" and tokenizer is not None:
-        kept = columns[: len(columns) - _behind(Row({k: v[0].tolist() for k, v in values.items()}, "", []))]
+        kept = columns[: len(columns) - _behind(EncodedText({k: v[0].tolist() for k, v in values.items()}, "", []))]
         if len(kept) < len(columns):
             ends = str(tokenizer.decode([int(ids[0, c]) for c in columns[len(kept) :]]))
             said = f"{ends} at the end of the prompt, which goes on"
@@ -114,7 +114,7 @@ def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> W
     types: Any = values.get("token_type_ids")
     offsets: Any = values.get("offset_mapping")
     numbers: list[int] = ids[0].tolist()
-    return Written(
+    return PromptAndAnswer(
         ids=[numbers[c] for c in columns],
         prompt=len(columns),
         text=found.texts[0] if found.texts else "",
@@ -124,20 +124,20 @@ def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> W
     )
 
 
-def _behind(row: Row) -> int:
+def _behind(row: EncodedText) -> int:
     """How many tokens the tokenizer added behind a text."""
     added = row.added
     return next((i for i, one in enumerate(reversed(added)) if not one), len(added)) if not all(added) else 0
 
 
-def with_answer(prompt: Any, answer: Any, start: Written, tokenizer: Tokenizer | None) -> Written:
+def with_answer(prompt: Any, answer: Any, start: PromptAndAnswer, tokenizer: Tokenizer | None) -> PromptAndAnswer:
     """Prompt and answer: words are tokenised together with the prompt's, so that its tokens are those of the whole
     text; a token that has characters of both is the answer's. Raises `InputError` for what is no answer."""
     if not isinstance(answer, str):
         try:
             numbers = torch.as_tensor(answer).flatten()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError("this is no answer", expected="words, or token numbers", got=named(answer)) from error
+            raise InputError("this is no answer", expected="words, or token numbers", got=short_repr(answer)) from error
         if numbers.numel() and (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool):
             raise InputError("this is no answer", expected="words, or token numbers", got=f"{numbers.dtype}")
         start.ids = [*start.ids, *map(int, numbers.tolist())]
@@ -152,7 +152,7 @@ def with_answer(prompt: Any, answer: Any, start: Written, tokenizer: Tokenizer |
     return _together(start, answer, tokenizer, add=isinstance(prompt, str))
 
 
-def _together(start: Written, answer: str, tokenizer: Tokenizer, *, add: bool) -> Written:
+def _together(start: PromptAndAnswer, answer: str, tokenizer: Tokenizer, *, add: bool) -> PromptAndAnswer:
     text = start.text + answer
     row = tokenized(text, tokenizer, add=add)
     count = len(row.ids) - _behind(row)
@@ -163,7 +163,7 @@ def _together(start: Written, answer: str, tokenizer: Tokenizer, *, add: bool) -
     else:  # up to where the tokens of the prompt alone are the same
         spans = []
         first = next((i for i, (a, b) in enumerate(zip(ids, start.ids, strict=False)) if a != b), len(start.ids))
-    return Written(ids, min(first, count), text, spans, None, start.checks)
+    return PromptAndAnswer(ids, min(first, count), text, spans, None, start.checks)
 
 
 def _after(ids: list[int], answer: str, tokenizer: Tokenizer) -> list[int]:
@@ -183,16 +183,16 @@ def _after(ids: list[int], answer: str, tokenizer: Tokenizer) -> list[int]:
 # What the model writes
 
 
-def generated(model: Any, start: Written, count: int, device: torch.device) -> list[int]:
+def generate_greedily(model: Any, start: PromptAndAnswer, count: int, device: torch.device) -> list[int]:
     """What the model writes after a prompt: greedily, whatever its own settings are. The token that ends the text is no
     part of it. Raises `InputError` for models that do not write."""
     if not hasattr(model, "generate"):
         raise InputError("this model does not generate", expected="a causal language model", got=type(model).__name__)
     own: Any = getattr(model, "generation_config", None)
     config = getattr(model, "config", None)
-    pads = numbers_of(own, "pad") or numbers_of(config, "pad")
+    pads = named_token_ids(own, "pad") or named_token_ids(config, "pad")
     settings: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "pad_token_id": min(pads, default=0)}
-    ends = numbers_of(config if own is None else own, "eos")
+    ends = named_token_ids(config if own is None else own, "eos")
     if own is not None:  # a copy of the model that shares everything but these settings
         model = copy.copy(model)
         model.generation_config = _greedy(own, settings)

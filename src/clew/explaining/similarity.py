@@ -13,31 +13,31 @@ from ..attributions.base import Attribution
 from ..attributions.image import ImageAttribution
 from ..attributions.pair import PairAttribution
 from ..attributions.text import TextAttribution
-from ..errors import OptionError, TargetError, named
+from ..errors import OptionError, TargetError, short_repr
 from ..models.loaded_model import LoadedModel
 from ..models.pair import Pair, Side, tower
 from ..targets import Contrast, Each, Similarity
-from .items import Things, things
-from .pair_model import encoded
+from .items import SideInputs, side_inputs
+from .pair_model import encode_features
 from .prepare import in_dtype
 
 _TAKEN = 'Similarity("a photo of a dog"), Similarity of several texts, an image, or Contrast("a dog", "a cat")'
 
 
 @dataclass
-class _Others:
+class _ComparedItems:
     """Everything that inputs are compared with, each thing once."""
 
-    found: Things | None = None
+    found: SideInputs | None = None
     _known: dict[int, tuple[Any, list[int]]] = field(default_factory=dict[int, tuple[Any, list[int]]])
 
     def indices(self, value: Any) -> list[int]:
         """Where the texts or images of a value are among all of them."""
         if id(value) not in self._known:  # kept alive, so that no id is used again
-            self._known[id(value)] = value, self._added(things(value))
+            self._known[id(value)] = value, self._added(side_inputs(value))
         return self._known[id(value)][1]
 
-    def _added(self, more: Things) -> list[int]:
+    def _added(self, more: SideInputs) -> list[int]:
         if self.found is None:
             self.found = replace(more, items=[], special=[])
         found = self.found
@@ -56,10 +56,10 @@ class _Others:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SimilarityTargets:
     """What each input is compared with: indices into `others`, (input, target); `against` of contrasts, where given."""
 
-    others: Things
+    others: SideInputs
     plus: list[list[int]]
     against: list[list[int]] | None
 
@@ -69,19 +69,19 @@ class Asked:
         return len(self.plus[0])
 
 
-def asked(target: Any, count: int) -> Asked:
+def read_similarity_targets(target: Any, count: int) -> SimilarityTargets:
     """Read the target of `count` inputs. Raises `TargetError` where it is no similarity."""
     several = isinstance(target, (list, tuple))
     per_input: list[Any] = list(cast("Sequence[Any]", target)) if several else [target] * count
     if len(per_input) != count:
         todo = "several texts for every input: Similarity([…])"
         raise TargetError("one target per example is needed", expected=count, got=len(per_input), todo=todo)
-    others = _Others()
+    others = _ComparedItems()
 
     def single(value: Any) -> int:
         found = [i for i, _ in pairs_of(value)]
         if len(found) != 1:
-            raise TargetError("a contrast is of one text or image and another", expected=_TAKEN, got=named(value))
+            raise TargetError("a contrast is of one text or image and another", expected=_TAKEN, got=short_repr(value))
         return found[0]
 
     def pairs_of(one: Any) -> list[tuple[int, int | None]]:
@@ -92,7 +92,7 @@ def asked(target: Any, count: int) -> Asked:
         if isinstance(one, Similarity):
             return [(i, None) for other in one.others for i in others.indices(other)]
         if one is None or isinstance(one, (int, list, tuple)) or callable(one):
-            raise TargetError("an image–text model explains similarities", expected=_TAKEN, got=named(one))
+            raise TargetError("an image–text model explains similarities", expected=_TAKEN, got=short_repr(one))
         return [(i, None) for i in others.indices(one)]
 
     rows = [pairs_of(one) for one in per_input]
@@ -102,11 +102,11 @@ def asked(target: Any, count: int) -> Asked:
     if any(against) and any(len(b) != len(row) for b, row in zip(against, rows, strict=True)):
         raise TargetError("contrasts cannot be mixed with other targets in one batch", expected="contrasts only")
     assert others.found is not None
-    return Asked(others.found, [[a for a, _ in row] for row in rows], against if any(against) else None)
+    return SimilarityTargets(others.found, [[a for a, _ in row] for row in rows], against if any(against) else None)
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairExplainer:
     """How to explain an image–text model: by which call of `explain`, with which `options`."""
 
     explain: Callable[..., Attribution]
@@ -127,10 +127,10 @@ class Pairs:
         if target is None and isinstance(inputs, Mapping) and {"pixel_values", "input_ids"} <= inputs.keys():
             both = cast("Mapping[str, Any]", inputs)
             names = ("input_ids", "attention_mask", "special_tokens_mask")
-            texts = things({name: both[name] for name in names if name in both})
+            texts = side_inputs({name: both[name] for name in names if name in both})
             inputs, target = {"pixel_values": both["pixel_values"]}, Similarity(texts)
-        given = things(inputs)
-        wanted = asked(target, len(given.items))
+        given = side_inputs(inputs)
+        wanted = read_similarity_targets(target, len(given.items))
         if side in (None, given.side):
             return self._input(model, given, wanted)
         if given.side == wanted.others.side:
@@ -146,7 +146,7 @@ class Pairs:
         found = {given.side: self._input(model, given, wanted), wanted.others.side: other}
         return PairAttribution.of(cast(ImageAttribution, found["image"]), cast(TextAttribution, found["text"]))
 
-    def _input(self, model: LoadedModel, given: Things, target: Asked) -> Attribution:
+    def _input(self, model: LoadedModel, given: SideInputs, target: SimilarityTargets) -> Attribution:
         """The input, compared with the others: every image runs once, texts once for each target."""
         features = self._features(model, target.others)
         labels = [target.others.name(i) for i in range(len(target.others.items))]
@@ -160,9 +160,9 @@ class Pairs:
             targets: list[Any] = [one for row in ask for one in row]
         else:
             targets = [Each(*row) if target.each > 1 else row[0] for row in ask]
-        return self._explained(model, given.some(rows), given.side, features, labels, targets)
+        return self._explained(model, given.select(rows), given.side, features, labels, targets)
 
-    def _other(self, model: LoadedModel, given: Things, target: Asked) -> Attribution:
+    def _other(self, model: LoadedModel, given: SideInputs, target: SimilarityTargets) -> Attribution:
         """What the input is compared with, in the order of the input's results."""
         if target.against is not None:
             raise TargetError(
@@ -171,7 +171,7 @@ class Pairs:
         features = self._features(model, given)
         labels = [given.name(i) for i in range(len(given.items))]
         rows = [(i, other) for i, row in enumerate(target.plus) for other in row]
-        others, targets = target.others.some([other for _, other in rows]), [i for i, _ in rows]
+        others, targets = target.others.select([other for _, other in rows]), [i for i, _ in rows]
         return self._explained(model, others, target.others.side, features, labels, targets)
 
     def _explained(
@@ -183,6 +183,6 @@ class Pairs:
         except OptionError as error:  # towers differ in depth, and texts have no pixels
             raise OptionError(f"the {side} tower: {error}") from error
 
-    def _features(self, model: LoadedModel, some: Things) -> Tensor:
+    def _features(self, model: LoadedModel, some: SideInputs) -> Tensor:
         truncate, dtype = bool(self.options.get("truncate")), self.options.get("compute_dtype")
-        return encoded(model, self.pair, some, precise=dtype == torch.float64, truncate=truncate)
+        return encode_features(model, self.pair, some, precise=dtype == torch.float64, truncate=truncate)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..attributions.base import Attribution
 from ..attributions.text import TextAttribution
 from ..errors import InputError, OptionError
-from ..inputs.encodings import Row, of_rows, tokenized
+from ..inputs.encodings import EncodedText, collate, tokenized
 from ..models.loaded_model import LoadedModel
 from ..targets.heads import head_of
-from ..targets.resolved import each
-from ..validation import size_of
+from ..targets.resolved import targets_per_example
+from ..validation import validate_size
 from ..verification import verify_windows
 from .assemble import Settings, normalized
 from .prepare import unwrap
@@ -59,15 +59,15 @@ class Windows:
                 todo=None if strings else "cut pairs with truncate=True",
             )
         given = cast("list[str]", texts)
-        targets = each(target, len(given))
+        targets = targets_per_example(target, len(given))
         parts = [self._of_one(cast(LoadedModel, model), *pair) for pair in zip(given, targets, strict=True)]
         return TextAttribution.concatenate(parts)
 
     def _of_one(self, model: LoadedModel, text: str, target: Any) -> Attribution:
         tokenizer: Any = model.tokenizer
         added = int(tokenizer.num_special_tokens_to_add(False))
-        inside = size_of("window", self.size) - added
-        step = max(1, inside // 2) if self.stride is None else size_of("stride", self.stride)
+        inside = validate_size("window", self.size) - added
+        step = max(1, inside // 2) if self.stride is None else validate_size("stride", self.stride)
         if inside < 1 or not 1 <= step <= inside:
             raise OptionError(
                 "these windows leave gaps, or hold nothing",
@@ -86,12 +86,12 @@ class Windows:
         if len(starts) > MOST_WINDOWS:
             expected, todo = f"at most {MOST_WINDOWS:,}", "larger windows, or a larger stride"
             raise OptionError("a text of too many windows", expected=expected, got=f"{len(starts):,}", todo=todo)
-        rows: list[Row] = []
+        rows: list[EncodedText] = []
         for start in starts:
             ends = (row.some(0, first), row.some(start, min(start + inside, behind)), row.some(behind, len(row.ids)))
             values = {name: [one for part in ends for one in part[name]] for name in row.values}
-            rows.append(Row(values, text, [0] * len(values["input_ids"])))
-        given = of_rows(rows, unwrap(model.model), tokenizer)
+            rows.append(EncodedText(values, text, [0] * len(values["input_ids"])))
+        given = collate(rows, unwrap(model.model), tokenizer)
         if target is None and len(rows) > 1:
             named = {k: v for k, v in self.options.items() if k in ("architecture", "compute_dtype")}
             logits = self.explain(model, given, method="raw_attention", checks="off", **named).logits

@@ -15,7 +15,7 @@ BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, V
 BROKEN_TAR = (tarfile.TarError, zlib.error, OSError, EOFError, ValueError, OverflowError, MemoryError)
 
 
-def unpacked(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
+def read_zip_entry(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
     """An entry of a zip. Raises `InputError` for one that unfolds to many times what it is, `KeyError` for none."""
     entry = archive.getinfo(name)
     if entry.file_size > max(SMALL, _RATIO * entry.compress_size):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ..errors import ClewError, WriteError, named
+from ..errors import ClewError, WriteError, short_repr
 from .surrogates import without_halves
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -109,14 +109,14 @@ def temporary_folder(prefix: str) -> Path:
 def refuse_names(path: str | Path) -> None:
     """Raise `WriteError` for what no file or folder is called."""
     if not isinstance(path, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise WriteError("this is no path", expected="a name of a file", got=named(path))
-    if not may_be(path):
+        raise WriteError("this is no path", expected="a name of a file", got=short_repr(path))
+    if not is_valid_filename(path):
         raise WriteError(
             "no file has such a name", expected="a shorter one, of whole characters", got=ascii(str(path)[:60])
         )
 
 
-def may_be(name: str | Path) -> bool:
+def is_valid_filename(name: str | Path) -> bool:
     """Whether a file could have this name: not if it is too long, or of characters that no name has."""
     try:
         os.lstat(name)

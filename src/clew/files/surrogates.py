@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import InputError, named
+from ..errors import InputError, short_repr
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -23,6 +23,6 @@ def refuse_halves(text: str, what: str = "a text") -> None:
     raise InputError(
         f"{what} holds half of a character (a lone surrogate)",
         expected="whole characters, which UTF-8 can write",
-        got=f"{named(found[0])} at character {at}, in {text[max(0, at - 20) : at + 20]!a}",
+        got=f"{short_repr(found[0])} at character {at}, in {text[max(0, at - 20) : at + 20]!a}",
         todo="read the text anew with its own encoding, or bytes.decode('utf-8', 'replace')",
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..files.surrogates import refuse_halves
 from .token_ids import Tokenizer, as_tensor, fits, numbers_in, padded, padded_rows, padding_of
-from .token_texts import spans_of, spelled
+from .token_texts import decode_incrementally, spans_of
 
 MOST_CHARACTERS = 500_000  # of a text; tokenizers take seconds for as many
 BETWEEN = "\n"  # between the two parts of a pair, where it is shown as one text
@@ -36,7 +36,7 @@ _TAKEN = (
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTexts:
     """Texts as token numbers: `values` by name, as a tokenizer names them.
 
     `texts` are what `offset_mapping` counts characters of, `parts` (batch, token) say which of a pair's two texts a
@@ -51,7 +51,7 @@ class Encoded:
 
 
 @dataclass
-class Row:
+class EncodedText:
     """One text: what the tokenizer gave, and as in `Encoded`; how many `characters` and `tokens` were cut."""
 
     values: dict[str, list[Any]]
@@ -76,7 +76,7 @@ class Row:
         return {name: value[start:stop] for name, value in self.values.items()}
 
 
-def encoded(
+def encode_texts(
     inputs: Any,
     model: nn.Module,
     tokenizer: Tokenizer | None,
@@ -84,19 +84,19 @@ def encoded(
     limit: int | None = None,
     goes_on: bool = False,
     name: str = "input_ids",
-) -> Encoded:
+) -> EncodedTexts:
     """Token numbers of whatever came. `limit` cuts texts, `goes_on`: a chat is for a model that writes an answer;
     `name`: what the model calls token numbers.
 
     Raises `InputError` for what is no text, empty texts, and strings without a tokenizer.
     """
-    if isinstance(inputs, Encoded):
+    if isinstance(inputs, EncodedTexts):
         return inputs
     if isinstance(inputs, Mapping) and not _is_message(inputs):
         return _of_mapping(cast("Mapping[Any, Any]", inputs), model, tokenizer, name)
     given = numbers_in(inputs)
     if given is not None:
-        return Encoded(padded(given, padding_of(model, tokenizer)) if isinstance(given, list) else given)
+        return EncodedTexts(padded(given, padding_of(model, tokenizer)) if isinstance(given, list) else given)
     kind, items = _items(inputs)
     if tokenizer is None:
         raise InputError(
@@ -107,10 +107,10 @@ def encoded(
     chats = kind == "chats"
     texts = [chat_text(tokenizer, one, goes_on=goes_on) for one in items] if chats else items
     rows = [tokenized(text, tokenizer, limit, add=not chats) for text in texts]
-    return of_rows(rows, model, tokenizer, kind)
+    return collate(rows, model, tokenizer, kind)
 
 
-def of_rows(rows: Sequence[Row], model: nn.Module, tokenizer: Tokenizer, kind: Any = "strings") -> Encoded:
+def collate(rows: Sequence[EncodedText], model: nn.Module, tokenizer: Tokenizer, kind: Any = "strings") -> EncodedTexts:
     """Rows as one batch, padded on the right."""
     shared = set(rows[0].values).intersection(*(row.values for row in rows))
     values = padded_rows([{k: v for k, v in row.values.items() if k in shared} for row in rows], model, tokenizer)
@@ -125,7 +125,7 @@ def of_rows(rows: Sequence[Row], model: nn.Module, tokenizer: Tokenizer, kind: A
     doubled = next((row.doubled for row in rows if row.doubled), "")
     if doubled:
         checks["left_out"] = f"a second {doubled} at the beginning"
-    return Encoded(values, kind, [row.text for row in rows], parts, checks)
+    return EncodedTexts(values, kind, [row.text for row in rows], parts, checks)
 
 
 # Strings
@@ -197,7 +197,7 @@ def chat_text(tokenizer: Tokenizer, messages: Sequence[Any], *, goes_on: bool) -
         ) from error
 
 
-def tokenized(item: Any, tokenizer: Tokenizer, limit: int | None = None, *, add: bool = True) -> Row:
+def tokenized(item: Any, tokenizer: Tokenizer, limit: int | None = None, *, add: bool = True) -> EncodedText:
     """One text by the model's own tokenizer, cut to `limit` tokens; `add`: with its special tokens."""
     whole = _row(item, tokenizer, add)
     if limit is None or len(whole.ids) <= limit:
@@ -210,7 +210,7 @@ def tokenized(item: Any, tokenizer: Tokenizer, limit: int | None = None, *, add:
     return row
 
 
-def _row(item: Any, tokenizer: Tokenizer, add: bool, **options: Any) -> Row:
+def _row(item: Any, tokenizer: Tokenizer, add: bool, **options: Any) -> EncodedText:
     fast = bool(getattr(tokenizer, "is_fast", False))
     first, second = item if isinstance(item, tuple) else (item, None)
     text = BETWEEN.join(item) if isinstance(item, tuple) else " ".join(item) if isinstance(item, list) else item
@@ -255,10 +255,10 @@ def _row(item: Any, tokenizer: Tokenizer, add: bool, **options: Any) -> Row:
             (0, 0) if word is None else (a + starts[word], b + starts[word])
             for (a, b), word in zip(values["offset_mapping"], found.word_ids(), strict=True)
         ]
-    row = Row(values, text, parts)
+    row = EncodedText(values, text, parts)
     ids, added = row.ids, row.added
     if len(ids) > 1 and ids[0] == ids[1] and added[0] and not added[1]:  # written by a template, and added once more
-        row = Row(row.some(1, len(ids)), text, parts[1:], doubled=str(tokenizer.decode([ids[0]])))
+        row = EncodedText(row.some(1, len(ids)), text, parts[1:], doubled=str(tokenizer.decode([ids[0]])))
     return row
 
 
@@ -266,7 +266,7 @@ def _spelled_spans(text: str, values: dict[str, list[Any]], tokenizer: Tokenizer
     """Characters of the tokens of a tokenizer that does not tell them, where what it decodes is the text itself."""
     columns = [c for c, added in enumerate(values["special_tokens_mask"]) if not added]
     numbers = [values["input_ids"][c] for c in columns]
-    found = spans_of(text, spelled(numbers, decoder(tokenizer)))
+    found = spans_of(text, decode_incrementally(numbers, decoder(tokenizer)))
     if found is None:
         return None
     spans = [(0, 0)] * len(values["input_ids"])
@@ -287,7 +287,7 @@ def decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
     return decode
 
 
-def _extent(row: Row, part: int) -> tuple[int, int] | None:
+def _extent(row: EncodedText, part: int) -> tuple[int, int] | None:
     """First and behind-last character of the tokens of one part of a pair."""
     spans = [s for s, p in zip(row.values["offset_mapping"], row.parts, strict=True) if p == part and s[0] < s[1]]
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
@@ -302,7 +302,7 @@ def _cut(whole: tuple[int, int] | None, kept: tuple[int, int] | None) -> int:
 # Token numbers
 
 
-def _of_mapping(inputs: Mapping[Any, Any], model: nn.Module, tokenizer: Tokenizer | None, name: str) -> Encoded:
+def _of_mapping(inputs: Mapping[Any, Any], model: nn.Module, tokenizer: Tokenizer | None, name: str) -> EncodedTexts:
     given = {str(k): v for k, v in inputs.items() if v is not None}
     if "input_ids" not in given and name in given:
         given["input_ids"] = given.pop(name)
@@ -326,4 +326,4 @@ def _of_mapping(inputs: Mapping[Any, Any], model: nn.Module, tokenizer: Tokenize
     if encodings and {len(e.ids) for e in encodings} == {given["input_ids"].shape[-1]}:
         given.setdefault("special_tokens_mask", torch.tensor([e.special_tokens_mask for e in encodings]))
         parts = torch.tensor([[-1 if part is None else part for part in e.sequence_ids] for e in encodings])
-    return Encoded(given, parts=parts)
+    return EncodedTexts(given, parts=parts)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
-from ..files.atomic import may_be
+from ..files.atomic import is_valid_filename
 
 logger = logging.getLogger("clew")
 
@@ -22,7 +22,7 @@ _KINDS = (
 # Of which means of pixels are pixels: not of a palette (nor where one colour is transparent).
 _SMOOTH = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 _LANCZOS = Image.Resampling.LANCZOS
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def open_image(
@@ -34,7 +34,7 @@ def open_image(
     `longest`: shrink it to at most so many pixels a side, to look at: takes far less memory than the whole picture.
     Raises `InputError` for a missing, empty, broken or unreasonably large file.
     """
-    if not may_be(path):
+    if not is_valid_filename(path):
         raise InputError("no file has such a name", expected="a picture file", got=ascii(str(path)[:60]))
     path = Path(path)
     if not os.path.isfile(path):
@@ -49,13 +49,13 @@ def open_image(
             f"{path} cannot be opened", expected="a picture", got=error, todo="check its rights"
         ) from error
     with file:
-        found = as_rgb(loaded(file, str(path), longest), str(path), tell)
+        found = as_rgb(decode_image(file, str(path), longest), str(path), tell)
     if longest is not None:
         found.thumbnail((longest, longest), _LANCZOS, reducing_gap=2)
     return found
 
 
-def loaded(source: io.BytesIO | io.BufferedReader, where: str, longest: int | None = None) -> Image.Image:
+def decode_image(source: io.BytesIO | io.BufferedReader, where: str, longest: int | None = None) -> Image.Image:
     """A picture of one of the usual kinds, decoded: its first frame, at most about `longest` pixels a side.
 
     Raises `InputError` for what is none, broken, or unreasonably large. Other kinds that Pillow knows are left out:

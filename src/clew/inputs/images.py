@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError, named
+from ..errors import InputError, short_repr
 
 logger = logging.getLogger("clew")
 
@@ -35,7 +35,7 @@ def described(value: Any) -> str:
     return repr(value) if isinstance(value, str) else type(value).__name__
 
 
-def refuse_strange(value: Any, what: str = "the input") -> None:
+def refuse_unreadable(value: Any, what: str = "the input") -> None:
     """Raise `InputError` for lists in lists deeper than any input is, perhaps themselves in themselves, and for tensors
     whose values are not in memory one after the other: sparse ones, those of the device "meta"."""
     waiting: list[tuple[Any, int]] = [(value, 0)]
@@ -50,7 +50,7 @@ def refuse_strange(value: Any, what: str = "the input") -> None:
                 )
         elif level > _DEEPEST:
             expected = f"at most {_DEEPEST} lists in lists"
-            raise InputError(f"{what} is nested too deep", expected=expected, got=named(value))
+            raise InputError(f"{what} is nested too deep", expected=expected, got=short_repr(value))
         elif isinstance(one, (list, tuple)):
             some = cast("Sequence[Any]", one)
             waiting += [(inner, level + 1) for inner in some if not isinstance(inner, (int, float, str))]
@@ -72,7 +72,7 @@ def pil_images(value: Any, channels: int | None) -> list[Image.Image]:
     these. Raises `InputError` for pictures beside other things.
     """
     items = items_of(value)
-    refuse_labels(items)
+    refuse_labelled_batch(items)
     if not all(map(holds_pictures, items)):
         raise InputError(
             "these are pictures and something else",
@@ -94,17 +94,17 @@ def batch_of(value: Any, channels: int | None) -> Tensor:
     if not isinstance(value, (list, tuple)):
         if not isinstance(value, (Tensor, np.ndarray)):
             raise _no_images(value)
-        return checked(_with_batch(_tensor(value), channels, alone=True), channels, value)
+        return check_image_batch(_with_batch(_tensor(value), channels, alone=True), channels, value)
     items = items_of(value)
-    refuse_labels(items)
+    refuse_labelled_batch(items)
     if not items or not all(isinstance(item, (Tensor, np.ndarray)) for item in items):
         raise _no_images(value)
-    several = [checked(_with_batch(_tensor(item), channels, alone=False), channels, item) for item in items]
+    several = [check_image_batch(_with_batch(_tensor(item), channels, alone=False), channels, item) for item in items]
     one_size([x[0] for x in several])
     return torch.cat([x.to(several[0]) for x in several])
 
 
-def checked(x: Tensor, channels: int | None, given: Any) -> Tensor:
+def check_image_batch(x: Tensor, channels: int | None, given: Any) -> Tensor:
     """The batch itself. Raises `InputError`, with what was `given`, where it is no batch of images for this model."""
     wrong = x.ndim != 4 or not x.is_floating_point() or 0 in x.shape
     if wrong or (channels and x.shape[1] != channels):
@@ -129,7 +129,7 @@ def one_size(items: Sequence[Tensor]) -> None:
         )
 
 
-def refuse_labels(items: Sequence[Any]) -> None:
+def refuse_labelled_batch(items: Sequence[Any]) -> None:
     """Raise `InputError` for [x, y], a batch as a `DataLoader` gives it."""
     if len(items) < 2:
         return

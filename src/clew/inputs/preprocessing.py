@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..draw.plots import Picture
-from ..errors import InputError, LoadError, OptionError, named, optional_import
-from ..validation import real
-from .image_files import PICTURES, as_rgb, open_image
+from ..errors import InputError, LoadError, OptionError, optional_import, short_repr
+from ..validation import validate_float
+from .image_files import IMAGE_SUFFIXES, as_rgb, open_image
 from .preprocessor_config import (
     MOST_PIXELS,
     check_numbers,
@@ -29,7 +29,7 @@ from .preprocessor_config import (
     side,
 )
 
-__all__ = ["PICTURES", "Backend", "Preprocess", "as_rgb", "open_image", "picture_of"]
+__all__ = ["IMAGE_SUFFIXES", "Backend", "Preprocess", "as_rgb", "open_image", "picture_of"]
 
 logger = logging.getLogger("clew")
 
@@ -379,8 +379,8 @@ def _numbers(name: str, given: Any, least: float) -> tuple[float, ...] | None:
         return None
     values: Any = given.tolist() if isinstance(given, (np.ndarray, Tensor)) else given
     if isinstance(values, str) or not isinstance(values, Sequence):
-        raise OptionError(f"{name} is a number for each channel", expected="(0.5, 0.5, 0.5)", got=named(given))
-    return tuple(real(f"{name} of a channel", value, least, 1e6) for value in cast("Sequence[Any]", values))
+        raise OptionError(f"{name} is a number for each channel", expected="(0.5, 0.5, 0.5)", got=short_repr(given))
+    return tuple(validate_float(f"{name} of a channel", value, least, 1e6) for value in cast("Sequence[Any]", values))
 
 
 def _border(mean: Sequence[float]) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ class TextBatch:
         return self.mask.sum(1)
 
     @property
-    def fills(self) -> bool:
+    def has_no_padding(self) -> bool:
         """Whether the model gets no padding at all."""
         return bool(self.mask.all()) and self.length == self.order.shape[1]
 
@@ -61,14 +61,14 @@ class TextBatch:
         same = self.order.shape[1] == self.length == len(columns)
         return same and bool((self.order == columns).all())
 
-    def arranged(self, values: Tensor, fill: int = 0) -> Tensor:
+    def to_model_order(self, values: Tensor, fill: int = 0) -> Tensor:
         """Values (batch, token, …) as given, in the order in which the model sees them; `fill` where it wants more."""
         index = self.order.to(values.device)
         index = index.view(*index.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
         more = (0, 0) * (values.ndim - 2) + (0, self.length - self.order.shape[1])
         return F.pad(values.gather(1, index), more, value=fill)
 
-    def restored(self, values: Tensor, axis: int = 1) -> Tensor:
+    def to_given_order(self, values: Tensor, axis: int = 1) -> Tensor:
         """Values over the model's positions on an axis, over the tokens as given; 0 at padding."""
         moved = values.movedim(axis, 1)[:, : self.order.shape[1]]
         index = self.order.to(values.device)
@@ -161,7 +161,7 @@ def arrange(batch: TextBatch, values: dict[str, Any], padding: int = 0) -> dict[
     """
     shape = batch.input_ids.shape
     return {
-        name: batch.arranged(value, padding if name == "input_ids" else 0)
+        name: batch.to_model_order(value, padding if name == "input_ids" else 0)
         if isinstance(value, Tensor) and value.shape[:2] == shape
         else value
         for name, value in values.items()

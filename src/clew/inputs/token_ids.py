@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, named
+from ..errors import InputError, short_repr
 
 Tokenizer = Any
 _FILL = {"special_tokens_mask": 1, "offset_mapping": (0, 0)}
@@ -28,7 +28,7 @@ def padding_of(model: nn.Module, tokenizer: Tokenizer | None) -> int:
     return 0
 
 
-def numbers_of(source: Any, *names: str) -> set[int]:
+def named_token_ids(source: Any, *names: str) -> set[int]:
     """Numbers of tokens by what a tokenizer or configuration calls them, "bos" or "eos"; of some there are several."""
     found: set[int] = set()
     for name in names:
@@ -43,12 +43,12 @@ def special_ids(model: nn.Module, tokenizer: Tokenizer | None) -> set[int]:
     """Numbers of all tokens that are no words. An unknown word is a word."""
     others = ("bos", "eos", "pad", "cls", "sep", "mask")
     if tokenizer is None:
-        return numbers_of(getattr(model, "config", None), *others[:5])
+        return named_token_ids(getattr(model, "config", None), *others[:5])
     found = {int(i) for i in tokenizer.all_special_ids}
     known: Any = getattr(tokenizer, "added_tokens_decoder", None)
     if isinstance(known, Mapping):
         found |= {int(i) for i, token in cast("Mapping[Any, Any]", known).items() if getattr(token, "special", False)}
-    return found - (numbers_of(tokenizer, "unk") - numbers_of(tokenizer, *others))
+    return found - (named_token_ids(tokenizer, "unk") - named_token_ids(tokenizer, *others))
 
 
 def padded_rows(
@@ -79,7 +79,9 @@ def as_numbers(rows: Sequence[Any]) -> Tensor:
     try:
         return torch.tensor(rows)
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise InputError("these are no token numbers", expected="whole numbers in rows", got=named(rows)) from error
+        raise InputError(
+            "these are no token numbers", expected="whole numbers in rows", got=short_repr(rows)
+        ) from error
 
 
 def numbers_in(inputs: Any) -> dict[str, Any] | list[dict[str, list[Any]]] | None:

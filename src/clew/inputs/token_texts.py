@@ -8,7 +8,9 @@ BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character yet
 _LONGEST, _CONTEXT = 64, 16  # tokens decoded at a time, and of those before
 
 
-def spelled(ids: Sequence[int], decode: Callable[[Sequence[int]], str], special: Collection[int] = ()) -> list[str]:
+def decode_incrementally(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], special: Collection[int] = ()
+) -> list[str]:
     """What each token adds to the text before it; the tokenizer knows where spaces go.
 
     A character of several tokens stands at the first of them. Special tokens stand for themselves.
@@ -73,7 +75,7 @@ def spans_of(text: str, strings: Sequence[str]) -> list[tuple[int, int]] | None:
     return found
 
 
-def in_text(
+def split_by_spans(
     text: str, spans: Sequence[tuple[int, int]], names: Sequence[str], special: Sequence[bool], stop: int
 ) -> list[str]:
     """The characters that each token stands for, `text[:stop]` in all: with what no token covers before it.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite
 
-from ..errors import CheckFailed, OptionError, named
+from ..errors import CheckFailed, OptionError, short_repr
 
 Spans = Sequence[tuple[int, int]]
 
@@ -32,7 +32,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(r"\S+", text)]
 
 
-def pooled(
+def score_words(
     text: str, scores: Sequence[float], offsets: Spans, counted: Sequence[bool], reduce: str, spans: Spans | None = None
 ) -> list[Word]:
     """Scores of words: the largest, the sum or the mean over their tokens.
@@ -43,7 +43,7 @@ def pooled(
     text was cut, are left out. Raises `OptionError` for an unknown reduction.
     """
     if not isinstance(reduce, str) or reduce not in _REDUCE:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError("unknown reduction of words", expected=", ".join(_REDUCE), got=named(reduce))
+        raise OptionError("unknown reduction of words", expected=", ".join(_REDUCE), got=short_repr(reduce))
     given = list(spans) if spans is not None else word_spans(text)
     columns = [c for c, (a, b) in enumerate(offsets) if counted[c] and a < b]
     order = sorted(range(len(given)), key=lambda w: given[w])

@@ -19,13 +19,20 @@ from ..errors import LoadError
 from ..files.json_files import kind, read_object
 from ..inputs.preprocessing import Backend, Preprocess
 from ..inputs.preprocessor_config import height_width
-from ..models.checkpoints import Weights, fit_names, read_weights, refused
-from ..models.hub import announce, not_fetched
+from ..models.checkpoints import Weights, fit_names, read_weights, unsafe_pickle_error
+from ..models.hub import announce, download_error
 from ..models.loaded_model import LoadedModel
-from ..models.model_files import Stored, check_configuration, no_foreign_code, rehearse, runs_no_code, stored
+from ..models.model_files import (
+    StoredSize,
+    check_configuration,
+    dry_build,
+    no_foreign_code,
+    remote_code_error,
+    stored_size,
+)
 from ..models.pair import find_pair, pairs
 from ..seam.quantized import never_repacked
-from ..targets.heads import names_of
+from ..targets.heads import config_labels
 
 logger = logging.getLogger("clew")
 
@@ -58,7 +65,7 @@ def load_hf(
     import transformers
     from transformers.utils import logging as hf_logging
 
-    if (adapter := adapter_only(Path(path))) is not None:
+    if (adapter := adapter_only_error(Path(path))) is not None:
         raise adapter
     if not Path(path).is_dir():
         announce(path, "model.safetensors", "pytorch_model.bin")
@@ -84,7 +91,7 @@ def load_hf(
         if weights is not None:
             model = _with_weights(cls, config, weights, str(checkpoint))
         else:
-            as_large_as_its_weights(path, cls, config)
+            check_size_against_weights(path, cls, config)
             model, info = cls.from_pretrained(
                 path, weights_only=True, dtype=dtype, output_loading_info=True, trust_remote_code=False, **model_args
             )
@@ -94,12 +101,12 @@ def load_hf(
         raise
     except Exception as error:
         if "weights_only" in str(error) or any(isinstance(e, pickle.UnpicklingError) for e in _chain(error)):
-            raise refused(path, error) from error
-        raise not_fetched(name, error) from error
+            raise unsafe_pickle_error(path, error) from error
+        raise download_error(name, error) from error
     finally:
         if quiet and bar_was_shown:
             hf_logging.enable_progress_bar()
-    labels = names_of(model.config)
+    labels = config_labels(model.config)
     if task == "image-text":
         if find_pair(model) is None:
             expected = ", ".join(sorted(pairs()))
@@ -126,11 +133,11 @@ def configuration(path: str, **own: Any) -> Any:
     return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **own)
 
 
-def as_large_as_its_weights(path: str, auto: Any, config: Any) -> None:
+def check_size_against_weights(path: str, auto: Any, config: Any) -> None:
     """Raise `LoadError` for a folder whose configuration describes a larger model than its weights are of."""
     if os.path.isdir(path):
         own = copy.deepcopy(config)
-        rehearse(lambda: auto.from_config(own, trust_remote_code=False), stored(path), path)
+        dry_build(lambda: auto.from_config(own, trust_remote_code=False), stored_size(path), path)
 
 
 def image_size(config: Any) -> tuple[int, int]:
@@ -182,7 +189,7 @@ def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> 
     raise LoadError(what, expected="a model with one of the heads " + heads, got=built, todo=todo)
 
 
-def adapter_only(folder: Path) -> LoadError | None:
+def adapter_only_error(folder: Path) -> LoadError | None:
     """The error for a folder that holds an adapter without its model."""
     file = folder / "adapter_config.json"
     if not file.is_file() or (folder / "config.json").is_file():
@@ -221,7 +228,7 @@ def _check_complete(model: Any, info: dict[str, Any], name: str, task: str) -> N
 
 def _with_weights(auto: Any, config: Any, weights: Weights, source: str) -> Any:
     """A model with given weights, strictly; transformers renames what other releases called differently."""
-    rehearse(lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False), Stored.of(weights), source)
+    dry_build(lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False), StoredSize.of(weights), source)
     with torch.device("meta"):
         cls: Any = type(auto.from_config(config, trust_remote_code=False))
     own = cls(config)
@@ -256,7 +263,7 @@ def _tokenizer(path: str) -> Any:
 
 def _reason(path: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
-        error = runs_no_code(path, error)
+        error = remote_code_error(path, error)
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

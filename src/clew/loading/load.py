@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from ..errors import LoadError, close_matches, named, optional_import
+from ..errors import LoadError, close_matches, optional_import, short_repr
 from ..explaining.pair_model import LoadedPair
-from ..files.atomic import may_be
+from ..files.atomic import is_valid_filename
 from ..files.json_files import read_object
 from ..models.loaded_model import DinoLinear, LoadedModel
 from ..models.model_files import no_foreign_code
 from ..models.pair import find_pair
-from ..targets.heads import by_number
-from ..validation import refuse_others, typed
-from .hugging_face import adapter_only, load_hf
+from ..targets.heads import labels_by_index
+from ..validation import validate_arguments, validate_call
+from .hugging_face import adapter_only_error, load_hf
 from .open_clip_models import load_open_clip
 from .timm_models import LinearHead, load_timm, timm_configuration
 
@@ -36,7 +36,7 @@ MINIS = {
 }
 
 
-@typed
+@validate_call
 @torch.inference_mode(False)  # weights made in a caller's inference mode could never train
 def load(
     name: str | Path,
@@ -76,10 +76,10 @@ def load(
         LoadError: unknown name, files that cannot be read or say what cannot be, weights that do not fit or are far
             smaller than the configuration says, and code that wants to be run, in a pickle or beside a configuration.
     """
-    refuse_others({"name": name}, load)
+    validate_arguments({"name": name}, load)
     text = str(name)
-    if not may_be(text.partition(":")[2] or text):
-        raise LoadError("no model has such a name", expected="a name that a file could have", got=named(text))
+    if not is_valid_filename(text.partition(":")[2] or text):
+        raise LoadError("no model has such a name", expected="a name that a file could have", got=short_repr(text))
     model_args = no_foreign_code(text, model_args)
     kind, _, rest = text.partition(":")
     probe = LinearHead(linear, interleaved) if linear is not None else None
@@ -121,7 +121,7 @@ def load(
                 found.preprocess.std,
             )
     if labels is not None:
-        found.labels = by_number(labels) if isinstance(labels, Mapping) else labels
+        found.labels = labels_by_index(labels) if isinstance(labels, Mapping) else labels
     found.name = text
     if find_pair(found.model) is not None:
         return LoadedPair(**vars(found))
@@ -152,7 +152,7 @@ def _load_folder(
     task: str | None,
     dtype: torch.dtype,
 ) -> LoadedModel:
-    if (adapter := adapter_only(folder)) is not None:
+    if (adapter := adapter_only_error(folder)) is not None:
         raise adapter
     expected = "a readable config.json, of timm or of Hugging Face"
     config = read_object(folder / "config.json", expected=expected)

@@ -12,9 +12,9 @@ from ..errors import LoadError, close_matches, optional_import
 from ..files.json_files import read_object
 from ..inputs.preprocessing import Preprocess
 from ..models.checkpoints import load_weights, read_weights
-from ..models.hub import not_fetched
+from ..models.hub import download_error
 from ..models.loaded_model import LoadedModel
-from ..models.model_files import check_configuration, no_foreign_code, no_larger, rehearse, stored
+from ..models.model_files import check_configuration, dry_build, limit_size, no_foreign_code, stored_size
 
 logger = logging.getLogger("clew")
 
@@ -49,9 +49,9 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
         def build() -> Any:
             return open_clip.create_model(known, pretrained=None if weights is not None else tag, **args)
 
-        most = stored(known.removeprefix(_FOLDER)) if known.startswith(_FOLDER) else None
-        rehearse(build, most, known)
-        with no_larger(most, known):
+        most = stored_size(known.removeprefix(_FOLDER)) if known.startswith(_FOLDER) else None
+        dry_build(build, most, known)
+        with limit_size(most, known):
             model = build()
     except LoadError:
         raise
@@ -59,7 +59,7 @@ def load_open_clip(name: str, checkpoint: str | Path | None, model_args: dict[st
         expected = "arguments of open_clip.create_model"
         raise LoadError(f"open_clip cannot build {known} so", expected=expected, got=error) from error
     except Exception as error:
-        raise not_fetched(f"open_clip:{name}", error) from error
+        raise download_error(f"open_clip:{name}", error) from error
     if weights is not None:
         load_weights(model, weights, str(checkpoint))
     preprocess = Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model))

@@ -12,9 +12,9 @@ from ..errors import LoadError, close_matches, optional_import
 from ..files.json_files import kind
 from ..inputs.preprocessing import Preprocess
 from ..models.checkpoints import Weights, fit_names, load_weights, read_weights
-from ..models.hub import announce, not_fetched
+from ..models.hub import announce, download_error
 from ..models.loaded_model import DinoLinear, LoadedModel
-from ..models.model_files import Stored, check_configuration, no_larger, rehearse
+from ..models.model_files import StoredSize, check_configuration, dry_build, limit_size
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ def load_timm(
         if weights is None or config is None:
             model: nn.Module = timm.create_model(name, pretrained=weights is None, **args)
         else:  # what a folder asks for may be anything
-            most = Stored.of(weights)
-            rehearse(lambda: timm.create_model(name, pretrained=False, **args), most, name)
-            with no_larger(most, name):
+            most = StoredSize.of(weights)
+            dry_build(lambda: timm.create_model(name, pretrained=False, **args), most, name)
+            with limit_size(most, name):
                 model = timm.create_model(name, pretrained=False, **args)
     except LoadError:
         raise
     except TypeError as error:
         raise LoadError(f"timm cannot build {name} so", expected="arguments of timm.create_model", got=error) from error
     except Exception as error:
-        raise not_fetched(name, error) from error
+        raise download_error(name, error) from error
     if weights is not None:
         load_weights(model, weights, str(checkpoint))
     if linear is not None:

@@ -15,7 +15,7 @@ from ..shapes import at_least_float32
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class Leak:
     """What one operation leaked: the `operation`, its `block` and `place`, the `cause`, and `values` (batch,)."""
 
     operation: str
@@ -26,7 +26,7 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Met:
+class OperationRule:
     """One kind of operation that relevance may pass: where it was met and which rule it has (None: an error)."""
 
     operation: str
@@ -35,7 +35,7 @@ class Met:
 
 
 @dataclass
-class Page:
+class OperationBook:
     """The book of one operation."""
 
     ledger: Ledger
@@ -55,7 +55,7 @@ class Page:
         summed = self.sums(values)
         if factor != 1:
             summed = summed * factor
-        self.ledger.entries.append(Entry(self.operation, self.block, self.place, cause, summed))
+        self.ledger.entries.append(Leak(self.operation, self.block, self.place, cause, summed))
 
 
 @dataclass
@@ -73,10 +73,10 @@ class Ledger:
         self.rules, self.batch = rules, batch
         self.block: int | None = None
         self.place = "embedding"
-        self.entries: list[Entry] = []
-        self.met: dict[Met, int] = {}
+        self.entries: list[Leak] = []
+        self.met: dict[OperationRule, int] = {}
         self.flow: dict[str, Flow] = {}
-        self._found: dict[tuple[str, str], Met] = {}
+        self._found: dict[tuple[str, str], OperationRule] = {}
         self._finally: list[Callable[[], None]] = []
         self.rows: Tensor | None = None  # examples of the rows that an expert gets
 
@@ -94,13 +94,13 @@ class Ledger:
         key = operation, self.place if place is None else place
         met = self._found.get(key)
         if met is None:
-            met = self._found[key] = Met(*key, rule_for(self.rules, *key))
+            met = self._found[key] = OperationRule(*key, rule_for(self.rules, *key))
         self.met[met] = self.met.get(met, 0) + 1
         return met.rule
 
-    def page(self, operation: str) -> Page:
+    def page(self, operation: str) -> OperationBook:
         """The book of an operation met here."""
-        return Page(self, operation, self.block, self.place, self.rows)
+        return OperationBook(self, operation, self.block, self.place, self.rows)
 
     def relevance(self, x: Tensor | None, g: Tensor) -> Tensor:
         """`Σ x · g` per example."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..shapes import Scores, at_least_float32
-from .special_places import Positions
+from .special_places import PositionalRelevance
 
 
 @dataclass(frozen=True)
-class Gather:
+class PositionAggregation:
     """How the relevance of rotary tables is gathered; the options of `pa_lrp`."""
 
     aggregate: str = "positive"
@@ -24,7 +24,9 @@ class Gather:
     first_head: bool = False
 
 
-def with_positions(scores: Scores, inner: Positions, how: Gather, mask: Tensor | None) -> tuple[Scores, Tensor]:
+def add_positional_relevance(
+    scores: Scores, inner: PositionalRelevance, how: PositionAggregation, mask: Tensor | None
+) -> tuple[Scores, Tensor]:
     """Scores with what positions inside the blocks got added to them, and what gathering that lost, (batch,).
 
     What is lost is the signed relevance minus what was added for it.
@@ -38,7 +40,7 @@ def with_positions(scores: Scores, inner: Positions, how: Gather, mask: Tensor |
     return gathered + scores, (signed - gathered).sum(1)
 
 
-def _gathered(inner: Positions, how: Gather, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _gathered(inner: PositionalRelevance, how: PositionAggregation, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """One number per token, added up over tables and blocks; and the signed relevance. (batch, token) both."""
     total: list[Tensor] = []
     signed: list[Tensor] = []
@@ -55,12 +57,12 @@ def _gathered(inner: Positions, how: Gather, mask: Tensor | None) -> tuple[Tenso
     return sum((t.to(first) for t in total[1:]), first), sum((t.to(first) for t in signed[1:]), signed[0])
 
 
-def _heads(R: Tensor, how: Gather) -> list[Tensor]:
+def _heads(R: Tensor, how: PositionAggregation) -> list[Tensor]:
     """Relevance of a table by head, (batch, token, dim) each: of all heads, or as released of the first."""
     return [R[:, 0]] if how.first_head else list(R.unbind(1))
 
 
-def _of_table(R: Tensor, table: Tensor, how: Gather, mask: Tensor | None) -> Tensor:
+def _of_table(R: Tensor, table: Tensor, how: PositionAggregation, mask: Tensor | None) -> Tensor:
     if how.aggregate == "positive":
         values = R.clamp(min=0).sum(-1)
     elif how.aggregate == "outer":

@@ -16,8 +16,8 @@ from ..subject.subject import Subject
 from ..subject.trace import repeated
 from ..targets.outputs import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
-from .ledger import Entry, Flow, Met
-from .special_places import Positions
+from .ledger import Flow, Leak, OperationRule
+from .special_places import PositionalRelevance
 from .tape import Tape
 
 # Above this, rounding of float32 sums may be seen in a heatmap.
@@ -45,10 +45,10 @@ class Relevance:
     entering: Tensor
     pixels: Pixels | None
     flow: Mapping[str, Flow]
-    entries: list[Entry]
-    met: Mapping[Met, int]
+    entries: list[Leak]
+    met: Mapping[OperationRule, int]
     attention: Mapping[int, Tensor]
-    inner: Positions
+    inner: PositionalRelevance
     depth: int
     dtype: torch.dtype
     asked: str | Mapping[str, Any] = ""
@@ -218,7 +218,7 @@ def _back(subject: Subject, rules: str, tape: Tape, score: Tensor, output: Any, 
     total = at_least_float32((score * seed).detach())
     if logits:  # a probability or another function of the logits is no sum of them
         handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found, strict=False))
-        tape.entries.append(Entry("score", None, "head", "target", total - handed))
+        tape.entries.append(Leak("score", None, "head", "target", total - handed))
     for (key, table), g in zip(tables.items(), found[len(logits) :], strict=True):
         tape.positional.relevance[key] = table.detach() * g
     pixels = None
@@ -249,7 +249,7 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
         leaks.append(sums)
     none = torch.zeros_like(first.total)
     entries = [
-        Entry(*key, together([sums.get(key, none).to(none) for sums in leaks]))
+        Leak(*key, together([sums.get(key, none).to(none) for sums in leaks]))
         for key in dict.fromkeys(key for sums in leaks for key in sums)
     ]
     return replace(

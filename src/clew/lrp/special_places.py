@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..models.architectures import Bound
+from ..models.architectures import BoundArchitecture
 from ..rules import Identity, PlainGradient
 
 TABLES = ("cos", "sin")
@@ -20,7 +20,7 @@ _ONE_CALL = ("SiLUActivation",)  # one torch call, which has a handler
 
 
 @dataclass
-class Positions:
+class PositionalRelevance:
     """What positional encodings got, by block. `tables` are the cosines and sines, (batch, token, dim) each, whose
     relevance is `relevance`; `biases` (batch, token) the relevance of biases of attention, by key, signed and positive.
 
@@ -88,7 +88,7 @@ class _Tape(Protocol):
     """What is needed of a tape."""
 
     batch: int
-    positional: Positions
+    positional: PositionalRelevance
     paused: int
     mixture: int
     activated: dict[int, Tensor]
@@ -100,7 +100,7 @@ class _Tape(Protocol):
     def counted(self, operation: str, cause: str) -> tuple[Callable[[Any, float], Any], Callable[[], None]]: ...
 
 
-def watch_texts(tape: _Tape, bound: Bound) -> None:
+def watch_texts(tape: _Tape, bound: BoundArchitecture) -> None:
     """Place the hooks of a model of text."""
     positional = tape.positional
     if isinstance(bound.position_embeddings, Tensor):

@@ -18,20 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..models.architectures import Bound
+from ..models.architectures import BoundArchitecture
 from ..rules import PlainGradient, StabilisedFork, as_gradient
 from ..rules.rule_sets import RuleSet
-from ..seam.custom_backward import Back, Pass, Ruled, RuledBack
+from ..seam.custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
 from ..seam.interception import Seam
 from ..seam.row_sparse import rows_read
 from .ledger import Flow, Ledger
-from .special_places import Positions, watch_activations, watch_texts
+from .special_places import PositionalRelevance, watch_activations, watch_texts
 
 Handler = Callable[["Tape", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 # Filled by operations.py: torch functions that have a rule, and those whose own gradient conserves.
 HANDLERS: dict[Any, Handler] = {}
-MOVES: set[Any] = set()
+CONSERVING_FUNCTIONS: set[Any] = set()
 
 
 class Tape(Seam, Ledger):
@@ -49,7 +49,7 @@ class Tape(Seam, Ledger):
 
     def __init__(
         self,
-        bound: Bound | None,
+        bound: BoundArchitecture | None,
         rules: RuleSet,
         batch: int,
         *,
@@ -75,7 +75,7 @@ class Tape(Seam, Ledger):
         self.probs: dict[int, Tensor] = {}  # softmaxes of this attention module and what was made of them, kept alive
         self.scales: dict[int, float] = {}  # of tensors that were scaled on the way to the scores of attention
         self._kept: list[Tensor] = []
-        self.positional = Positions(wanted=positions, separate=by_head)
+        self.positional = PositionalRelevance(wanted=positions, separate=by_head)
         self._uses: dict[int, list[Any]] = {}  # of tensors that may fork: the tensor, uses, uses by linear layers
         self.paused = 0  # how many modules deep calls are left alone
         self.mixture = 0  # whether the pass is in a mixture of experts
@@ -136,7 +136,7 @@ class Tape(Seam, Ledger):
             assert y is not None
             self.patches = (y * g).flatten(2).mT if y.ndim > 3 else y * g
 
-        return self.through(output, keep, keep=True)
+        return self.hook_backward(output, keep, keep=True)
 
     def _block_input(self, layer: int) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -165,7 +165,7 @@ class Tape(Seam, Ledger):
     # What happens to calls
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in MOVES:
+        if func in CONSERVING_FUNCTIONS:
             return self._moved(args, func(*args, **kwargs)) if self._follows else func(*args, **kwargs)
         if self.paused:
             return func(*args, **kwargs)
@@ -228,7 +228,7 @@ class Tape(Seam, Ledger):
             )
 
         if isinstance(result, Tensor) and result.requires_grad:
-            return self.through(result, refuse)
+            return self.hook_backward(result, refuse)
         return result
 
     def scaled_by(self, y: Tensor, x: Any, factor: float) -> None:
@@ -249,7 +249,7 @@ class Tape(Seam, Ledger):
             assert x is not None
             return as_gradient(x * g, x, page, rule.epsilon) if uses[0] > 1 else None
 
-        y = self.through(x, back, keep=True)
+        y = self.hook_backward(x, back, keep=True)
         self._uses[id(y)] = [y, uses]
         return y
 
@@ -272,7 +272,7 @@ class Tape(Seam, Ledger):
             nested = 1 < uses[1] < uses[0]
             return as_gradient(x * g, x, page, getattr(rule, "epsilon", 0.0)) if nested else None
 
-        return self.through(x, back, keep=True)
+        return self.hook_backward(x, back, keep=True)
 
     def behind_attention(self) -> None:
         """Say that the attention of this block is computed: after the last, only rows that the head reads matter."""
@@ -286,22 +286,22 @@ class Tape(Seam, Ledger):
 
     # What handlers are made of
 
-    def through(self, x: Any, back: Back, *, keep: bool = False) -> Any:
+    def hook_backward(self, x: Any, back: Back, *, keep: bool = False) -> Any:
         """`x` itself; on the way back `back(g, x if keep)` sees the gradient and may return another."""
         if not (isinstance(x, Tensor) and x.requires_grad):
             return x
-        return cast(Tensor, Pass.apply(x, back, keep))
+        return cast(Tensor, IdentityWithBackward.apply(x, back, keep))
 
     def ruled(self, compute: Callable[..., Any], back: RuledBack, saves: Iterable[str], *inputs: Tensor) -> Tensor:
         """`compute(*inputs)`, whose backward is `back(g, inputs if "x" in saves, y if "y" in saves)`.
 
         `compute` may return `(y, z)`: then `back` gets `z`, which the backward pass needs, in place of `y`.
         """
-        return cast(Tensor, Ruled.apply(compute, back, frozenset(saves), *inputs))
+        return cast(Tensor, OperationWithBackward.apply(compute, back, frozenset(saves), *inputs))
 
     def scaled(self, x: Any, factor: float) -> Any:
         """`x`, whose gradient is multiplied by `factor`."""
-        return x if factor == 1 else self.through(x, lambda g, _: g * factor)
+        return x if factor == 1 else self.hook_backward(x, lambda g, _: g * factor)
 
     def mark(self, x: Any, name: str) -> Any:
         """`x`, whose relevance is noted under `name` in `flow`."""
@@ -315,7 +315,7 @@ class Tape(Seam, Ledger):
 
         if isinstance(x, Tensor) and x.requires_grad:
             self.flow[name] = Flow(torch.empty(0), torch.empty(0))
-        return self.through(x, note, keep=True)
+        return self.hook_backward(x, note, keep=True)
 
     def bracket(
         self, operation: str, cause: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -341,7 +341,7 @@ class Tape(Seam, Ledger):
                     found = self.per_example(torch.where(g == 0, 0.0, cast(Tensor, x) * g))
                 sums.append(sign * found)
 
-            return self.through(value, note, keep=True)
+            return self.hook_backward(value, note, keep=True)
 
         def book() -> None:
             if sums:
@@ -376,6 +376,6 @@ def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterable[Tensor]:
             yield from (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
 
 
-def named(names: Iterable[str]) -> set[Any]:
+def torch_functions(names: Iterable[str]) -> set[Any]:
     """torch functions of these names: of `torch`, `torch.nn.functional` and `Tensor`."""
     return {found for name in names for home in (torch, F, Tensor) if (found := getattr(home, name, None)) is not None}

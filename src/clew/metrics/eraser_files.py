@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, OptionError, close_matches
-from ..files.archives import BROKEN_ZIP, unpacked
+from ..files.archives import BROKEN_ZIP, read_zip_entry
 from ..files.atomic import write_all
 from ..files.json_files import parsed
 
@@ -214,7 +214,7 @@ def read_documents(source: str | Path, docids: Iterable[str]) -> dict[str, str]:
         with zipfile.ZipFile(path) as archive:
             members = {name.rpartition("docs/")[2]: name for name in archive.namelist() if not name.endswith("/")}
             _all_there(wanted, members, path)
-            found = {name: unpacked(archive, members[name], f"{path}/{name}") for name in wanted}
+            found = {name: read_zip_entry(archive, members[name], f"{path}/{name}") for name in wanted}
             return {name: TextIOWrapper(BytesIO(data), "utf-8").read() for name, data in found.items()}
     except (*BROKEN_ZIP, KeyError) as error:
         if isinstance(error, InputError):

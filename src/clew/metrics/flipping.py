@@ -12,17 +12,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import InputError, OptionError
-from ..inputs.images import refuse_strange
+from ..inputs.images import refuse_unreadable
 from ..models.loaded_model import LoadedModel
 from ..targets.heads import head_of
 from ..targets.outputs import logits_of
-from ..validation import real, refuse_others, size_of, typed, whole
+from ..validation import validate_arguments, validate_call, validate_float, validate_integer, validate_size
 from .curves import TENTHS, Curves
 
 ERASERS = ("mask", "zero")
 
 
-@typed
+@validate_call
 def flipping(
     model: nn.Module | LoadedModel,
     input_ids: Int[Tensor, " token"],
@@ -62,18 +62,18 @@ def flipping(
     Raises:
         InputError, OptionError: scores of another text, unknown options, nothing that may be flipped.
     """
-    refuse_others({"input_ids": input_ids, "scores": scores}, flipping)
+    validate_arguments({"input_ids": input_ids, "scores": scores}, flipping)
     for name, values in (("input_ids", input_ids), ("scores", scores), ("mask", attention_mask), ("keep", keep)):
-        refuse_strange(values, name)
+        refuse_unreadable(values, name)
         if name in ("mask", "keep") and values is not None and values.shape != input_ids.shape:
             raise InputError(f"{name} is not of this text", expected=tuple(input_ids.shape), got=tuple(values.shape))
         if name != "scores" and values is not None and (values.is_floating_point() or values.is_complex()):
             raise InputError(f"{name} holds whole numbers", expected="integers, or truth values", got=values.dtype)
-    fractions = tuple(real("a fraction", one, 0, 1) for one in fractions)
+    fractions = tuple(validate_float("a fraction", one, 0, 1) for one in fractions)
     words: Any = getattr(getattr(model, "model", model), "get_input_embeddings", lambda: None)()
     for name, number in (("eraser", eraser), ("mask_id", mask_id)):
         if number is not None and not isinstance(number, str):
-            whole(name, number, 0, getattr(words, "num_embeddings", 2**31) - 1)
+            validate_integer(name, number, 0, getattr(words, "num_embeddings", 2**31) - 1)
     if not fractions:
         raise OptionError("there is no step to flip at", expected="fractions, from 0 to 1", got="none")
     for name, value, known in (
@@ -95,7 +95,9 @@ def flipping(
     forward = _Forward(module, input_ids.to(device), attention.to(device), eraser, mask_id)
     rows = erased.transpose(0, 1).reshape(-1, len(input_ids)).to(device)
     with torch.no_grad():
-        logits = torch.cat([forward(part) for part in rows.split(size_of("internal_batch_size", internal_batch_size))])
+        logits = torch.cat(
+            [forward(part) for part in rows.split(validate_size("internal_batch_size", internal_batch_size))]
+        )
         clean = forward(torch.zeros_like(rows[:1]))
     logits, scale = logits.view(len(fractions), len(scores), -1), head_of(module).scale(clean.shape[-1])
     return Curves(tuple(fractions), logits, clean.expand(len(scores), -1), scale)

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import InputError, OptionError, close_matches, optional_import
-from ..inputs.images import refuse_strange
+from ..inputs.images import refuse_unreadable
 from ..models.loaded_model import LoadedModel
 from ..targets.heads import Scale, head_of
 from ..targets.outputs import logits_of
-from ..validation import real, refuse_others, size_of, typed
+from ..validation import validate_arguments, validate_call, validate_float, validate_size
 from .curves import TENTHS, Curves
 
 ERASERS = {
@@ -26,7 +26,7 @@ ERASERS = {
 _ALIASES = {"mean": "image_mean"}
 
 
-@typed
+@validate_call
 def perturbation(
     model: nn.Module | LoadedModel | Callable[[Tensor], Any],
     images: Float[Tensor, "batch channel height width"],
@@ -57,10 +57,10 @@ def perturbation(
     Raises:
         InputError, OptionError: for maps of other images, an unknown direction or eraser, and a missing normalisation.
     """
-    refuse_others({"images": images, "heatmaps": heatmaps}, perturbation)
-    refuse_strange(images, "images")
-    refuse_strange(heatmaps, "heatmaps")
-    fractions = tuple(real("a fraction", one, 0, 1) for one in fractions)
+    validate_arguments({"images": images, "heatmaps": heatmaps}, perturbation)
+    refuse_unreadable(images, "images")
+    refuse_unreadable(heatmaps, "heatmaps")
+    fractions = tuple(validate_float("a fraction", one, 0, 1) for one in fractions)
     if images.ndim != 4 or not images.is_floating_point():
         got = f"{images.dtype} of shape {tuple(images.shape)}"
         raise InputError("these are no images", expected="floats (batch, channel, height, width), 0 to 1", got=got)
@@ -68,7 +68,7 @@ def perturbation(
         raise OptionError("there is no step to erase at", expected="fractions, from 0 to 1", got="none")
     if heatmaps.ndim != 3 or len(heatmaps) != len(images):
         raise InputError("maps and images do not belong together", expected=len(images), got=tuple(heatmaps.shape))
-    internal_batch_size = size_of("internal_batch_size", internal_batch_size)
+    internal_batch_size = validate_size("internal_batch_size", internal_batch_size)
     mean, std = normalisation(model, mean, std)
     if {len(mean), len(std)} - {1, images.shape[1]}:
         expected, got = f"1 or {images.shape[1]} numbers each", f"{len(mean)} and {len(std)}"

@@ -32,7 +32,7 @@ NEUTRAL = [
     "coastal", "televised", "subtitled", "adapted",
 ]  # fmt: skip
 
-THINGS = [
+FILM_ASPECTS = [
     "film", "story", "script", "ending", "music", "cast", "plot", "dialogue", "camera", "pacing", "lighting",
     "setting", "chapter", "scene", "title",
 ]  # fmt: skip
@@ -94,7 +94,7 @@ def compose_review(split: Split, index: int) -> Review:
 
 def _phrase(rng: np.random.Generator) -> tuple[str, str]:
     """What stands before and behind the adjective of a phrase."""
-    thing, thing2 = map(str, rng.choice(THINGS, 2, replace=False))
+    thing, thing2 = map(str, rng.choice(FILM_ASPECTS, 2, replace=False))
     names = {"person": PEOPLE, "place": PLACES, "friend": FRIENDS}
     filled = {name: str(rng.choice(words)) for name, words in names.items()} | {"thing": thing, "thing2": thing2}
     before, after = str(rng.choice(PATTERNS)).split("{word}")

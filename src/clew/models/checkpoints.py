@@ -44,13 +44,13 @@ def read_weights(path: str | Path) -> Weights:
         with torch.serialization.safe_globals([argparse.Namespace]):
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise refused(path, error) from error
+        raise unsafe_pickle_error(path, error) from error
     except Exception as error:  # whatever a broken pickle makes torch say
         raise LoadError(f"{path} cannot be read", expected="a file written by torch.save", got=error) from error
     return _unwrap(found, path)
 
 
-def refused(path: str | Path, error: Exception) -> LoadError:
+def unsafe_pickle_error(path: str | Path, error: Exception) -> LoadError:
     """The error for a pickle that holds more than weights."""
     found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     return LoadError(

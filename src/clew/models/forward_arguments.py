@@ -14,7 +14,7 @@ from torch import Tensor, nn
 CACHES = ("past_key_values", "cache")  # what models call a cache of keys and values
 
 # What cannot change the logits of a token: it only makes a loss of them, or leaves some of them out.
-NO_INPUT = (
+NON_INPUT_ARGUMENTS = (
     "labels",
     "label",
     "label_ids",
@@ -26,7 +26,7 @@ NO_INPUT = (
 
 
 @dataclass(frozen=True)
-class Takes:
+class ForwardSignature:
     """What a `forward` takes: `names` in order, those that are `required`, `anything` else by `**kwargs`.
 
     `own` says that the function is no part of transformers, whose `**kwargs` are for switches.
@@ -41,16 +41,16 @@ class Takes:
         return self.anything or name in self.names
 
 
-def takes(model: nn.Module) -> Takes:
+def forward_signature(model: nn.Module) -> ForwardSignature:
     """What the model's `forward` takes."""
     return _takes(model.forward)
 
 
-def _takes(forward: Any) -> Takes:
+def _takes(forward: Any) -> ForwardSignature:
     found = [p for p in inspect.signature(forward).parameters.values() if p.name != "self"]
     by_name = [p for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL, p.POSITIONAL_ONLY)]
     module = str(getattr(inspect.unwrap(forward), "__module__", ""))
-    return Takes(
+    return ForwardSignature(
         names=tuple(p.name for p in by_name),
         required=frozenset(p.name for p in by_name if p.default is p.empty),
         anything=any(p.kind is p.VAR_KEYWORD for p in found),
@@ -58,13 +58,13 @@ def _takes(forward: Any) -> Takes:
     )
 
 
-def keeps_logits(model: nn.Module) -> bool:
+def supports_logits_to_keep(model: nn.Module) -> bool:
     """Whether the model can be asked for the logits of some tokens only, `logits_to_keep`.
 
     A `forward(*args, **kwargs)` hands on what it gets to that of the class it extends, or leaves it out: whoever asks
     looks at how many logits came.
     """
-    if "logits_to_keep" in takes(model).names:
+    if "logits_to_keep" in forward_signature(model).names:
         return True
     for cls in type(model).__mro__:
         forward = vars(cls).get("forward")
@@ -103,10 +103,10 @@ def for_call(value: Any, rows: Tensor | None, batch: int) -> Any:
     if isinstance(value, Tensor):
         follows = rows is not None and value.ndim > 0 and len(value) == batch
         return value[cast(Tensor, rows).to(value.device)] if follows else value
-    return copied(value, rows)
+    return copy_cache(value, rows)
 
 
-def copied(value: Any, rows: Tensor | None = None, like: Tensor | None = None) -> Any:
+def copy_cache(value: Any, rows: Tensor | None = None, like: Tensor | None = None) -> Any:
     """A cache, or another object that holds tensors, with tensors of its own: free of any graph, of some `rows`, on the
     device and in the precision of `like`. What holds no tensor is handed on as it is."""
     found = _tensors(value, set())

@@ -6,7 +6,7 @@ import logging
 import os
 
 from ..errors import LoadError
-from .model_files import runs_no_code
+from .model_files import remote_code_error
 
 logger = logging.getLogger("clew")
 
@@ -21,11 +21,11 @@ def announce(repository: str, *filenames: str) -> None:
     logger.warning("downloading %s from the Hugging Face Hub to %s", repository, constants.HF_HUB_CACHE)
 
 
-def not_fetched(name: str, error: Exception) -> LoadError:
+def download_error(name: str, error: Exception) -> LoadError:
     """The error for a model that could not be loaded."""
     said = str(error).strip().splitlines()
     if "trust_remote_code" in str(error):
-        return runs_no_code(name, said[0])
+        return remote_code_error(name, said[0])
     got = f"{type(error).__name__}: {' '.join(line.strip() for line in said[:2])}"
     if os.path.isdir(name.rpartition(":")[2]):
         return LoadError(

@@ -54,10 +54,10 @@ def check_configuration(config: Mapping[str, Any], where: str | Path) -> None:
         elif name == "problem_type" and not (value is None or isinstance(value, str)):
             raise _wrong(path, where, "text, or null", kind(value))
         elif name.strip("_").startswith("attn_implementation") and "/" in str(value):
-            raise runs_no_code(str(where), f"{path} names {value!r}, code of the Hub")
+            raise remote_code_error(str(where), f"{path} names {value!r}, code of the Hub")
 
 
-def runs_no_code(name: str, got: object) -> LoadError:
+def remote_code_error(name: str, got: object) -> LoadError:
     """The error for a model that brings code of its own."""
     return LoadError(
         f"{name} brings code of its own, and clew runs no code from model folders",
@@ -73,7 +73,7 @@ def no_foreign_code(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
     Raises `LoadError` where it is asked for.
     """
     if model_args.get("trust_remote_code"):
-        raise runs_no_code(name, "trust_remote_code=True")
+        raise remote_code_error(name, "trust_remote_code=True")
     return {key: value for key, value in model_args.items() if key != "trust_remote_code"}
 
 
@@ -114,20 +114,20 @@ def _wrong(path: str, where: str | Path, expected: str, got: object) -> LoadErro
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredSize:
     """How much the files of a model hold: how many `numbers` at most, in how many `tensors` (None: not known)."""
 
     numbers: int
     tensors: int | None = None
 
     @staticmethod
-    def of(weights: Mapping[str, torch.Tensor]) -> Stored:
+    def of(weights: Mapping[str, torch.Tensor]) -> StoredSize:
         """How much some weights are."""
         floats = [w.numel() if w.is_floating_point() else 8 * w.numel() * w.element_size() for w in weights.values()]
-        return Stored(sum(floats), len(weights))
+        return StoredSize(sum(floats), len(weights))
 
 
-def stored(folder: str | Path) -> Stored | None:
+def stored_size(folder: str | Path) -> StoredSize | None:
     """How much the weights in a folder are; None where there are none that are known.
 
     Raises `LoadError` for weights that are packed to unfold to many times their size.
@@ -135,28 +135,28 @@ def stored(folder: str | Path) -> Stored | None:
     files = [Path(folder, name) for name in sorted(os.listdir(folder))]
     headers = [_header(file) for file in files if file.suffix == ".safetensors" and file.is_file()]
     if headers:
-        return Stored(sum(h.numbers for h in headers), sum(h.tensors or 0 for h in headers))
+        return StoredSize(sum(h.numbers for h in headers), sum(h.tensors or 0 for h in headers))
     pickles = [file for file in files if file.suffix in (".bin", ".pt", ".pth") and file.is_file()]
     for file in pickles:
         refuse_bomb(file)
-    return Stored(sum(file.stat().st_size for file in pickles)) if pickles else None
+    return StoredSize(sum(file.stat().st_size for file in pickles)) if pickles else None
 
 
-def _header(path: Path) -> Stored:
+def _header(path: Path) -> StoredSize:
     """What the header of a safetensors file says; nothing for one that is broken, which its reader tells."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
         if length > min(size, 10**8):
-            return Stored(0, 0)
+            return StoredSize(0, 0)
         try:
             entries: Any = json.loads(file.read(length))
             tensors = [e for name, e in entries.items() if name != "__metadata__"]
             # What is stored as whole numbers may be packed, down to single bits.
             numbers = [(e["data_offsets"][1] - e["data_offsets"][0]) * 8 // _BITS.get(e["dtype"], 1) for e in tensors]
-            return Stored(min(sum(numbers), 8 * size), len(tensors))
+            return StoredSize(min(sum(numbers), 8 * size), len(tensors))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            return Stored(0, 0)
+            return StoredSize(0, 0)
 
 
 def refuse_bomb(path: Path) -> None:
@@ -181,14 +181,14 @@ def refuse_bomb(path: Path) -> None:
 # Building within that
 
 
-def rehearse(build: Callable[[], Any], what: Stored | None, name: str) -> None:
+def dry_build(build: Callable[[], Any], what: StoredSize | None, name: str) -> None:
     """Build a model without memory, to see that it is no larger than its weights before it is built in earnest.
 
     Raises `LoadError` for one that is. Other errors are left for the real thing to raise.
     """
     if what is None:
         return
-    with torch.device("meta"), no_larger(what, name):
+    with torch.device("meta"), limit_size(what, name):
         try:
             build()
         except Exception:
@@ -200,7 +200,7 @@ class _Building:
 
 
 @contextmanager
-def no_larger(what: Stored | None, name: str) -> Generator[None]:
+def limit_size(what: StoredSize | None, name: str) -> Generator[None]:
     """Raise `LoadError` as soon as a model that is built meanwhile, in this thread, is larger than its weights.
 
     Without a limit where nothing is known of those.

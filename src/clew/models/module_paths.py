@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from .architectures import find
+from .architectures import find_architecture
 
 
-def places(model: nn.Module) -> tuple[list[str], list[str]]:
+def block_and_head_names(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the blocks, in order, and of the smallest modules above them, which read what the last block gave.
 
     Raises `UnknownArchitecture` for a model that no declaration fits.
     """
-    bound = find(model).bind(model)
+    bound = find_architecture(model).bind(model)
     names = {id(module): name for name, module in model.named_modules()}
     blocks = [names[id(block)] for block in bound.blocks]
     taken = {id(module) for block in bound.blocks for module in block.modules()}

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, named
-from ..inputs.preprocessing import PICTURES, open_image
+from ..errors import InputError, short_repr
+from ..inputs.preprocessing import IMAGE_SUFFIXES, open_image
 
 TEXTS = (".txt", ".md", ".text")
 
 
 @dataclass(frozen=True)
-class Item:
+class NamedInput:
     """One input with the name it goes by."""
 
     name: str
@@ -22,16 +22,16 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadInputs:
     """What could be read, and an error for each file that could not."""
 
-    items: list[Item]
+    items: list[NamedInput]
     errors: list[InputError]
 
-    def __add__(self, other: Read) -> Read:
-        return Read([*self.items, *other.items], [*self.errors, *other.errors])
+    def __add__(self, other: ReadInputs) -> ReadInputs:
+        return ReadInputs([*self.items, *other.items], [*self.errors, *other.errors])
 
-    def some(self) -> Read:
+    def require_any(self) -> ReadInputs:
         """The same. Raises `InputError` where nothing at all could be read."""
         if self.items or not self.errors:
             return self
@@ -42,44 +42,44 @@ class Read:
         raise InputError("none of the inputs can be read", got="; ".join([*shown[:5], *more])) from self.errors[0]
 
 
-def read_images(words: Sequence[str]) -> Read:
+def read_images(words: Sequence[str]) -> ReadInputs:
     """Pictures from files, and all those in folders; what is none is left out with its error."""
-    return _read(words, lambda word: _each(word, PICTURES, "pictures", open_image))
+    return _read(words, lambda word: _each(word, IMAGE_SUFFIXES, "pictures", open_image))
 
 
-def read_texts(words: Sequence[str], *, as_text: bool = False) -> Read:
+def read_texts(words: Sequence[str], *, as_text: bool = False) -> ReadInputs:
     """Texts from files, all those in folders, and words themselves; with `as_text` words only.
 
     Empty texts, and files that are no text, are left out with their errors.
     """
 
-    def read(word: str) -> Read:
+    def read(word: str) -> ReadInputs:
         if not word.strip():
-            raise InputError("there is an empty text", expected="a file, a folder or words", got=named(word))
+            raise InputError("there is an empty text", expected="a file, a folder or words", got=short_repr(word))
         if as_text or not _exists(word):
             if not as_text and Path(word).suffix in TEXTS:
                 raise InputError(f"no file {word}", expected="a text file", got="nothing there", todo="check the path")
-            return Read([Item(word if len(word) <= 40 else word[:39] + "…", word)], [])
+            return ReadInputs([NamedInput(word if len(word) <= 40 else word[:39] + "…", word)], [])
         return _each(word, TEXTS, "texts", _text)
 
     return _read(words, read)
 
 
-def _read(words: Sequence[str], read: Callable[[str], Read]) -> Read:
-    found = Read([], [])
+def _read(words: Sequence[str], read: Callable[[str], ReadInputs]) -> ReadInputs:
+    found = ReadInputs([], [])
     for word in words:
         try:
             found += read(word)
         except InputError as error:
-            found += Read([], [error])
+            found += ReadInputs([], [error])
     return found
 
 
-def _each(word: str, suffixes: tuple[str, ...], what: str, opened: Callable[[Path], Any]) -> Read:
-    found = Read([], [])
+def _each(word: str, suffixes: tuple[str, ...], what: str, opened: Callable[[Path], Any]) -> ReadInputs:
+    found = ReadInputs([], [])
     for path in _files(Path(word), suffixes, what):
         try:
-            found.items.append(Item(path.name, opened(path)))
+            found.items.append(NamedInput(path.name, opened(path)))
         except InputError as error:
             found.errors.append(error)
     return found

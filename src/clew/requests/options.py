@@ -26,10 +26,10 @@ def helps(doc: str) -> dict[str, str]:
     return {name: re.sub(r"[`]", "", text).strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def literal(word: str) -> Any:
+def literal_or_word(word: str) -> Any:
     """A number where it is one, None and truth values, else the word. Raises `OptionError` for what is endless."""
     try:
-        return literals.literal(word)
+        return literals.parse_literal(word)
     except ValueError as error:
         if isinstance(error, OptionError):
             raise
@@ -48,7 +48,7 @@ def numbers(text: str | None, flag: str) -> list[float] | None:
     raise OptionError(f"{flag} takes numbers", expected=f"{flag} 0.5,0.5,0.5", got=text)
 
 
-def pairs(given: Sequence[str] | None, flag: str) -> dict[str, str]:
+def parse_assignments(given: Sequence[str] | None, flag: str) -> dict[str, str]:
     """Values by name. Raises `OptionError` for what is not NAME=VALUE."""
     found: dict[str, str] = {}
     for one in given or []:
@@ -62,9 +62,9 @@ def pairs(given: Sequence[str] | None, flag: str) -> dict[str, str]:
 def reader_options(given: Sequence[str] | None) -> dict[str, Any]:
     """`--data-option NAME=VALUE`: several values with commas between them; numbers, but for names."""
     found: dict[str, Any] = {}
-    for name, text in pairs(given, "--data-option").items():
+    for name, text in parse_assignments(given, "--data-option").items():
         if name in ("classes", "columns") and "," in text:
             found[name] = text.split(",")
             continue
-        found[name] = [literal(v) for v in text.split(",")] if "," in text else literal(text)
+        found[name] = [literal_or_word(v) for v in text.split(",")] if "," in text else literal_or_word(text)
     return found

@@ -7,13 +7,13 @@ from typing import Any
 
 from ..attributions.base import Attribution
 from ..errors import OptionError, UnknownArchitecture
-from ..explaining.many_inputs import explain_many
+from ..explaining.many_inputs import explain_in_batches
 from ..explaining.pair_model import LoadedPair
-from ..models.architectures import find as find_architecture
+from ..models.architectures import find_architecture
 from ..models.loaded_model import LoadedModel
 from ..targets import Contrast, Similarity, Span, Target
-from ..targets.heads import by_number
-from .inputs import Item, Read, read_images, read_texts
+from ..targets.heads import labels_by_index
+from .inputs import NamedInput, ReadInputs, read_images, read_texts
 from .targets import target_of, texts_of
 
 
@@ -27,10 +27,10 @@ def labels_of(loaded: LoadedModel) -> Sequence[str] | None:
     if isinstance(loaded, LoadedPair):
         return None
     task = find_architecture(loaded.model).task(loaded.model)
-    return None if task in ("causal-lm", "question-answering") else by_number(loaded.labels)
+    return None if task in ("causal-lm", "question-answering") else labels_by_index(loaded.labels)
 
 
-def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -> Read:
+def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -> ReadInputs:
     """Files, folders and words as inputs, with errors of those that cannot be read.
 
     Raises `InputError` where none can, and `OptionError` where there are none, or words that are not taken.
@@ -42,14 +42,14 @@ def items_for(loaded: LoadedModel, inputs: Sequence[str], text: Sequence[str]) -
         if text and kind == "image":
             raise OptionError("a model of images takes no --text", expected="picture files", got=text[0])
         found = read_images(inputs)
-    if not found.some().items:
+    if not found.require_any().items:
         raise OptionError("nothing to explain", expected="files or words" if kind == "text" else "pictures", got="none")
     return found
 
 
-def explained(
+def explain_items(
     loaded: LoadedModel,
-    items: Sequence[Item],
+    items: Sequence[NamedInput],
     chosen: Sequence[tuple[str, dict[str, Any]]],
     *,
     target: str | None = None,
@@ -76,12 +76,12 @@ def explained(
         more.setdefault("side", "both" if has_words(loaded, wanted) and both_sides else "image")
     values = [item.value for item in items]
     try:
-        return explain_many(loaded, values, chosen, wanted, score, batch_size, more)
+        return explain_in_batches(loaded, values, chosen, wanted, score, batch_size, more)
     except OptionError as error:
         if not (pair and free and more["side"] == "both"):
             raise
         tell(f"the image alone, as the options fit one tower only: {error}")
-        return explain_many(loaded, values, chosen, wanted, score, batch_size, {**more, "side": "image"})
+        return explain_in_batches(loaded, values, chosen, wanted, score, batch_size, {**more, "side": "image"})
 
 
 def has_words(loaded: LoadedModel, wanted: Target) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ..errors import TargetError
 from ..targets import Contrast, Similarity, Target
-from ..targets.classes import meant
-from ..validation import digits
+from ..targets.classes import matching_classes
+from ..validation import parse_integer
 
 _RATHER = " / "
 
@@ -22,11 +22,13 @@ def target_of(text: str | None, labels: Sequence[str] | None = None) -> Target:
     if text is None or not text.strip():
         return None
     whole = text.strip()
-    if _RATHER not in whole or meant(whole, labels):
+    if _RATHER not in whole or matching_classes(whole, labels):
         return _class(whole, labels)
     places = [found.start() for found in re.finditer(f"(?={_RATHER})", whole)]
     pairs = [(whole[:at].strip(), whole[at + len(_RATHER) :].strip()) for at in places]
-    fitting = [pair for pair in pairs if all(meant(one, labels) or re.fullmatch("[0-9]+", one) for one in pair)]
+    fitting = [
+        pair for pair in pairs if all(matching_classes(one, labels) or re.fullmatch("[0-9]+", one) for one in pair)
+    ]
     a, b = (fitting or pairs)[0]
     return Contrast(_class(a, labels), _class(b, labels))
 
@@ -38,7 +40,7 @@ def texts_of(text: str) -> Contrast | Similarity:
 
 
 def _class(text: str, labels: Sequence[str] | None) -> int | str:
-    number = None if meant(text, labels) else digits(text)
+    number = None if matching_classes(text, labels) else parse_integer(text)
     if number is None:
         return text
     if text.startswith("-"):

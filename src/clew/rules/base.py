@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, named
+from ..errors import OptionError, short_repr
 
 
 @runtime_checkable
@@ -109,5 +109,5 @@ def fits(rule: Any, operation: str) -> Rule:
     """The rule, if it fits an operation. Raises `OptionError` otherwise."""
     if isinstance(rule, Rule) and ({operation, "*"} & set(rule.operations)):
         return rule
-    got = f"{type(rule).__name__}, for {', '.join(rule.operations)}" if isinstance(rule, Rule) else named(rule)
+    got = f"{type(rule).__name__}, for {', '.join(rule.operations)}" if isinstance(rule, Rule) else short_repr(rule)
     raise OptionError(f"this rule does not fit {operation!r}", expected=f"a rule for {operation}", got=got)

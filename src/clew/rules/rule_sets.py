@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import OptionError, close_matches
-from ..validation import real
+from ..validation import validate_float
 from . import (
     AlphaBeta,
     AsConcatenated,
@@ -185,7 +185,7 @@ def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> Rule
         if value is None:
             continue
         there = {k: r for k, r in rules.items() if k.partition(":")[0] == operation and isinstance(r, Gamma)}
-        value = real(f"gamma_{operation}", value, 0)
+        value = validate_float(f"gamma_{operation}", value, 0)
         if not there:
             expected = "γ ≥ 0 and a set with a gamma rule there, such as 'gamma' or 'pa_lrp_gamma'"
             raise OptionError(

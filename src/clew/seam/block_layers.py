@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..models.architectures import Bound
+from ..models.architectures import BoundArchitecture
 from ..shapes import Values
 from .capture import Attention, Capture
 
@@ -28,7 +28,7 @@ def layers_from(start_layer: int | None, default: int, depth: int, last: int) ->
 
 
 def project(
-    bound: Bound, layer: int, values: Values, *, bias: bool = False, autocast: torch.dtype | None = None
+    bound: BoundArchitecture, layer: int, values: Values, *, bias: bool = False, autocast: torch.dtype | None = None
 ) -> Tensor:
     """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim): what the block's own output projection
     makes of them, less what it makes of zeros (its bias), times LayerScale; with `bias` all that it makes. `autocast`
@@ -42,7 +42,7 @@ def project(
         return projected if scale is None else scale(projected)
 
 
-def attend(bound: Bound, layer: int, hidden: Tensor, *, autocast: torch.dtype | None = None) -> Attention:
+def attend(bound: BoundArchitecture, layer: int, hidden: Tensor, *, autocast: torch.dtype | None = None) -> Attention:
     """What the attention of a block computes, without a mask, of another input (batch, token, width), normed first."""
     module, norm = bound.attentions[layer], bound.norms[layer]
     seam = Capture([module], [module], len(hidden), keep=frozenset({0}))

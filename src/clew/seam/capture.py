@@ -21,13 +21,13 @@ from ..shapes import Attn, Hidden, Keys, Outputs, Queries, Values, at_least_floa
 from .interception import Seam
 from .multi_head import multi_head_attention
 from .readout import Rows, take
-from .row_sparse import linear_of, pulled, rows_read
+from .row_sparse import input_gradient, linear_of, rows_read
 
 Leaf = tuple[int, Literal["v", "o"]]
 
 
 @dataclass
-class Witness:
+class GradientProbe:
     """What autograd itself said of `∂score/∂o`, seen by a hook: at a few `rows` (row,), (batch, head, row, dim) for
     each backward pass; and of the `last` attention which rows it `reached` at all, (batch, query) each."""
 
@@ -36,7 +36,7 @@ class Witness:
     at_rows: list[Tensor] = field(default_factory=list[Tensor])
     reached: list[Tensor] = field(default_factory=list[Tensor])
 
-    def sees(self, g: Tensor) -> None:
+    def record(self, g: Tensor) -> None:
         """A gradient that comes by."""
         self.at_rows.append(g.detach()[:, :, self.rows.to(g.device)])
         if self.last:
@@ -57,7 +57,7 @@ class Attention:
     causal: bool = False
     probs: Attn | None = None
     hidden: Hidden | None = None
-    witness: Witness | None = None
+    gradient_probe: GradientProbe | None = None
 
     def repeated(self, each: int) -> Attention:
         """The same attention with every example so often, without a graph."""
@@ -111,7 +111,7 @@ class Capture(Seam):
     parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
     rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
     leave the others zero. `batch` is the number of examples; blocks that get (token, batch, width) show it, or where
-    there are as many tokens as examples `token_first` says so. `witness` keeps what is needed to verify a result,
+    there are as many tokens as examples `token_first` says so. `probe_gradients` keeps what verifies a result,
     `pulls` gets a row of what linear layers pulled back, written out and as it was made.
 
     Raises `CaptureError` where a block shows more than one attention call.
@@ -128,7 +128,7 @@ class Capture(Seam):
         leaf: Leaf | None = None,
         reads: Sequence[int] | None = None,
         token_first: bool = False,
-        witness: bool = False,
+        probe_gradients: bool = False,
         pulls: list[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Capture(Seam):
         self._inputs: dict[int, Tensor] = {}
         self._rows: dict[int, Tensor] = {}  # that are looked at, by how many there are
         self._layer: int | None = None
-        self._batch, self._token_first, self._witness = batch, token_first, witness
+        self._batch, self._token_first, self._probe_gradients = batch, token_first, probe_gradients
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -267,10 +267,10 @@ class Capture(Seam):
             )
         if layer in self._hidden:
             attention.hidden = self._inputs.pop(layer, None)
-        if self._witness:
-            attention.witness = Witness(self._few(attention.o), layer == len(self._blocks) - 1)
+        if self._probe_gradients:
+            attention.gradient_probe = GradientProbe(self._few(attention.o), layer == len(self._blocks) - 1)
             if attention.o.requires_grad:
-                attention.o.register_hook(attention.witness.sees)
+                attention.o.register_hook(attention.gradient_probe.record)
         self.records[layer] = attention
 
 
@@ -286,7 +286,7 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (g,), (weight,) = gradients, ctx.saved_tensors
-        found = pulled(g, weight, ctx.rows)
+        found = input_gradient(g, weight, ctx.rows)
         if ctx.pulls is not None and len(ctx.pulls) < _PULLS:
             row = g[..., 0].abs().flatten().argmax()  # one that the gradient reaches
             ctx.pulls.append((g.flatten(0, 1)[row] @ weight, found.flatten(0, 1)[row]))

@@ -12,7 +12,7 @@ Back = Callable[[Tensor, Tensor | None], Tensor | None]
 RuledBack = Callable[[Tensor, tuple[Tensor, ...] | None, Tensor | None], tuple[Tensor | None, ...]]
 
 
-class Pass(torch.autograd.Function):
+class IdentityWithBackward(torch.autograd.Function):
     """The identity, whose backward may look at relevance and change it."""
 
     @staticmethod
@@ -28,7 +28,7 @@ class Pass(torch.autograd.Function):
         return g if changed is None else changed, None, None
 
 
-class Ruled(torch.autograd.Function):
+class OperationWithBackward(torch.autograd.Function):
     """An operation whose backward is a rule; inputs and output are kept only where the rule asks for them."""
 
     @staticmethod

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError
 
 
-def no_gradient(model: nn.Module, call: Callable[[], Any]) -> CaptureError:
+def no_gradient_error(model: nn.Module, call: Callable[[], Any]) -> CaptureError:
     """The error for a score that no gradient leads to, with the module where it stops, seen in one more pass: `call`
     calls `model`, a twin, with an input that asks for its gradient."""
     name = _stop(model, call)

@@ -33,7 +33,7 @@ def depth() -> int:
 
 
 @contextmanager
-def guest() -> Generator[None]:
+def isolated_modes() -> Generator[None]:
     """Around everything that explains: gradients are made whatever mode the caller is in, and outside of autocast.
 
     Used as a decorator: then an interrupt at any line of clew still comes by the code that puts back.
@@ -65,7 +65,7 @@ def callers_autocast() -> tuple[tuple[str, torch.dtype], ...]:
 
 
 @contextmanager
-def as_caller() -> Generator[None]:
+def in_callers_autocast() -> Generator[None]:
     """Around a call of the user's model: in the caller's autocast, if there is one."""
     with ExitStack() as stack:
         for device, dtype in _state.autocast:

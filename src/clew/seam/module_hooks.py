@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def seen_at(module: nn.Module, call: Callable[[], Any], *, entering: bool = False) -> Tensor | None:
+def activation_at(module: nn.Module, call: Callable[[], Any], *, entering: bool = False) -> Tensor | None:
     """What a module puts out, or what enters it, in a call that is left there; None where the call never gets there."""
     seen: list[Tensor] = []
     thread = threading.get_ident()
@@ -17,7 +17,7 @@ def seen_at(module: nn.Module, call: Callable[[], Any], *, entering: bool = Fals
     def stop(value: Any) -> None:
         if threading.get_ident() == thread:
             seen.append(value.detach())
-            raise _Found  # nothing after it is needed
+            raise _StopForward  # nothing after it is needed
 
     def enters(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         stop(args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor)))
@@ -31,18 +31,18 @@ def seen_at(module: nn.Module, call: Callable[[], Any], *, entering: bool = Fals
         hook = module.register_forward_hook(leaves)
     try:
         call()
-    except _Found:
+    except _StopForward:
         pass
     finally:
         hook.remove()
     return seen[0] if seen else None
 
 
-class _Found(Exception):
+class _StopForward(Exception):
     """Ends a forward pass early."""
 
 
-def replacing(module: nn.Module, x: Tensor) -> Any:
+def replace_output(module: nn.Module, x: Tensor) -> Any:
     """A hook by which a module puts out `x`, in this thread."""
     thread = threading.get_ident()
 

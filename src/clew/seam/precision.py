@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .interception import Seam
 
 
-class Precise(Seam):
+class DoublePrecision(Seam):
     """Around a forward pass of a float64 model: `x.float()`, `x.to(float32)` and `softmax(x, dtype=float32)` keep
     float64 values as they are; a product of float32 and float64 is made in float64. Tables of rotary positions are made
     as ever, in the model's own float32."""

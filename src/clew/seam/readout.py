@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.architectures import Bound, Readout
+from ..models.architectures import BoundArchitecture, Readout
 
 Rows = Tensor | slice
 
@@ -22,7 +22,7 @@ def take(maps: Tensor, rows: Rows) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadoutRows:
     """The query rows that the head reads: `rows` (row,) for all examples, or (batch, row), and `weights` (batch, row).
 
     Weights are float32 or more, and 0 for rows that only fill up.
@@ -50,8 +50,8 @@ class Read:
         return (r * self.weights[:, :, None]).sum(1, keepdim=True)
 
 
-def read_of(
-    bound: Bound,
+def readout_rows(
+    bound: BoundArchitecture,
     layer: int,
     batch: int,
     queries: int,
@@ -60,7 +60,7 @@ def read_of(
     mask: Tensor | None = None,
     input_ids: Tensor | None = None,
     target_rows: Tensor | None = None,
-) -> Read:
+) -> ReadoutRows:
     """The rows of a layer's attention that the head reads, on the device and in the dtype (float32 or more) of `like`.
 
     `mask` (batch, token) says which tokens are no padding, `target_rows` (batch, row) which rows the target explains.
@@ -72,21 +72,21 @@ def read_of(
     elif bound.readout.by_target and target_rows is not None:
         counted = target_rows >= 0
         weights = counted.to(dtype) / counted.sum(1, keepdim=True)
-        return Read(target_rows.clamp(min=0).to(like.device), weights.to(like.device))
+        return ReadoutRows(target_rows.clamp(min=0).to(like.device), weights.to(like.device))
     elif (bound.readout.last or bound.readout.end) and input_ids is not None:
         only = only_rows(bound.readout, input_ids).to(like.device)
-        return Read(only[:, None], torch.ones(batch, 1, dtype=dtype, device=like.device))
+        return ReadoutRows(only[:, None], torch.ones(batch, 1, dtype=dtype, device=like.device))
     elif bound.readout.patches_weight and mask is not None:
         rows = torch.arange(queries, device=like.device)
         weights = mask.to(dtype).to(like.device)
-        return Read(rows, bound.readout.patches_weight * weights / weights.sum(1, keepdim=True))
+        return ReadoutRows(rows, bound.readout.patches_weight * weights / weights.sum(1, keepdim=True))
     else:
         rows, weights = _positions(bound.readout, queries, bound.prefix)
     fixed = torch.tensor(weights, dtype=dtype, device=like.device)
-    return Read(torch.tensor(rows, device=like.device), fixed.expand(batch, -1))
+    return ReadoutRows(torch.tensor(rows, device=like.device), fixed.expand(batch, -1))
 
 
-def few_rows(bound: Bound, target_rows: Tensor | None, input_ids: Tensor | None) -> Sequence[int] | None:
+def few_rows(bound: BoundArchitecture, target_rows: Tensor | None, input_ids: Tensor | None) -> Sequence[int] | None:
     """All rows of the last block's output that the head reads for any example, where they are few; else None."""
     readout = bound.readout
     if bound.pooled or readout.patches_weight:

@@ -17,7 +17,7 @@ def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | Non
     return whole.index_copy_(1, rows, F.linear(x[:, rows], weight, bias))
 
 
-def pulled(g: Tensor, weight: Tensor, rows: Tensor | None = None) -> Tensor:
+def input_gradient(g: Tensor, weight: Tensor, rows: Tensor | None = None) -> Tensor:
     """`g @ weight`, computed only for tokens that `g` (batch, token, width) reaches: `rows`, or those it is seen to.
 
     Exact for any `g`.

@@ -46,7 +46,7 @@ def original(module: nn.Module) -> nn.Module:
     return vars(module).get(_ORIGINAL, module)
 
 
-def lender(model: nn.Module) -> nn.Module:
+def owning_model(model: nn.Module) -> nn.Module:
     """The user's model: towers of an image–text model are made anew for each call, and share it."""
     model = original(model)
     name = getattr(type(model), "lends", None)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InputError, OptionError, optional_import
-from .resampling import PURPOSE, Of, bootstrap, permutation, split, stack
+from .resampling import PURPOSE, Statistic, bootstrap, permutation, split, stack
 
 Correction = Literal["holm", "fdr"]
 
@@ -53,7 +53,7 @@ class Comparison:
 
 
 def interval(
-    columns: Sequence[np.ndarray], of: Of, *, level: float = 0.95, n_resamples: int = 2000, seed: int = 0
+    columns: Sequence[np.ndarray], of: Statistic, *, level: float = 0.95, n_resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """The number `of` the means of columns (example, …), and its percentile bootstrap interval over examples.
 
@@ -64,7 +64,7 @@ def interval(
 
 def intervals(
     values: Mapping[str, Sequence[np.ndarray]],
-    of: Of,
+    of: Statistic,
     *,
     level: float = 0.95,
     n_resamples: int = 2000,
@@ -80,7 +80,7 @@ def intervals(
 
 def bands(
     values: Mapping[str, Sequence[np.ndarray]],
-    of: Of,
+    of: Statistic,
     *,
     level: float = 0.95,
     n_resamples: int = 2000,
@@ -99,7 +99,7 @@ def bands(
 
 def compare(
     values: Mapping[str, Sequence[np.ndarray]],
-    of: Of,
+    of: Statistic,
     *,
     correction: Correction | None = "holm",
     level: float = 0.95,

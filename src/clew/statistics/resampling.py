@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError, optional_import
 
-Of = Callable[..., np.ndarray]  # of(*means): (…, *value) each, leading axes alike, to (…) or (…, points)
+Statistic = Callable[..., np.ndarray]  # of(*means): (…, *value) each, leading axes alike, to (…) or (…, points)
 PURPOSE = "compute intervals and tests"
 
 _CELLS = 4_000_000  # numbers held at a time
@@ -42,7 +42,7 @@ def split(means: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarr
 
 
 def bootstrap(
-    matrix: np.ndarray, of_means: Of, level: float, n_resamples: int, seed: int
+    matrix: np.ndarray, of_means: Statistic, level: float, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Limits and standard errors of `of_means` for means of examples drawn with replacement."""
     stats = optional_import("scipy.stats", extra="bench", purpose=PURPOSE)
@@ -69,7 +69,7 @@ def bootstrap(
 
 def permutation(
     stacked: np.ndarray,
-    number: Of,
+    number: Statistic,
     pairs: np.ndarray,
     observed: np.ndarray,
     tolerance: float,

@@ -22,7 +22,7 @@ def tolerance(*dtypes: torch.dtype) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Discrepancy:
     """Something that was verified: its `error`, one number, what is `allowed`, and in `words` what was compared."""
 
     name: str
@@ -33,14 +33,14 @@ class Measured:
     @staticmethod
     def of(
         name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None, least: float = 0.0
-    ) -> Measured:
+    ) -> Discrepancy:
         """The largest difference, relative to the largest size expected, or to `least`; `allowed` by the dtypes."""
         if allowed is None:
             allowed = tolerance(expected.dtype, found.dtype)
         if expected.shape != found.shape:
-            return Measured(name, torch.tensor(torch.inf), allowed, words)
+            return Discrepancy(name, torch.tensor(torch.inf), allowed, words)
         expected, found = at_least_float32(expected.detach()), at_least_float32(found.detach())
         if not expected.numel():
-            return Measured(name, torch.zeros(()), allowed, words)
+            return Discrepancy(name, torch.zeros(()), allowed, words)
         size = expected.abs().amax().clamp(min=max(least, torch.finfo(expected.dtype).tiny))
-        return Measured(name, (expected - found.to(expected)).abs().amax() / size, allowed, words)
+        return Discrepancy(name, (expected - found.to(expected)).abs().amax() / size, allowed, words)

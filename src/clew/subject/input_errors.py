@@ -23,7 +23,7 @@ _ARGUMENTS = re.compile(
 )
 
 
-def refused(model: nn.Module, error: Exception, shape: tuple[int, ...], *, is_text: bool) -> InputError:
+def input_error(model: nn.Module, error: Exception, shape: tuple[int, ...], *, is_text: bool) -> InputError:
     """The error for an input on which the model raised one. Advice on sizes is given only where it is about sizes."""
     said, what, place = str(error), f"{type(model).__name__} does not take this input", _place(model, error)
     if isinstance(error, TypeError) and _ARGUMENTS.search(said) and f"{type(model).__name__}.forward()" in said:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, named
+from ..errors import OptionError, short_repr
 from ..shapes import at_least_float32
-from ..validation import size_of
-from .discrepancy import Measured
+from ..validation import validate_size
+from .discrepancy import Discrepancy
 from .quadrature import Quadrature
 
 
@@ -22,7 +22,7 @@ def baseline(baselines: float | Tensor, x: Tensor) -> Tensor:
             raise ValueError("NaN or infinity")
         return found
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        shape = tuple(baselines.shape) if isinstance(baselines, Tensor) else named(baselines)
+        shape = tuple(baselines.shape) if isinstance(baselines, Tensor) else short_repr(baselines)
         expected = f"a finite number or a tensor that expands to {tuple(x.shape)}"
         raise OptionError("baselines do not fit the input", expected=expected, got=shape) from error
 
@@ -31,7 +31,7 @@ def chunk_size(given: Tensor, internal_batch_size: int | None) -> int:
     """How many inputs run at once along a path. Raises `OptionError` for fewer than one."""
     inputs = given.shape[0]
     if internal_batch_size is not None:
-        return size_of("internal_batch_size", internal_batch_size)
+        return validate_size("internal_batch_size", internal_batch_size)
     return min(max(4, inputs), 16) if given.device.type == "cpu" else max(64, inputs)
 
 
@@ -46,7 +46,7 @@ def in_chunks(
             progress(int(chunk[-1]) + 1, len(pairs))
 
 
-class Taken:
+class PathRecord:
     """Where a path was really gone and with which weights: `∫ dα = 1`, `∫ α dα = 1/2`, `∫ α² dα = 1/3` tell.
 
     `α` is measured on the inputs that the model got, not taken from the rule.
@@ -65,12 +65,12 @@ class Taken:
         powers = torch.stack([torch.ones_like(alpha), alpha, alpha.square()], 1)
         self._sums.index_add_(0, example, powers * weights.double().to(alpha.device)[:, None])
 
-    def measured(self, name: str, n_steps: int) -> Measured:
+    def measured(self, name: str, n_steps: int) -> Discrepancy:
         """The moments that a rule by its name has, against those that were seen."""
         expected, found = self._moments(name, n_steps)
         words = "the path that was integrated along: sums of its weights times powers of how far its points lie"
         short = self._start.dtype == torch.float32  # or half precision, brought to that
-        return Measured.of("path", expected, found, words, allowed=(1e-2 if self._half else 1e-4) if short else 1e-6)
+        return Discrepancy.of("path", expected, found, words, allowed=(1e-2 if self._half else 1e-4) if short else 1e-6)
 
     def _moments(self, name: str, n_steps: int) -> tuple[Tensor, Tensor]:
         """The moments (example, 3) that a rule has, and those that were seen; of inputs that are moved."""

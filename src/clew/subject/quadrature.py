@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..validation import whole
+from ..validation import validate_integer
 
 MOST_STEPS = 1_000  # where the nodes of a rule are found in a second, and its sums are exact long before
 
@@ -37,7 +37,7 @@ def quadrature_rule(rule: str, n_steps: int) -> Quadrature:
     `uniform`: the mean over `linspace(0, 1, n)`, the papers' rule; its coarse rule is the trapezoid on the same points.
     Raises `OptionError` for an unknown rule, fewer than one step, and more than `MOST_STEPS`.
     """
-    n_steps = whole("n_steps", n_steps, 1, MOST_STEPS)
+    n_steps = validate_integer("n_steps", n_steps, 1, MOST_STEPS)
     if rule == "gauss_legendre":
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)
         points = (nodes + 1) / 2

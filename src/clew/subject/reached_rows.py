@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from ..models.architectures import Bound
+from ..models.architectures import BoundArchitecture
 
 _KEPT = 64  # of one model
 _AGAIN = 64  # looked at again every so many results
@@ -16,7 +16,7 @@ _reached: WeakKeyDictionary[nn.Module, OrderedDict[Any, Tensor]] = WeakKeyDictio
 _asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
-def key_of(bound: Bound, given: Tensor, mask: Tensor | None, target_rows: Tensor | None) -> Any:
+def cache_key(bound: BoundArchitecture, given: Tensor, mask: Tensor | None, target_rows: Tensor | None) -> Any:
     """What decides the rows that a score reaches: the readout, and what it goes by. None where that is not known."""
     readout = bound.readout
     if readout.by_target and target_rows is None:
@@ -27,19 +27,19 @@ def key_of(bound: Bound, given: Tensor, mask: Tensor | None, target_rows: Tensor
     return bound.architecture.name, readout, tuple(given.shape), rows, lengths, numbers
 
 
-def known(model: nn.Module, key: Any) -> Tensor | None:
+def cached_rows(model: nn.Module, key: Any) -> Tensor | None:
     """The rows (input, row) that a score reached before."""
     found = _reached.get(model)
     return None if found is None or key is None else found.get(key)
 
 
-def is_due(model: nn.Module, key: Any) -> bool:
+def should_refresh(model: nn.Module, key: Any) -> bool:
     """Whether the rows are to be seen: where they are not known, and now and then."""
     _asked[model] = _asked.get(model, 0) + 1
-    return known(model, key) is None or _asked[model] % _AGAIN == 0
+    return cached_rows(model, key) is None or _asked[model] % _AGAIN == 0
 
 
-def remember(model: nn.Module, key: Any, rows: Tensor) -> None:
+def cache_rows(model: nn.Module, key: Any, rows: Tensor) -> None:
     """Keep what was seen."""
     if key is not None:
         found = _reached.setdefault(model, OrderedDict())

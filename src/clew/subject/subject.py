@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, ClewError
-from ..models.architectures import Bound
+from ..models.architectures import BoundArchitecture
 from ..models.forward_arguments import CACHES, for_call, is_cache
 from ..seam.block_layers import attend, layers_from, project
 from ..seam.capture import Attention, Capture, Leaf
-from ..seam.gradient_stops import no_gradient
-from ..seam.guest import as_caller
-from ..seam.module_hooks import replacing, seen_at
-from ..seam.precision import Precise
-from ..seam.readout import Read, few_rows, read_of
-from ..seam.twin import lender, original
+from ..seam.gradient_stops import no_gradient_error
+from ..seam.guest import in_callers_autocast
+from ..seam.module_hooks import activation_at, replace_output
+from ..seam.precision import DoublePrecision
+from ..seam.readout import ReadoutRows, few_rows, readout_rows
+from ..seam.twin import original, owning_model
 from ..shapes import Values
-from .discrepancy import Measured
-from .input_errors import refused, refused_cache
-from .paths import Taken, baseline, chunk_size, in_chunks
-from .reached_rows import is_due, key_of
+from .discrepancy import Discrepancy
+from .input_errors import input_error, refused_cache
+from .paths import PathRecord, baseline, chunk_size, in_chunks
+from .reached_rows import cache_key, should_refresh
 from .trace import Trace, gradients_of, repeated
 
 # Whether blocks get (token, batch, width), by the first of them.
@@ -56,7 +56,7 @@ class Subject:
     """
 
     model: nn.Module
-    bound: Bound
+    bound: BoundArchitecture
     inputs: dict[str, Any]
     resolve: Callable[[Any], Score]
     per_row: bool = True  # whether any selection of examples can be scored
@@ -71,7 +71,7 @@ class Subject:
     traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
     relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
     pulls: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]], init=False)
-    measured: list[Measured] = field(default_factory=list[Measured], init=False)
+    measured: list[Discrepancy] = field(default_factory=list[Discrepancy], init=False)
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
     backend: str | None = field(default=None, init=False)
@@ -178,16 +178,18 @@ class Subject:
                 args.append(value)
         with ExitStack() as stack:
             if x is not None and self.bound.is_text:
-                stack.callback(replacing(at or self.bound.patches, x).remove)
+                stack.callback(replace_output(at or self.bound.patches, x).remove)
             if self.precise:
-                stack.enter_context(Precise(self.model))
-            stack.enter_context(as_caller())
+                stack.enter_context(DoublePrecision(self.model))
+            stack.enter_context(in_callers_autocast())
             try:
                 return self.model(*args, **kwargs)
             except ClewError:
                 raise
             except (ValueError, AssertionError, TypeError, IndexError) as error:
-                raise refused(lender(self.model), error, self.given.shape, is_text=self.bound.is_text) from error
+                raise input_error(
+                    owning_model(self.model), error, self.given.shape, is_text=self.bound.is_text
+                ) from error
 
     def refuse_cache(self) -> None:
         """Raise `InputError` where there is a cache: attention goes to its tokens, which cannot have scores."""
@@ -214,13 +216,13 @@ class Subject:
         verified, wanted_graph, inputs_of = self.verify and x is None, leaf is not None, frozenset(hidden)
         keep = frozenset(attention) | ({self.last} if verified else set())
         # Which rows the score reaches is seen by a gradient of the last block's tail.
-        if verified and leaf is None and is_due(lender(self.model), self.reach_key):
+        if verified and leaf is None and should_refresh(owning_model(self.model), self.reach_key):
             leaf = (self.last, "o")
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]
         seam = Capture(
             self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads,
-            token_first=bool(inputs_of) and self.token_first(batch), witness=verified,
+            token_first=bool(inputs_of) and self.token_first(batch), probe_gradients=verified,
             pulls=self.pulls if self.verify else None,
         )  # fmt: skip
         with seam, torch.set_grad_enabled(leaf is not None):
@@ -250,11 +252,11 @@ class Subject:
         """Raise `CaptureError` for a score that no gradient leads to, with the place where it stops."""
         if not score.requires_grad:
             x = self.x.detach().requires_grad_()
-            raise no_gradient(self.model, lambda: self.forward(x))
+            raise no_gradient_error(self.model, lambda: self.forward(x))
 
-    def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> Read:
+    def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> ReadoutRows:
         """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
-        return read_of(
+        return readout_rows(
             self.bound,
             layer,
             o.shape[0],
@@ -309,12 +311,12 @@ class Subject:
     @property
     def reach_key(self) -> Any:
         """What decides which rows the score reaches; None for targets of which nothing is known."""
-        return key_of(self.bound, self.given, self.mask, self.target_rows) if self.per_row else None
+        return cache_key(self.bound, self.given, self.mask, self.target_rows) if self.per_row else None
 
     def measure(self, name: str, expected: Tensor, found: Tensor, words: str, *, allowed: float | None = None) -> None:
         """Note how far something that was computed is from what it should be, relative to its largest size."""
         if self.verify:
-            self.measured.append(Measured.of(name, expected, found, words, allowed=allowed))
+            self.measured.append(Discrepancy.of(name, expected, found, words, allowed=allowed))
 
     # Paths
 
@@ -331,7 +333,7 @@ class Subject:
         size = chunk_size(self.given, internal_batch_size) * self.each if self.per_row else self.batch
         return in_chunks(points, self.batch, size, self.given.device, self.progress)
 
-    def measure_path(self, quadrature: str, taken: Taken, n_steps: int) -> None:
+    def measure_path(self, quadrature: str, taken: PathRecord, n_steps: int) -> None:
         """Note whether a path was gone as its rule says."""
         if self.verify:
             self.measured.append(taken.measured(quadrature, n_steps))
@@ -384,7 +386,7 @@ class Subject:
                 self.forward(self._repeated[groups], groups)
 
         with torch.no_grad():
-            return seen_at(module, call, entering=entering)
+            return activation_at(module, call, entering=entering)
 
 
 def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.architectures import Bound
+from ..models.architectures import BoundArchitecture
 from ..seam.capture import Attention
-from ..seam.readout import Read
+from ..seam.readout import ReadoutRows
 from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
@@ -33,11 +33,11 @@ class Trace:
     and all else once for each target.
     """
 
-    bound: Bound
+    bound: BoundArchitecture
     layers: dict[int, Attention]
     output: Any
     score: Tensor
-    reader: Callable[[int, Tensor], Read]
+    reader: Callable[[int, Tensor], ReadoutRows]
     mask: Tensor | None = None
     each: int = 1
     length: int = 0
@@ -71,7 +71,7 @@ class Trace:
 
     # Readout
 
-    def read(self, layer: int | None = None) -> Read:
+    def read(self, layer: int | None = None) -> ReadoutRows:
         """Query rows of an attention (default: the last) that the head reads, and their weights."""
         layer = self.bound.last if layer is None else layer
         return self.reader(layer, self[layer].o)

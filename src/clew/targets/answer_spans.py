@@ -17,7 +17,7 @@ def best_answers(start: Tensor, end: Tensor, text: TextBatch) -> tuple[Tensor, s
     The second value is a word of advice where the model would rather have no answer.
     """
     may = text.mask if text.answers is None else text.answers
-    may = text.arranged(may.to(torch.long)).bool().to(start.device)
+    may = text.to_model_order(may.to(torch.long)).bool().to(start.device)
     both = start.masked_fill(~may, -torch.inf)[:, :, None] + end.masked_fill(~may, -torch.inf)[:, None, :]
     places = torch.arange(start.shape[1], device=start.device)
     length = places[None, :] - places[:, None]
@@ -28,7 +28,7 @@ def best_answers(start: Tensor, end: Tensor, text: TextBatch) -> tuple[Tensor, s
     best = both.masked_fill(~allowed, -torch.inf).flatten(1).argmax(1)
     rows = torch.stack([best // start.shape[1], best % start.shape[1]], 1)
     first = (start[:, 0] + end[:, 0]).cpu() > both.flatten(1).gather(1, best[:, None])[:, 0].cpu()
-    none = (first & text.arranged(text.special.to(torch.long))[:, 0].bool().cpu()).nonzero().flatten().tolist()
+    none = (first & text.to_model_order(text.special.to(torch.long))[:, 0].bool().cpu()).nonzero().flatten().tolist()
     if not none:
         return rows, ""
     said = f"of examples {none} the model prefers its first token to any answer, which may mean that there is none"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import TargetError, close_matches, named
-from ..validation import digits
+from ..errors import TargetError, close_matches, short_repr
+from ..validation import parse_integer
 from .kinds import Contrast, Each, Similarity, Span, Token
 
 ADVICE = (
@@ -19,7 +19,7 @@ ADVICE = (
 )
 
 
-def indices(target: Any, logits: Tensor, labels: Sequence[str] | None, noun: str = "class") -> Tensor:
+def class_indices(target: Any, logits: Tensor, labels: Sequence[str] | None, noun: str = "class") -> Tensor:
     """The numbers of what each example's target names. Raises `TargetError` where there is no such class."""
     batch, classes = logits.shape
     if isinstance(target, (Span, Token)):
@@ -43,19 +43,19 @@ def indices(target: Any, logits: Tensor, labels: Sequence[str] | None, noun: str
         )
     if len(target) != batch:
         raise TargetError("one target per example is needed", expected=f"{batch}", got=f"{len(target)}")
-    numbers = [index_of(t, labels) for t in target]
+    numbers = [class_index(t, labels) for t in target]
     wrong = [n for n in numbers if not 0 <= n < classes]
     if wrong:
         raise TargetError(f"no such {noun}", expected=f"0 to {classes - 1}", got=wrong[0])
     return torch.tensor(numbers, device=logits.device)
 
 
-def index_of(target: Any, labels: Sequence[str] | None) -> int:
+def class_index(target: Any, labels: Sequence[str] | None) -> int:
     """The number of a class. Raises `TargetError` for what is no class, with the labels most like it."""
     if isinstance(target, np.integer):
         return int(target)
     if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise TargetError("a class is an index or a label", expected="int or str", got=named(target))
+        raise TargetError("a class is an index or a label", expected="int or str", got=short_repr(target))
     if isinstance(target, int):
         return target
     if not labels:
@@ -65,7 +65,7 @@ def index_of(target: Any, labels: Sequence[str] | None) -> int:
             got="no labels",
             todo="pass the class index, or a model from clew.load that has labels",
         )
-    found = meant(target, labels)
+    found = matching_classes(target, labels)
     if len(found) == 1:
         return found[0]
     if found:
@@ -76,13 +76,13 @@ def index_of(target: Any, labels: Sequence[str] | None) -> int:
             todo="pass the class index",
         )
     todo = close_matches(target, labels)
-    number = digits(target.strip())
+    number = parse_integer(target.strip())
     if number is not None and number >= 0:
         todo += f"; for the class by its index pass {number}, not a string"
     raise TargetError(f"no label {target!r}", got=target, todo=todo)
 
 
-def meant(text: str, labels: Sequence[str] | None) -> list[int]:
+def matching_classes(text: str, labels: Sequence[str] | None) -> list[int]:
     """Classes whose label a text is: as it is written, else but for capitals, else one of its names ("cat, puss")."""
     lowered = [str(label).lower() for label in labels or ()]
     found = [i for i, label in enumerate(labels or ()) if label == text]
@@ -90,7 +90,7 @@ def meant(text: str, labels: Sequence[str] | None) -> list[int]:
     return found or [i for i, label in enumerate(lowered) if text.lower() in label.split(", ")]
 
 
-def refuse_labels(target: Any) -> None:
+def refuse_class_target(target: Any) -> None:
     """Raise `TargetError` where an embedding is asked for a class or for what it is like."""
     for one in _single(target):
         if isinstance(one, (str, Similarity)):
@@ -124,7 +124,7 @@ def refuse(one: Any, task: str) -> None:
         "token-classification": "Token(where, label): the head has an output for each token",
         "question-answering": "None (the predicted answer), Span(…), or a callable",
     }
-    raise TargetError(f"this target does not fit a model for {task}", expected=takes[task], got=named(one))
+    raise TargetError(f"this target does not fit a model for {task}", expected=takes[task], got=short_repr(one))
 
 
 def name_of(index: int, labels: Sequence[str] | None, noun: str = "class") -> str:

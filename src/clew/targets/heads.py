@@ -162,21 +162,21 @@ def log_probability_of(odds: Tensor) -> Tensor:
 # Names
 
 
-def names_of(config: Any) -> list[str] | None:
+def config_labels(config: Any) -> list[str] | None:
     """The names of classes in a configuration, in the order of their numbers; None where it has none.
 
     `id2label` counts, or `label2id` where the former holds the names that transformers makes up.
     """
     there, back = _of(config, "id2label"), _of(config, "label2id")
-    named = by_number(there) if isinstance(there, Mapping) else None
+    named = labels_by_index(there) if isinstance(there, Mapping) else None
     made_up = named is None or all(name in (f"LABEL_{i}", f"class {i}") for i, name in enumerate(named))
     if made_up and isinstance(back, Mapping) and back:
-        other = by_number({number: name for name, number in back.items()})  # pyright: ignore
+        other = labels_by_index({number: name for name, number in back.items()})  # pyright: ignore
         return other if other is not None else named
     return named
 
 
-def by_number(names: Mapping[Any, Any] | Sequence[str] | None) -> list[str] | None:
+def labels_by_index(names: Mapping[Any, Any] | Sequence[str] | None) -> list[str] | None:
     """Names in a list by their numbers, whatever the type of the keys; a number without a name is "class 7".
 
     Raises `LoadError` for numbers of classes beyond reason.

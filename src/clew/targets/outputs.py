@@ -46,7 +46,7 @@ def answer_logits_of(output: Any, *, asked: bool = False) -> tuple[Tensor, Tenso
     return None
 
 
-def numbers_of(output: Any, *, answers: bool = False) -> list[Tensor]:
+def comparable_outputs(output: Any, *, answers: bool = False) -> list[Tensor]:
     """The numbers that scores are made of, without a graph: logits, of an answer both; else all that there are."""
     both = answer_logits_of(output, asked=answers)
     if both is not None:
@@ -61,7 +61,7 @@ def numbers_of(output: Any, *, answers: bool = False) -> list[Tensor]:
 
 def kept_rows(asked: Tensor | None, output: Any) -> list[int] | None:
     """The rows of the sequence that an output holds, where some were asked for and these came; None for all."""
-    found = [] if asked is None else numbers_of(output)
+    found = [] if asked is None else comparable_outputs(output)
     if asked is None or not found or found[0].ndim < 2 or found[0].shape[1] != len(asked):
         return None
     return asked.tolist()

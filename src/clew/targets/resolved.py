@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import TargetError, named
+from ..errors import TargetError, short_repr
 from ..inputs.texts import TextBatch
 from ..shapes import at_least_float32
 from .answer_spans import best_answers
-from .classes import ADVICE, index_of, indices, name_of, refuse, refuse_labels, refuse_probability
+from .classes import ADVICE, class_index, class_indices, name_of, refuse, refuse_class_target, refuse_probability
 from .heads import Head, Scale, log_odds, log_probability_of, probability_of
 from .kinds import Contrast, Each, Span, Target, Token
 from .outputs import answer_logits_of, logits_of
@@ -91,7 +91,7 @@ def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
     examples = len(batch.input_ids)
     last = (batch.lengths - 1).tolist()
     found: list[list[int]] = []
-    for i, one in enumerate(each(target, examples)):
+    for i, one in enumerate(targets_per_example(target, examples)):
         if callable(one):
             return None  # it may read anything
         if isinstance(one, Token) and task in ("causal-lm", "token-classification"):
@@ -162,10 +162,10 @@ def resolve(
     if embedding:
         if target is None:
             return Resolved(kind, ["norm of the embedding"] * batch, batch, scale=None, embedding=True)
-        refuse_labels(target)
+        refuse_class_target(target)
         labels = None
     noun = "feature" if embedding else "class"
-    target, count = flat(target, batch)
+    target, count = flatten_targets(target, batch)
     if count > 1:
         logits = logits.repeat_interleave(count, 0)
     if isinstance(target, Sequence) and target and all(isinstance(one, Contrast) for one in target):
@@ -174,16 +174,16 @@ def resolve(
     elif isinstance(target, Sequence) and any(isinstance(one, Contrast) for one in target):
         raise TargetError("contrasts cannot be mixed with other targets in one batch", expected="contrasts only")
     if isinstance(target, Contrast):
-        plus, minus = indices(target.a, logits, labels, noun), indices(target.b, logits, labels, noun)
+        plus, minus = class_indices(target.a, logits, labels, noun), class_indices(target.b, logits, labels, noun)
         names = [f"{name_of(i, labels, noun)} rather than {name_of(j, labels, noun)}" for i, j in _pairs(plus, minus)]
     else:
-        plus, minus = logits.argmax(-1) if target is None else indices(target, logits, labels, noun), None
+        plus, minus = logits.argmax(-1) if target is None else class_indices(target, logits, labels, noun), None
         names = [name_of(i, labels, noun) for i in plus.tolist()]
     found = Resolved(kind, names, batch * count, plus[:, None], None if minus is None else minus[:, None], each=count)
     return replace(found, scale=scale, embedding=embedding)
 
 
-def flat(target: Target, batch: int) -> tuple[Target, int]:
+def flatten_targets(target: Target, batch: int) -> tuple[Target, int]:
     """Targets of all examples one after the other, and how many each of them has.
 
     Raises `TargetError` where some examples have more than others.
@@ -212,12 +212,12 @@ def _of_tokens(
     rows: Tensor | None,
 ) -> Resolved:
     """Classes or next tokens at some rows; `logits` (batch, row, class) are those of the rows."""
-    ids, classes = text.arranged(text.input_ids), logits.shape[-1]
+    ids, classes = text.to_model_order(text.input_ids), logits.shape[-1]
     plus, minus = slots.clone().clamp(min=0).cpu(), None
     names: list[str] = []
 
     def number(one: int | str) -> int:
-        found = index_of(one, labels) if labels is not None or not isinstance(one, str) else text.token_id(one)
+        found = class_index(one, labels) if labels is not None or not isinstance(one, str) else text.token_id(one)
         if not 0 <= found < classes:
             raise TargetError("no such class", expected=f"0 to {classes - 1}", got=found)
         return found
@@ -226,7 +226,7 @@ def _of_tokens(
         return name_of(found, labels) if labels is not None else text.name(found)
 
     best = logits.argmax(-1).cpu()
-    for i, one in enumerate(each(target, batch)):
+    for i, one in enumerate(targets_per_example(target, batch)):
         if isinstance(one, Span):
             assert rows is not None
             said = [int(ids[i, row + 1]) for row in rows[i].tolist() if row >= 0]
@@ -255,13 +255,13 @@ def _answer(output: Any, batch: int, kind: str, text: TextBatch, rows: Tensor | 
     if rows is None:
         start, end = (at_least_float32(t.detach()) for t in _starts_and_ends(output))
         rows, advice = best_answers(start, end, text)
-    ids = text.arranged(text.input_ids)
+    ids = text.to_model_order(text.input_ids)
     said = [ids[i, a : b + 1].tolist() for i, (a, b) in enumerate(rows.tolist())]
     names = [text.decode(s) if text.decode is not None else f"{len(s)} tokens" for s in said]
     return Resolved(kind, names, batch, plus=rows, answer=True, advice=advice)
 
 
-def each(target: Target, batch: int) -> list[Any]:
+def targets_per_example(target: Target, batch: int) -> list[Any]:
     """The target of each example. Raises `TargetError` for a list of another length."""
     if isinstance(target, (Tensor, np.ndarray)):
         target = cast("list[int]", target.tolist())
@@ -278,7 +278,7 @@ def _single(one: Any) -> int | str:
     if isinstance(one, np.integer):
         return int(one)
     if isinstance(one, bool) or not isinstance(one, (int, str)):
-        raise TargetError("a class or token is a number or a word", expected="int or str", got=named(one))
+        raise TargetError("a class or token is a number or a word", expected="int or str", got=short_repr(one))
     return one
 
 
@@ -288,7 +288,9 @@ def _positions(start: int | str, stop: int | None, nth: int | None, batch: TextB
     if isinstance(start, str):
         wrong.pop("start")
     if wrong or any(isinstance(v, bool) for v in places.values()):
-        raise TargetError("a place in a text is words, or a token's position", expected="str or int", got=named(places))
+        raise TargetError(
+            "a place in a text is words, or a token's position", expected="str or int", got=short_repr(places)
+        )
     if isinstance(start, str):
         return batch.find(example, start, nth)
     columns = range(start, start + 1 if stop is None else stop)

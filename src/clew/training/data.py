@@ -12,14 +12,14 @@ from typing import Any
 
 from ..datasets import Dataset, open_dataset, reader_of
 from ..errors import InputError, NoSplit, OptionError, optional_import
-from ..validation import real
+from ..validation import validate_float
 from .recipes import Task
 
 _NAMES = {"train": ("train", "training"), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledSplit:
     """Labelled examples, in order."""
 
     data: Dataset
@@ -30,22 +30,22 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
+class DataSplits:
     """The three parts, the names of the classes, and in words what was held out and left out.
 
     `content` is a hash of all examples and labels. Where examples have a picture, it is the picture that is classified.
     """
 
-    train: Part
-    validation: Part
-    test: Part
+    train: LabelledSplit
+    validation: LabelledSplit
+    test: LabelledSplit
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     content: str
     is_text: bool
 
 
-def divided(
+def split_data(
     task: Task,
     source: str | Path | Dataset,
     *,
@@ -53,7 +53,7 @@ def divided(
     test: str | Path | Dataset | float | None = None,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Parts:
+) -> DataSplits:
     """Open data and divide it.
 
     Parts that the data has of its own are taken: splits of its reader, or folders `train`, `val`, `test`. Those that
@@ -71,7 +71,7 @@ def divided(
     shares = {"test": task.test, "validation": task.validation}
     for name, given in (("validation", validation), ("test", test)):
         if isinstance(given, (int, float)):  # held out, whatever the data has of its own
-            shares[name] = real(f"the share that is held out for {name}", given)
+            shares[name] = validate_float(f"the share that is held out for {name}", given)
             own.pop(name, None)
         elif given is not None:
             own[name] = _opened(task, given, asked)
@@ -89,7 +89,7 @@ def divided(
     is_text = train.data.read(0).image is None
     parts, content = _disjoint({**labelled, "train": train}, is_text, notes)
     _several_classes(parts["train"], classes)
-    return Parts(parts["train"], parts["validation"], parts["test"], classes, tuple(notes), content, is_text)
+    return DataSplits(parts["train"], parts["validation"], parts["test"], classes, tuple(notes), content, is_text)
 
 
 def _opened(task: Task, source: str | Path | Dataset, options: Mapping[str, Any]) -> Dataset:
@@ -145,7 +145,7 @@ def _split(task: Task, source: str | Path, options: Mapping[str, Any], name: str
     raise AssertionError("a part has a name")
 
 
-def _labelled(data: Dataset, name: str, notes: list[str]) -> Part:
+def _labelled(data: Dataset, name: str, notes: list[str]) -> LabelledSplit:
     """The examples that have a label, by position."""
     places: list[int] = []
     labels: list[int] = []
@@ -163,7 +163,7 @@ def _labelled(data: Dataset, name: str, notes: list[str]) -> Part:
             got="none",
             todo="name the column: data_options={'label': …}, --data-option label=…",
         )
-    return Part(data.subset(places), labels)
+    return LabelledSplit(data.subset(places), labels)
 
 
 def _label_of(data: Dataset, index: int) -> Any:
@@ -172,7 +172,7 @@ def _label_of(data: Dataset, index: int) -> Any:
     return stored(index).get("label") if stored is not None else data.read(index).label
 
 
-def _classes(parts: Mapping[str, Part]) -> tuple[dict[str, Part], tuple[str, ...]]:
+def _classes(parts: Mapping[str, LabelledSplit]) -> tuple[dict[str, LabelledSplit], tuple[str, ...]]:
     """Parts whose labels count the same classes, and their names: those of the training part.
 
     Numbers without names that do not begin at 0 (1 to 5 stars) become classes in their order.
@@ -181,7 +181,7 @@ def _classes(parts: Mapping[str, Part]) -> tuple[dict[str, Part], tuple[str, ...
     if own is None:
         numbers = sorted({label for part in parts.values() for label in part.labels})
         at = {number: i for i, number in enumerate(numbers)}
-        found = {name: Part(part.data, [at[label] for label in part.labels]) for name, part in parts.items()}
+        found = {name: LabelledSplit(part.data, [at[label] for label in part.labels]) for name, part in parts.items()}
         names = tuple(map(str, numbers))
     else:
         names = tuple(own)
@@ -190,7 +190,7 @@ def _classes(parts: Mapping[str, Part]) -> tuple[dict[str, Part], tuple[str, ...
     return found, names
 
 
-def _named_as(part: Part, names: tuple[str, ...], what: str) -> Part:
+def _named_as(part: LabelledSplit, names: tuple[str, ...], what: str) -> LabelledSplit:
     """A part with its labels as numbers in `names`."""
     theirs = tuple(part.data.classes) if part.data.classes is not None else names
     strange = sorted({theirs[label] if label < len(theirs) else str(label) for label in part.labels} - set(names))
@@ -201,10 +201,10 @@ def _named_as(part: Part, names: tuple[str, ...], what: str) -> Part:
             got=", ".join(strange[:5]),
             todo="give all classes by name: data_options={'classes': […]}",
         )
-    return part if theirs == names else Part(part.data, [names.index(theirs[label]) for label in part.labels])
+    return part if theirs == names else LabelledSplit(part.data, [names.index(theirs[label]) for label in part.labels])
 
 
-def _several_classes(train: Part, names: Sequence[str]) -> None:
+def _several_classes(train: LabelledSplit, names: Sequence[str]) -> None:
     if len(found := set(train.labels)) < 2:
         raise InputError(
             f"the training part of {train.data.name} has one class only, so there is nothing to learn",
@@ -220,10 +220,12 @@ def _key(data: Dataset, index: int, is_text: bool) -> bytes:
     return hashlib.sha256(" ".join((data.read(index).text or "").split()).encode("utf-8", "surrogatepass")).digest()
 
 
-def _disjoint(parts: Mapping[str, Part], is_text: bool, notes: list[str]) -> tuple[dict[str, Part], str]:
+def _disjoint(
+    parts: Mapping[str, LabelledSplit], is_text: bool, notes: list[str]
+) -> tuple[dict[str, LabelledSplit], str]:
     """Parts that share no example: of two the test part keeps it, then the validation part; and a hash of them all."""
     taken: dict[bytes, str] = {}
-    found: dict[str, Part] = {}
+    found: dict[str, LabelledSplit] = {}
     content = hashlib.sha256()
     for name in ("test", "validation", "train"):
         part = parts[name]
@@ -243,11 +245,13 @@ def _disjoint(parts: Mapping[str, Part], is_text: bool, notes: list[str]) -> tup
     return found, content.hexdigest()[:16]
 
 
-def _some(part: Part, places: Sequence[int]) -> Part:
-    return Part(part.data.subset(places), [part.labels[i] for i in places])
+def _some(part: LabelledSplit, places: Sequence[int]) -> LabelledSplit:
+    return LabelledSplit(part.data.subset(places), [part.labels[i] for i in places])
 
 
-def _held_out(part: Part, share: float, task: Task, name: str, classes: int) -> tuple[Part, Part]:
+def _held_out(
+    part: LabelledSplit, share: float, task: Task, name: str, classes: int
+) -> tuple[LabelledSplit, LabelledSplit]:
     """What is left and what is held out, drawn by scikit-learn."""
     if not 0 < share < 1:
         raise OptionError(f"a share of the data is held out for {name}", expected="above 0, below 1", got=share)

@@ -11,11 +11,11 @@ from typing import Any
 from ..datasets import Dataset
 from ..errors import InputError, OptionError, close_matches, optional_import
 from ..evaluation.identity import versions
-from ..files.atomic import may_be, slug
+from ..files.atomic import is_valid_filename, slug
 from ..loading.load import load
 from ..models.loaded_model import LoadedModel
-from ..validation import refuse_others, size_of, typed, whole
-from .data import divided
+from ..validation import validate_arguments, validate_call, validate_integer, validate_size
+from .data import split_data
 from .recipes import TASKS, Task, changed
 
 logger = logging.getLogger("clew")
@@ -42,7 +42,7 @@ class Finetuned:
         return load(self.folder)
 
 
-@typed
+@validate_call
 def finetune(
     task: str,
     model: str | Path | None = None,
@@ -102,18 +102,18 @@ def finetune(
         LoadError: a model that cannot be had. OptionError: unknown options, or out of range.
         WriteError: a full disk, say; what was there before is kept, and the same call goes on from it.
     """
-    refuse_others({"task": task, "model": model, "data": data}, finetune)
+    validate_arguments({"task": task, "model": model, "data": data}, finetune)
     optional_import("accelerate", extra="train", purpose="train models")
     chosen, source = _task(task, data)
     recipe = changed(chosen.recipe, options)
     if device not in (None, "cpu"):
         raise OptionError("a GPU is taken where there is one", expected="device=None or 'cpu'", got=device)
     limit, eval_steps, micro_batch = (
-        None if value is None else size_of(name, value)
+        None if value is None else validate_size(name, value)
         for name, value in (("limit", limit), ("eval_steps", eval_steps), ("micro_batch", micro_batch))
     )
-    lora = None if lora is None else whole("lora, the rank of LoRA's matrices,", lora, 1, MOST_RANK)
-    workers = whole("workers", workers, 0, MOST_WORKERS)
+    lora = None if lora is None else validate_integer("lora, the rank of LoRA's matrices,", lora, 1, MOST_RANK)
+    workers = validate_integer("workers", workers, 0, MOST_WORKERS)
     if quantize is not None and lora is None:
         raise OptionError("packed weights cannot be trained", expected="lora=16 beside quantize=", got="no lora")
     if lora is not None and (recipe.train != chosen.recipe.train or recipe.reinit):
@@ -123,7 +123,7 @@ def finetune(
         raise OptionError("no model to begin with", expected="model='hf:ORG/NAME' or 'timm:NAME'", got="none")
     folder = Path(out) if out is not None else Path("finetuned") / f"{slug(task)}-{slug(str(name))}"
     limit = limit if limit is not None else chosen.limit
-    parts = divided(chosen, source, validation=validation, test=test, limit=limit, options=data_options)
+    parts = split_data(chosen, source, validation=validation, test=test, limit=limit, options=data_options)
     if task not in TASKS and not parts.is_text:
         chosen, recipe = TASKS["images"], changed(TASKS["images"].recipe, options)
     if parts.is_text != (chosen.name != "images"):
@@ -142,7 +142,7 @@ def finetune(
     from . import state  # needs accelerate
 
     state.processes(device)
-    facts = state.from_main(lambda: state.opened(folder, asked, overwrite))
+    facts = state.from_main(lambda: state.open_training(folder, asked, overwrite))
     if facts.get("results") is not None:
         logger.info("%s is done; nothing is trained", folder)
         return Finetuned(folder, facts.get("before"), facts["results"]["test"], facts)
@@ -155,10 +155,10 @@ def finetune(
         "command": state.command(task, given, recipe, chosen.recipe),
         "versions": versions(("torch", "transformers", "accelerate", "peft", "timm")),
     }
-    from .loop import Machine
+    from .loop import TrainingRuntime
     from .session import Session
 
-    machine = Machine(
+    machine = TrainingRuntime(
         device=device, bf16=bf16, micro_batch=micro_batch, gradient_checkpointing=gradient_checkpointing,
         eval_steps=eval_steps, workers=workers,
     )  # fmt: skip
@@ -169,7 +169,7 @@ def finetune(
 
 def _task(task: str, data: Source | None) -> tuple[Task, Source]:
     """The task and its data; a task that is no name is data, taken for texts until they are read."""
-    if not may_be(task):
+    if not is_valid_filename(task):
         raise InputError("no data have such a name", expected="a name that a file could have", got=ascii(task[:60]))
     named = TASKS.get(task)
     if named is not None and (data is not None or named.data is not None):

@@ -28,7 +28,7 @@ from ..errors import InputError, OptionError, WriteError, optional_import
 from ..files.atomic import write_errors
 from ..inputs.preprocessing import Preprocess
 from .checkpoints import seal
-from .data import Part, Parts
+from .data import DataSplits, LabelledSplit
 from .models import Trainable
 from .recipes import Recipe
 from .state import on_cpu, processes
@@ -37,7 +37,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class TrainingRuntime:
     """How training runs, without a say in what is learned: options of `clew.finetune`."""
 
     device: str | None = None
@@ -48,10 +48,10 @@ class Machine:
     workers: int = 0
 
 
-class Texts(Dataset[dict[str, Any]]):
+class TextDataset(Dataset[dict[str, Any]]):
     """Texts as token numbers, cut to `longest`, not padded."""
 
-    def __init__(self, part: Part, tokenizer: Any, longest: int) -> None:
+    def __init__(self, part: LabelledSplit, tokenizer: Any, longest: int) -> None:
         self.part, self.tokenizer, self.longest = part, tokenizer, longest
 
     def __len__(self) -> int:
@@ -63,10 +63,10 @@ class Texts(Dataset[dict[str, Any]]):
         return {"input_ids": ids, "labels": self.part.labels[index]}
 
 
-class Images(Dataset[dict[str, Any]]):
+class ImageDataset(Dataset[dict[str, Any]]):
     """Pictures as the model takes them; with `augment` after a random crop, flipped or not."""
 
-    def __init__(self, part: Part, preprocess: Preprocess, augment: bool = False) -> None:
+    def __init__(self, part: LabelledSplit, preprocess: Preprocess, augment: bool = False) -> None:
         self.part, self.preprocess = part, preprocess
         self.augment: Any = None
         if augment:
@@ -85,11 +85,13 @@ class Images(Dataset[dict[str, Any]]):
         return {"pixel_values": pixels, "labels": self.part.labels[index]}
 
 
-def encoded(made: Trainable, part: Part, recipe: Recipe, *, training: bool = False) -> Dataset[dict[str, Any]]:
+def torch_dataset(
+    made: Trainable, part: LabelledSplit, recipe: Recipe, *, training: bool = False
+) -> Dataset[dict[str, Any]]:
     """The examples of a part as the model's inputs."""
     if made.preprocess is not None:
-        return Images(part, made.preprocess, augment=recipe.augment and training)
-    return Texts(part, made.tokenizer, made.longest(recipe.max_length))
+        return ImageDataset(part, made.preprocess, augment=recipe.augment and training)
+    return TextDataset(part, made.tokenizer, made.longest(recipe.max_length))
 
 
 def mean_cross_entropy(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -99,7 +101,7 @@ def mean_cross_entropy(outputs: Any, labels: Tensor, num_items_in_batch: Any = N
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def measured(prediction: Any) -> dict[str, float]:
+def compute_metrics(prediction: Any) -> dict[str, float]:
     """Accuracy, macro F1 and `selection`: the accuracy and, among equal ones, the smaller loss.
 
     What the loss adds is less than one example adds to the accuracy.
@@ -152,7 +154,13 @@ class _Checkpointing(Trainer):
 
 
 def make_trainer(
-    made: Trainable, parts: Parts, recipe: Recipe, folder: Path, machine: Machine, tell: Tell, show_progress: bool
+    made: Trainable,
+    parts: DataSplits,
+    recipe: Recipe,
+    folder: Path,
+    machine: TrainingRuntime,
+    tell: Tell,
+    show_progress: bool,
 ) -> Trainer:
     """A `Trainer` that evaluates and saves after each epoch, or each `eval_steps`, and keeps the best and the last."""
     devices = _devices(machine)
@@ -197,11 +205,11 @@ def make_trainer(
     trainer = _Checkpointing(
         made.model,
         arguments,
-        train_dataset=encoded(made, parts.train, recipe, training=True),
-        eval_dataset=encoded(made, parts.validation, recipe),
+        train_dataset=torch_dataset(made, parts.train, recipe, training=True),
+        eval_dataset=torch_dataset(made, parts.validation, recipe),
         data_collator=DataCollatorWithPadding(made.tokenizer) if made.tokenizer is not None else None,
         compute_loss_func=mean_cross_entropy,
-        compute_metrics=measured,
+        compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=lambda logits, labels: logits_of(logits),
         callbacks=callbacks,
     )
@@ -213,7 +221,7 @@ def make_trainer(
 _WITH_WARMUP = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def _devices(machine: Machine) -> int:
+def _devices(machine: TrainingRuntime) -> int:
     """How many devices share a batch."""
     state = processes(machine.device)
     if state.num_processes > 1 or on_cpu(machine.device):

@@ -17,12 +17,12 @@ from ..errors import LoadError, OptionError, close_matches, optional_import
 from ..explaining.prepare_text import longest_text
 from ..files.json_files import read_object
 from ..inputs.preprocessing import Preprocess
-from ..loading.hugging_face import as_large_as_its_weights, configuration, hf_preprocess, preprocessor_config
+from ..loading.hugging_face import check_size_against_weights, configuration, hf_preprocess, preprocessor_config
 from ..loading.load import MINIS
 from ..loading.timm_models import timm_configuration, timm_preprocess
-from ..models.hub import not_fetched
-from ..models.model_files import no_larger, rehearse, stored
-from ..models.module_paths import places
+from ..models.hub import download_error
+from ..models.model_files import dry_build, limit_size, stored_size
+from ..models.module_paths import block_and_head_names
 from ..seam.quantized import never_repacked
 
 logger = logging.getLogger("clew")
@@ -30,7 +30,7 @@ _FOLDER = "local-dir:"
 _HEADS = ("score", "classifier", "pre_classifier", "classification_head")
 
 
-class Pixels(nn.Module):
+class TimmForTrainer(nn.Module):
     """A timm model that takes and gives what transformers' `Trainer` expects."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -64,7 +64,7 @@ class Trainable:
 
     def write(self, folder: Path) -> None:
         """Write the model as a folder that `clew.load` and `from_pretrained` (or timm's `local-dir:`) open."""
-        model: Any = self.model.model if isinstance(self.model, Pixels) else self.model
+        model: Any = self.model.model if isinstance(self.model, TimmForTrainer) else self.model
         if self.kind == "timm":
             models = optional_import("timm.models", extra="timm", purpose="write timm models")
             names = {"label_names": list(self.classes)}
@@ -104,7 +104,7 @@ def trainable(
         made, fresh = _timm(text, path, classes)
     else:
         made, fresh = _transformers(text, path, classes, is_text=is_text, quantize=quantize)
-    inner: nn.Module = made.model.model if isinstance(made.model, Pixels) else made.model
+    inner: nn.Module = made.model.model if isinstance(made.model, TimmForTrainer) else made.model
     if reinit:
         if quantize is not None:
             raise OptionError("a quantised model cannot begin anew", expected="reinit=0", got=reinit)
@@ -121,7 +121,7 @@ def freeze(model: nn.Module, train: str) -> None:
     if train == "head":
         wanted = heads(model)
     else:
-        blocks, above = places(model)
+        blocks, above = block_and_head_names(model)
         count = len(blocks) if train == "blocks" else int(train)
         if count > len(blocks):
             raise OptionError("the model has fewer blocks", expected=f"at most {len(blocks)}", got=f"train={train}")
@@ -135,8 +135,8 @@ def freeze(model: nn.Module, train: str) -> None:
 
 def save_memory(model: Any) -> None:
     """Compute activations again in the backward pass instead of keeping them."""
-    inner: Any = model.model if isinstance(model, Pixels) else model
-    if isinstance(model, Pixels):
+    inner: Any = model.model if isinstance(model, TimmForTrainer) else model
+    if isinstance(model, TimmForTrainer):
         inner.set_grad_checkpointing(True)
         return
     # Its name since transformers 5, and before.
@@ -157,7 +157,7 @@ def heads(model: Any) -> list[str]:
 
 
 def _begin_anew(model: nn.Module, fresh: nn.Module, count: int) -> None:
-    blocks, above = places(model)
+    blocks, above = block_and_head_names(model)
     if count > len(blocks):
         raise OptionError("the model has fewer blocks", expected=f"at most {len(blocks)}", got=f"reinit={count}")
     for name in [*above, *blocks[len(blocks) - count :]]:
@@ -197,16 +197,16 @@ def _timm(name: str, path: str, classes: Sequence[str]) -> tuple[Trainable, Any]
         return timm.create_model(path, pretrained=pretrained, num_classes=len(classes))
 
     try:
-        most = stored(folder) if folder is not None else None
-        rehearse(lambda: made(False), most, path)
-        with no_larger(most, path):
+        most = stored_size(folder) if folder is not None else None
+        dry_build(lambda: made(False), most, path)
+        with limit_size(most, path):
             model: Any = made(True)
     except LoadError:
         raise
     except Exception as error:
-        raise not_fetched(name, error) from error
+        raise download_error(name, error) from error
     preprocess = timm_preprocess(model, model.pretrained_cfg)
-    return Trainable(Pixels(model), "timm", name, path, classes, preprocess=preprocess), lambda: made(False)
+    return Trainable(TimmForTrainer(model), "timm", name, path, classes, preprocess=preprocess), lambda: made(False)
 
 
 def _transformers(
@@ -227,7 +227,7 @@ def _transformers(
     try:
         config = configuration(path, **named)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False) if is_text else None
-        as_large_as_its_weights(path, auto, config)
+        check_size_against_weights(path, auto, config)
         model = auto.from_pretrained(
             path, config=config, dtype=torch.float32, weights_only=True, ignore_mismatched_sizes=True,
             trust_remote_code=False, **more,
@@ -236,7 +236,7 @@ def _transformers(
     except LoadError:
         raise
     except Exception as error:
-        raise not_fetched(name, error) from error
+        raise download_error(name, error) from error
     if tokenizer is not None:
         _pads(tokenizer, model, name)
     made = Trainable(model, "text" if is_text else "image", name, path, classes, tokenizer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ..errors import OptionError, close_matches
-from ..validation import SEEDS, digits, real, whole
+from ..validation import SEEDS, parse_integer, validate_float, validate_integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, (least, most, above) in _NUMBERS.items():
-            real(name, getattr(self, name), least, most, above=above)
+            validate_float(name, getattr(self, name), least, most, above=above)
         for name, (least, most) in _WHOLE.items():
-            whole(name, getattr(self, name), least, most)
-        real("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+            validate_integer(name, getattr(self, name), least, most)
+        validate_float("warmup_epochs", self.warmup_epochs, 0, self.epochs)
         train = str(self.train)
         object.__setattr__(self, "train", train)
         wrong = {
             "schedule": self.schedule not in ("linear", "cosine", "constant"),
-            "train": train not in ("all", "blocks", "head") and (digits(train) is None or train.startswith("-")),
+            "train": train not in ("all", "blocks", "head") and (parse_integer(train) is None or train.startswith("-")),
             "augment": not isinstance(self.augment, bool),  # pyright: ignore[reportUnnecessaryIsInstance]
         }
         for name in (name for name, bad in wrong.items() if bad):

@@ -22,8 +22,8 @@ from ..loading.load import load
 from .adapters import AGAIN, merged, with_adapter
 from .card import card, scores
 from .checkpoints import last_checkpoint
-from .data import Parts
-from .loop import Machine, Tell, encoded, evaluations, logits_of, make_trainer
+from .data import DataSplits
+from .loop import Tell, TrainingRuntime, evaluations, logits_of, make_trainer, torch_dataset
 from .models import Trainable, save_memory, trainable
 from .recipes import Recipe
 from .state import from_main, save
@@ -35,9 +35,9 @@ class Session:
 
     folder: Path
     facts: dict[str, Any]
-    parts: Parts
+    parts: DataSplits
     recipe: Recipe
-    machine: Machine
+    machine: TrainingRuntime
     lora: int | None
     quantize: str | None
     tell: Tell
@@ -62,7 +62,7 @@ class Session:
         checkpoints = self.folder / "checkpoints"
         begun = from_main(lambda: last_checkpoint(checkpoints))
         trainer = make_trainer(made, self.parts, self.recipe, checkpoints, self.machine, self.tell, self.show_progress)
-        tested = encoded(made, self.parts.test, self.recipe)
+        tested = torch_dataset(made, self.parts.test, self.recipe)
         if "before" not in self.facts:
             self.facts["before"] = self._measure(trainer, tested)[0] if before else None
             from_main(lambda: save(self.folder, self.facts))

@@ -63,7 +63,7 @@ def from_main(make: Callable[[], T]) -> T:
     return box[0]
 
 
-def opened(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def open_training(folder: Path, asked: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """What was done in a folder before, or the beginning of a new training, which is written there.
 
     Raises `InputError` where the folder holds something else, unless it is to be overwritten.

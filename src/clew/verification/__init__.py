@@ -19,23 +19,23 @@ from ..errors import CheckFailed
 from ..inputs.texts import TextBatch
 from ..seam.quantized import is_quantized, kernel_difference
 from ..seam.twin import original, twin
-from ..subject.discrepancy import Measured
+from ..subject.discrepancy import Discrepancy
 from ..subject.subject import Subject
 from ..subject.trace import Result
-from .attention import of_attention, of_chain, of_gradients, of_projection, of_readout
-from .called import AsCalled, compared, strings_of
-from .placement import of_patches, of_pictures, of_text, of_tokens, padding_share
-from .relevance import of_relevance
-from .target import of_target
+from .attention import check_attention, check_chain, check_gradients, check_projection, check_readout
+from .called import UserCall, compare_forward, strings_of
+from .placement import check_patches, check_pixels, check_text_placement, check_tokenization, padding_share
+from .relevance import check_relevance
+from .target import check_target
 from .windows import verify_windows
 
-__all__ = ["AsCalled", "Made", "of_pictures", "verified", "verify_windows"]
+__all__ = ["ResultToVerify", "UserCall", "check_pixels", "verify_result", "verify_windows"]
 
 _turn = itertools.count()
 
 
 @dataclass(frozen=True)
-class Made:
+class ResultToVerify:
     """A result on its way out, and what it was made of.
 
     `asked` are the method's options as given, `target` and `kind` what was to be explained, `names` and `score` what
@@ -60,21 +60,21 @@ class Made:
     quantised: bool = False
 
 
-def verified(subject: Subject, call: AsCalled, made: Made, *, again: bool = False) -> dict[str, Any]:
+def verify_result(subject: Subject, call: UserCall, made: ResultToVerify, *, again: bool = False) -> dict[str, Any]:
     """What was verified, as numbers for `checks`. Raises `CheckFailed` where something disagrees."""
     found: dict[str, Any] = {}
     measured = [*subject.measured, *_all(subject, made)]
     if made.text is not None:
         strings = strings_of(call.inputs)
-        measured += of_tokens(made.text, subject.given, strings, call.tokenizer)
-    own = compared(call, subject, made.text, again=again)
+        measured += check_tokenization(made.text, subject.given, strings, call.tokenizer)
+    own = compare_forward(call, subject, made.text, again=again)
     if own is not None:
         found["forward_difference"] = own.difference
         found |= own.told
         measured += [own.measured] if own.measured is not None else []
     errors = torch.stack([m.error.detach().double().cpu() for m in measured]).tolist()
     worst: dict[str, float] = {}
-    wrong: list[tuple[float, Measured]] = []
+    wrong: list[tuple[float, Discrepancy]] = []
     for error, one in zip(errors, measured, strict=True):
         if error > one.allowed:
             wrong.append((error, one))
@@ -95,8 +95,8 @@ def verified(subject: Subject, call: AsCalled, made: Made, *, again: bool = Fals
 _NUMBERS = ("attention", "attention gradient", "path")
 
 
-def _refuse(method: str, wrong: list[tuple[float, Measured]]) -> None:
-    seen: dict[str, tuple[float, Measured]] = {}
+def _refuse(method: str, wrong: list[tuple[float, Discrepancy]]) -> None:
+    seen: dict[str, tuple[float, Discrepancy]] = {}
     for error, one in wrong:
         if one.words not in seen or error > seen[one.words][0]:
             seen[one.words] = error, one
@@ -110,35 +110,35 @@ def _refuse(method: str, wrong: list[tuple[float, Measured]]) -> None:
     )
 
 
-def _all(subject: Subject, made: Made) -> Iterator[Measured]:
-    yield from of_readout(subject)  # which sees a gradient, where the method needed none
-    yield from of_attention(subject)
-    yield from of_chain(subject)
-    yield from of_gradients(subject)
-    yield from of_projection(subject)
-    yield from of_relevance(subject, made.result, made.method, made.asked)
-    yield from of_target(subject, made.target, made.kind, made.score, made.names, made.labels, made.text)
+def _all(subject: Subject, made: ResultToVerify) -> Iterator[Discrepancy]:
+    yield from check_readout(subject)  # which sees a gradient, where the method needed none
+    yield from check_attention(subject)
+    yield from check_chain(subject)
+    yield from check_gradients(subject)
+    yield from check_projection(subject)
+    yield from check_relevance(subject, made.result, made.method, made.asked)
+    yield from check_target(subject, made.target, made.kind, made.score, made.names, made.labels, made.text)
     yield from _placed(subject, made)
     yield from _quantised(subject, made)
 
 
-def _placed(subject: Subject, made: Made) -> Iterator[Measured]:
+def _placed(subject: Subject, made: ResultToVerify) -> Iterator[Discrepancy]:
     if made.text is not None:
-        yield from of_text(made.text, made.result, made.placed)
+        yield from check_text_placement(made.text, made.result, made.placed)
         return
     pixels = made.result.pixels
     if pixels is not None and made.grid is not None and made.patch is not None:
-        yield from of_patches(pixels.detach(), made.placed, made.grid, made.patch)
+        yield from check_patches(pixels.detach(), made.placed, made.grid, made.patch)
     elif made.result.scores is not None:
         scores = made.result.scores.detach()[:, subject.bound.prefix :]
-        yield Measured.of("placement", scores, made.placed, "scores of patches, as the method gave them")
+        yield Discrepancy.of("placement", scores, made.placed, "scores of patches, as the method gave them")
     if made.preprocess is not None:
-        yield from of_pictures(subject.given, made.pictures, made.preprocess)
+        yield from check_pixels(subject.given, made.pictures, made.preprocess)
 
 
-def _quantised(subject: Subject, made: Made) -> Iterable[Measured]:
+def _quantised(subject: Subject, made: ResultToVerify) -> Iterable[Discrepancy]:
     if made.quantised:
         layers = [part for part in subject.model.modules() if is_quantized(part)]
         layer = layers[next(_turn) % len(layers)]
         words = "a quantised layer in floats, against its own kernel"
-        yield Measured("quantised weights", kernel_difference(twin(original(layer), as_is=True)), 0.03, words)
+        yield Discrepancy("quantised weights", kernel_difference(twin(original(layer), as_is=True)), 0.03, words)

@@ -16,25 +16,25 @@ from torch import Tensor
 from ..seam.block_layers import autocast_to
 from ..seam.capture import Attention
 from ..seam.readout import take
-from ..seam.twin import lender
+from ..seam.twin import owning_model
 from ..shapes import at_least_float32
-from ..subject.discrepancy import Measured, tolerance
-from ..subject.reached_rows import known, remember
+from ..subject.discrepancy import Discrepancy, tolerance
+from ..subject.reached_rows import cache_rows, cached_rows
 from ..subject.subject import Subject
 from ..subject.trace import Trace, mean_heads
 
 _chains, _projections = itertools.count(), itertools.count()  # of one block at a time, another one next time
 
 
-def of_attention(subject: Subject) -> Iterator[Measured]:
+def check_attention(subject: Subject) -> Iterator[Discrepancy]:
     """Attention of every block that was kept, on a few rows: `A V` against the model's own output, what padding got,
     and `Σ_j A_ij ∂s/∂A_ij = o_i · ∂s/∂o_i` for each head."""
     for trace in subject.traces:
-        outputs, gradients, padded = _Worst(), _Worst(), list[Tensor]()
+        outputs, gradients, padded = _LargestDifferences(), _LargestDifferences(), list[Tensor]()
         for layer, attention in trace.layers.items():
-            if attention.witness is None:
+            if attention.gradient_probe is None:
                 continue
-            rows = attention.witness.rows
+            rows = attention.gradient_probe.rows
             A, o, v = attention.probabilities(rows), take(attention.o.detach(), rows), attention.v.detach()
             real, words = trace.real_keys(layer), None
             if real is not None and real.shape[1] == attention.o.shape[2]:  # what padding attends to does not matter
@@ -48,7 +48,7 @@ def of_attention(subject: Subject) -> Iterator[Measured]:
                 got = A if words is None else A * words
                 padded.append(got.masked_fill(real[:, None, None].to(A.device), 0.0).amax())
             # Where no gradient came by, any numbers do, in one block: the identity holds for all of them.
-            for g in attention.witness.at_rows or ([o] if attention.witness.last else []):
+            for g in attention.gradient_probe.at_rows or ([o] if attention.gradient_probe.last else []):
                 terms = o * at_least_float32(g).to(o.device)
                 found = (A * attention.attention_gradient(g)).sum(-1, keepdim=True).to(terms)
                 gradients.add(terms.sum(-1, keepdim=True) - (found if words is None else found * words), terms)
@@ -59,7 +59,7 @@ def of_attention(subject: Subject) -> Iterator[Measured]:
         yield from gradients.measured("attention gradient", said, dtype, scale=attention_width(trace))
         if padded:
             got = torch.stack(padded).amax()
-            yield Measured("padding", got, 1e-6, "what padding got of the attention of a block")
+            yield Discrepancy("padding", got, 1e-6, "what padding got of the attention of a block")
 
 
 def attention_width(trace: Trace) -> float:
@@ -67,7 +67,7 @@ def attention_width(trace: Trace) -> float:
     return float(trace.layers[trace.bound.last].v.shape[3])
 
 
-class _Worst:
+class _LargestDifferences:
     """The largest difference in each head of each example, relative to the largest size there."""
 
     def __init__(self) -> None:
@@ -78,27 +78,27 @@ class _Worst:
         self._differences.append(torch.linalg.vector_norm(difference, torch.inf, (2, 3)).flatten())
         self._sizes.append(torch.linalg.vector_norm(size, torch.inf, (2, 3)).flatten())
 
-    def measured(self, name: str, words: str, dtype: torch.dtype, scale: float = 1.0) -> Iterator[Measured]:
+    def measured(self, name: str, words: str, dtype: torch.dtype, scale: float = 1.0) -> Iterator[Discrepancy]:
         """The worst of all blocks; sizes times `scale`."""
         if self._sizes:
             sizes = torch.cat(self._sizes).clamp(min=torch.finfo(self._sizes[0].dtype).tiny) * scale
-            yield Measured(name, (torch.cat(self._differences) / sizes).amax(), tolerance(dtype), words)
+            yield Discrepancy(name, (torch.cat(self._differences) / sizes).amax(), tolerance(dtype), words)
 
 
-def of_readout(subject: Subject) -> Iterator[Measured]:
+def check_readout(subject: Subject) -> Iterator[Discrepancy]:
     """Rows of the last attention that the score reaches, against those that the declaration says, and their weights."""
     last, bound = subject.last, subject.bound
     for trace in subject.traces[:1]:
         record = trace.layers.get(last)
-        if record is None or record.witness is None:
+        if record is None or record.gradient_probe is None:
             continue
-        key, owner = subject.reach_key, lender(subject.model)
-        reached = known(owner, key)
-        if not record.witness.reached and record.o.requires_grad and trace.score.requires_grad:
+        key, owner = subject.reach_key, owning_model(subject.model)
+        reached = cached_rows(owner, key)
+        if not record.gradient_probe.reached and record.o.requires_grad and trace.score.requires_grad:
             torch.autograd.grad(trace.score.sum(), record.o, retain_graph=True)
-        if record.witness.reached:
-            reached = torch.stack(record.witness.reached).any(0)
-            remember(owner, key, reached)
+        if record.gradient_probe.reached:
+            reached = torch.stack(record.gradient_probe.reached).any(0)
+            cache_rows(owner, key, reached)
         if reached is None:
             continue
         said = _weights(trace, trace.read(), len(reached))
@@ -107,18 +107,18 @@ def of_readout(subject: Subject) -> Iterator[Measured]:
         if record.o.dtype.itemsize >= 4:  # in half precision small gradients vanish
             missed = missed | (moved & ~reached & (said != 0))
         words = "rows of the last attention that the score reaches, against those that the head is said to read"
-        yield Measured("readout", missed.sum().double(), 0.5, words)
+        yield Discrepancy("readout", missed.sum().double(), 0.5, words)
         expected = _expected_weights(bound, layer_is_pool=bound.pooled, reached=reached)
         words = "how the rows that the head reads are weighted"
-        yield Measured.of("readout weights", expected * moved, said.to(expected) * moved, words, allowed=1e-3)
+        yield Discrepancy.of("readout weights", expected * moved, said.to(expected) * moved, words, allowed=1e-3)
         start = trace.start()[:: trace.each, 0]
-        yield Measured.of("readout weights", said.to(start), start, "the rows that methods start from", allowed=1e-5)
+        yield Discrepancy.of("readout weights", said.to(start), start, "the rows that methods start from", allowed=1e-5)
         few = subject.rows_read
         if few is not None:
             left_out = said.ne(0).any(0)
             left_out[torch.tensor(few, dtype=torch.long, device=left_out.device)] = False
             words = "rows that the head reads and that a pass which computes only these leaves out"
-            yield Measured("readout", left_out.sum().double(), 0.5, words)
+            yield Discrepancy("readout", left_out.sum().double(), 0.5, words)
 
 
 def _weights(trace: Trace, read: Any, batch: int) -> Tensor:
@@ -142,15 +142,15 @@ def _expected_weights(bound: Any, *, layer_is_pool: bool, reached: Tensor) -> Te
     return found + shared * rest / rest.sum(1, keepdim=True).clamp(min=1)
 
 
-def of_chain(subject: Subject) -> Iterator[Measured]:
+def check_chain(subject: Subject) -> Iterator[Discrepancy]:
     """`r (I + C)` of one block, for a few rows, against the sums written out; with rows normalised where the method's
     were."""
     for trace in subject.traces[:1]:
         layer = sorted(trace.layers)[next(_chains) % len(trace.layers)]
         attention = trace.layers[layer]
-        if attention.witness is None:
+        if attention.gradient_probe is None:
             continue
-        rows, pool = attention.witness.rows, trace.bound.pooled and layer == trace.bound.last
+        rows, pool = attention.gradient_probe.rows, trace.bound.pooled and layer == trace.bound.last
         batch, queries = attention.o.shape[0] * trace.each, attention.o.shape[2]
         A = attention.probabilities(rows).repeat_interleave(trace.each, 0)
         weights = torch.arange(1.0, len(rows) + 1, dtype=A.dtype, device=A.device)
@@ -165,10 +165,10 @@ def of_chain(subject: Subject) -> Iterator[Measured]:
             own = torch.zeros_like(r)
             own[:, 0, rows] = weights / total[..., 0]
             expected = expected + own
-        yield Measured.of("chain", expected, found, f"a few rows through block {layer}, written out", allowed=1e-4)
+        yield Discrepancy.of("chain", expected, found, f"a few rows through block {layer}, written out", allowed=1e-4)
 
 
-def of_gradients(subject: Subject) -> Iterator[Measured]:
+def check_gradients(subject: Subject) -> Iterator[Discrepancy]:
     """`∂s/∂o` as methods get it, of a score whose gradient is known: a sum with weights."""
     for trace in subject.traces[:1]:
         o = torch.arange(16.0).view(2, 2, 2, 2).requires_grad_()
@@ -176,26 +176,26 @@ def of_gradients(subject: Subject) -> Iterator[Measured]:
         score = (weights * o).sum((1, 2, 3))
         made = Trace(trace.bound, {0: Attention(o, o, "sdpa")}, None, score, trace.reader)
         words = "the gradient of a sum with known weights"
-        yield Measured.of("gradient", weights, made.gradients([(0, "o")])[0, "o"], words)
+        yield Discrepancy.of("gradient", weights, made.gradients([(0, "o")])[0, "o"], words)
     words = "the gradient that a linear layer pulled back, in one row, written out"
     for expected, found in subject.pulls:
-        yield Measured.of("gradient", expected, found, words)
+        yield Discrepancy.of("gradient", expected, found, words)
 
 
-def of_projection(subject: Subject) -> Iterator[Measured]:
+def check_projection(subject: Subject) -> Iterator[Discrepancy]:
     """Values of one block as methods get them projected, against the block's own layers called on them."""
     for trace in subject.traces[:1]:
-        layers = [k for k, a in trace.layers.items() if a.hidden is not None and a.witness is not None]
+        layers = [k for k, a in trace.layers.items() if a.hidden is not None and a.gradient_probe is not None]
         if not layers:
             continue
         layer = layers[next(_projections) % len(layers)]
         attention = trace.layers[layer]
-        assert attention.witness is not None
-        v = take(attention.v.detach(), attention.witness.rows % attention.v.shape[2])
+        assert attention.gradient_probe is not None
+        v = take(attention.v.detach(), attention.gradient_probe.rows % attention.v.shape[2])
         found = subject.project(layer, v)
         projection, scale = subject.bound.projections[layer], subject.bound.scales[layer]
         with torch.no_grad(), autocast_to(v, subject.shorter):
             merged = torch.stack([v[:, :, i].flatten(1) for i in range(v.shape[2])], 1)
             own = projection(merged) - projection(torch.zeros_like(merged))
             own = own if scale is None else scale(own)
-        yield Measured.of("projection", own, found, f"values of block {layer} through its output projection")
+        yield Discrepancy.of("projection", own, found, f"values of block {layer} through its output projection")

@@ -22,27 +22,27 @@ from torch import Tensor, nn
 
 from ..inputs.encodings import BOOKKEEPING
 from ..inputs.texts import TextBatch
-from ..models.forward_arguments import NO_INPUT, copied
-from ..seam.guest import as_caller, callers_autocast
+from ..models.forward_arguments import NON_INPUT_ARGUMENTS, copy_cache
+from ..seam.guest import callers_autocast, in_callers_autocast
 from ..seam.quantized import is_quantized
-from ..seam.twin import lender, twin
+from ..seam.twin import owning_model, twin
 from ..shapes import at_least_float32
-from ..subject.discrepancy import LEAST_LOGIT, Measured
+from ..subject.discrepancy import LEAST_LOGIT, Discrepancy
 from ..subject.subject import Subject
-from ..targets.outputs import kept_rows, numbers_of
+from ..targets.outputs import comparable_outputs, kept_rows
 
 _AGAIN = 64  # a signature that is known is called again every so many results: less than 2 % of a forward pass
 _KEPT = 16  # signatures of one model that are remembered,
 _INPUTS = 4  # and inputs of one signature
 _LARGEST = 2**24  # numbers of an output or input that are remembered at most
 # What comes with token numbers and is no input of a model.
-_BOOKS = (*NO_INPUT, *BOOKKEEPING)
+_BOOKS = (*NON_INPUT_ARGUMENTS, *BOOKKEEPING)
 
 _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
 
 @dataclass(frozen=True)
-class AsCalled:
+class UserCall:
     """A model as it was given, with its tokenizer, and what it was asked to explain, as it was given."""
 
     model: nn.Module
@@ -52,7 +52,7 @@ class AsCalled:
 
 
 @dataclass
-class _Known:
+class _CachedOutputs:
     """What the model's own calls of one signature said: of some inputs, each as it was given, the newest last."""
 
     difference: float = 0.0
@@ -73,26 +73,28 @@ class _Known:
             self.said = [*self.said[1 - _INPUTS :], (kept, said)]
 
 
-_known: WeakKeyDictionary[nn.Module, OrderedDict[Any, _Known]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, OrderedDict[Any, _CachedOutputs]] = WeakKeyDictionary()
 
 
 @dataclass
-class Compared:
+class ForwardComparison:
     """The largest `difference` of a logit to the model's own call, what is `told`, and what was `measured`, if so."""
 
     difference: float
-    measured: Measured | None = None
+    measured: Discrepancy | None = None
     told: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def compared(call: AsCalled, subject: Subject, text: TextBatch | None, *, again: bool = False) -> Compared | None:
+def compare_forward(
+    call: UserCall, subject: Subject, text: TextBatch | None, *, again: bool = False
+) -> ForwardComparison | None:
     """The pass that was explained against the model's own call. None where its output holds no numbers to compare."""
     own = _Call(call, subject, text)
     explained = own.explained()
     if not explained:
         return None
     given, key = own.given(), own.signature()
-    by_key = _known.setdefault(lender(call.model), OrderedDict())
+    by_key = _known.setdefault(owning_model(call.model), OrderedDict())
     known = by_key.get(key)
     if known is not None and not again:
         known.uses += 1
@@ -103,12 +105,12 @@ def compared(call: AsCalled, subject: Subject, text: TextBatch | None, *, again:
             if measured.error <= measured.allowed:
                 return found
         elif known.uses % _AGAIN:
-            return Compared(known.difference)
+            return ForwardComparison(known.difference)
     try:
         found, said = own.made(explained)
     except _Raised as raised:
-        return Compared(float("nan"), None, {"as_called": f"the model's own call raises {raised}"})
-    known = by_key.setdefault(key, _Known())
+        return ForwardComparison(float("nan"), None, {"as_called": f"the model's own call raises {raised}"})
+    known = by_key.setdefault(key, _CachedOutputs())
     known.difference = found.difference
     known.remember(given, said)
     while len(by_key) > _KEPT:
@@ -130,7 +132,7 @@ def _equal(a: Any, b: Any) -> bool:
 class _Call:
     """How one model is called on one input."""
 
-    call: AsCalled
+    call: UserCall
     subject: Subject
     text: TextBatch | None
 
@@ -189,19 +191,19 @@ class _Call:
 
     def explained(self) -> list[Tensor]:
         """Of the pass that was explained."""
-        found, kept = numbers_of(self.subject.clean_output, answers=self._answers), self._kept()
+        found, kept = comparable_outputs(self.subject.clean_output, answers=self._answers), self._kept()
         if not self._by_token:
             return found
         places = [some if kept is None else [kept.index(row) for row in some] for some in self._rows()]
         return [torch.cat([t[i, some] for i, some in enumerate(places)]) for t in found]
 
-    def against(self, said: list[Tensor], explained: list[Tensor]) -> tuple[Compared, Measured]:
+    def against(self, said: list[Tensor], explained: list[Tensor]) -> tuple[ForwardComparison, Discrepancy]:
         """The difference, absolute and of the largest size in each example."""
         if [t.shape for t in said] != [t.shape for t in explained]:
             shapes = [tuple(t.shape) for t in said], [tuple(t.shape) for t in explained]
             words = f"the model's own call, whose output has other shapes: {shapes[0]}, explained {shapes[1]}"
-            measured = Measured("forward", torch.tensor(torch.inf), 0.0, words)
-            return Compared(float("inf"), measured), measured
+            measured = Discrepancy("forward", torch.tensor(torch.inf), 0.0, words)
+            return ForwardComparison(float("inf"), measured), measured
         errors, largest = list[Tensor](), list[Tensor]()
         for a, b in zip(said, explained, strict=True):
             a, b = at_least_float32(a), at_least_float32(b).to(a.device)
@@ -212,8 +214,8 @@ class _Call:
             largest.append(difference.amax())
         words = "the pass that was explained, against the model called as its user calls it"
         absolute = float(torch.stack(largest).amax())
-        measured = Measured("forward", torch.stack(errors).amax(), self._allowed(), words)
-        return Compared(absolute, measured), measured
+        measured = Discrepancy("forward", torch.stack(errors).amax(), self._allowed(), words)
+        return ForwardComparison(absolute, measured), measured
 
     def _allowed(self) -> float:
         """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
@@ -227,11 +229,11 @@ class _Call:
 
     # The model's own call
 
-    def made(self, explained: list[Tensor]) -> tuple[Compared, list[Tensor]]:
+    def made(self, explained: list[Tensor]) -> tuple[ForwardComparison, list[Tensor]]:
         """The comparison, and what the model said."""
         with _plainly(self.call.model):
             if self.text is None:
-                said = numbers_of(self._whole())
+                said = comparable_outputs(self._whole())
                 return self.against(said, explained)[0], said
             if not self._as_tensors() or self._one_length:
                 said = self._alone()
@@ -279,7 +281,7 @@ class _Call:
             if isinstance(value, Tensor):
                 found[name] = value.detach().to(like.device, like.dtype if value.is_floating_point() else None)
             else:
-                found[name] = copied(value)  # a cache that the model would fill
+                found[name] = copy_cache(value)  # a cache that the model would fill
         return found
 
     def _whole(self) -> Any:
@@ -306,7 +308,7 @@ class _Call:
             given = self._moved({str(k): v for k, v in cast("Mapping[Any, Any]", inputs).items()})
             whole = {k: v[None] if isinstance(v, Tensor) and v.ndim == 1 else v for k, v in given.items()}
             output = self._output(**whole, **more)
-        found = numbers_of(output, answers=self._answers)
+        found = comparable_outputs(output, answers=self._answers)
         if not self._by_token:
             return found
         parts: list[list[Tensor]] = [[] for _ in found]
@@ -332,7 +334,7 @@ class _Call:
             given = self._cut_out(i, length) if again or strings is None else self._encoded(strings[i], length)
             if kept is not None:
                 given["logits_to_keep"] = torch.tensor(rows[i], device=self.subject.given.device)
-            found = numbers_of(self._output(**given), answers=self._answers)
+            found = comparable_outputs(self._output(**given), answers=self._answers)
             parts.append([t[0] if kept is not None else t[0, rows[i]] for t in found] if self._by_token else found)
         return [torch.cat([part[k] for part in parts]) for k in range(len(parts[0]))]
 
@@ -384,7 +386,7 @@ def strings_of(inputs: Any) -> list[Any] | None:
 @contextmanager
 def _plainly(model: nn.Module) -> Generator[None]:
     """Around a plain call: the caller's autocast, and no graph."""
-    with as_caller(), torch.no_grad():
+    with in_callers_autocast(), torch.no_grad():
         if not any(map(is_quantized, model.modules())):
             yield
             return

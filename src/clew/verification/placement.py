@@ -11,23 +11,25 @@ from torch import Tensor
 
 from ..draw.plots import Picture
 from ..inputs.texts import TextBatch
-from ..subject.discrepancy import Measured
+from ..subject.discrepancy import Discrepancy
 from ..subject.trace import Result
 
 _CELLS = 4  # across and down, of which colours are compared
 
 
-def of_text(text: TextBatch, result: Result, placed: Tensor) -> Iterator[Measured]:
+def check_text_placement(text: TextBatch, result: Result, placed: Tensor) -> Iterator[Discrepancy]:
     """Scores of a method in the model's order, against those of the tokens as given."""
     assert result.scores is not None
     scores = result.scores.detach().to(placed)
     real = torch.arange(scores.shape[1], device=scores.device) < text.lengths.to(scores.device)[:, None]
     expected = torch.zeros_like(placed)
     expected[text.mask.to(placed.device)] = scores[real]
-    yield Measured.of("placement", expected, placed, "scores of tokens, one by one in the order of the text")
+    yield Discrepancy.of("placement", expected, placed, "scores of tokens, one by one in the order of the text")
 
 
-def of_tokens(text: TextBatch, given: Tensor, strings: Sequence[Any] | None, tokenizer: Any) -> Iterator[Measured]:
+def check_tokenization(
+    text: TextBatch, given: Tensor, strings: Sequence[Any] | None, tokenizer: Any
+) -> Iterator[Discrepancy]:
     """Token numbers (batch, position) as the model gets them, against the tokenizer's own of each string."""
     if strings is None or not callable(tokenizer):
         return
@@ -40,7 +42,9 @@ def of_tokens(text: TextBatch, given: Tensor, strings: Sequence[Any] | None, tok
         cut = any(int(text.checks[name][i]) for name in ("characters_cut", "tokens_cut") if name in text.checks)
         doubled = own[:1] == own[1:2] and found == own[1:]  # the beginning that a written-out template brings
         wrong += found[: len(own)] != own and not cut and not doubled
-    yield Measured("tokens", torch.tensor(float(wrong)), 0.5, "token numbers, against the tokenizer's own of each text")
+    yield Discrepancy(
+        "tokens", torch.tensor(float(wrong)), 0.5, "token numbers, against the tokenizer's own of each text"
+    )
 
 
 def padding_share(text: TextBatch, result: Result) -> Tensor:
@@ -52,7 +56,9 @@ def padding_share(text: TextBatch, result: Result) -> Tensor:
     return torch.where(total > 0, sizes.masked_fill(real, 0.0).sum(-1) / total, 0.0)
 
 
-def of_patches(pixels: Tensor, scores: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Iterator[Measured]:
+def check_patches(
+    pixels: Tensor, scores: Tensor, grid: tuple[int, int], patch: tuple[int, int]
+) -> Iterator[Discrepancy]:
     """Scores of patches (batch, patch), against sums over the pixels that each covers."""
     expected = torch.zeros_like(scores)
     for row in range(grid[0]):
@@ -60,10 +66,10 @@ def of_patches(pixels: Tensor, scores: Tensor, grid: tuple[int, int], patch: tup
             down, across = row * patch[0], column * patch[1]
             window = pixels[:, down : down + patch[0], across : across + patch[1]]
             expected[:, row * grid[1] + column] = window.sum((1, 2))
-    yield Measured.of("placement", expected, scores, "scores of patches, summed over their pixels")
+    yield Discrepancy.of("placement", expected, scores, "scores of patches, summed over their pixels")
 
 
-def of_pictures(inputs: Tensor, pictures: Sequence[Picture], preprocess: Any) -> Iterator[Measured]:
+def check_pixels(inputs: Tensor, pictures: Sequence[Picture], preprocess: Any) -> Iterator[Discrepancy]:
     """What the model gets, normalisation undone, against the colours of the picture there, cell by cell."""
     mean, std = (np.asarray(v, dtype=np.float64) for v in (preprocess.mean, preprocess.std))
     channels = inputs.shape[1]
@@ -86,7 +92,9 @@ def of_pictures(inputs: Tensor, pictures: Sequence[Picture], preprocess: Any) ->
         if channels == 1:
             colours = (np.array([0.299, 0.587, 0.114])[:, None, None] * colours).sum(0, keepdims=True)
         worst = max(worst, float(np.abs(_cells(seen) - _cells(colours)).max(initial=0.0)))
-    yield Measured("pixels", torch.tensor(worst), 0.15, "the colours that the model gets, against those of the picture")
+    yield Discrepancy(
+        "pixels", torch.tensor(worst), 0.15, "the colours that the model gets, against those of the picture"
+    )
 
 
 def _cells(values: np.ndarray) -> np.ndarray:

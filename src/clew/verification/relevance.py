@@ -9,12 +9,12 @@ import torch
 
 from ..rules.rule_sets import RULE_SETS, rule_for
 from ..shapes import at_least_float32
-from ..subject.discrepancy import Measured, tolerance
+from ..subject.discrepancy import Discrepancy, tolerance
 from ..subject.subject import Subject
 from ..subject.trace import Result
 
 
-def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[str, Any]) -> Iterator[Measured]:
+def check_relevance(subject: Subject, result: Result, method: str, asked: Mapping[str, Any]) -> Iterator[Discrepancy]:
     """Of each pass under rules: what its account leaves unexplained, which rules it met, where relevance ended."""
     for found in subject.relevance:
         account = found.account("all")
@@ -25,14 +25,18 @@ def of_relevance(subject: Subject, result: Result, method: str, asked: Mapping[s
         words = "relevance that no operation accounts for, of the largest amount of the account"
         # Rules of one's own need not write down what they keep: `unexplained` tells.
         if isinstance(found.asked, str) or all(map(_is_ours, found.asked.values())):
-            yield Measured("account", (account["unexplained"].abs() / largest.clamp(min=tiny)).amax(), allowed, words)
+            yield Discrepancy(
+                "account", (account["unexplained"].abs() / largest.clamp(min=tiny)).amax(), allowed, words
+            )
         rules = RULE_SETS.get(found.asked, {}) if isinstance(found.asked, str) else found.asked
         wrong = sum(1 for met in found.met if met.rule != rule_for(rules, met.operation, met.place))
-        yield Measured("rules", torch.tensor(float(wrong)), 0.5, f"rules that were used, against the set {found.rules}")
+        yield Discrepancy(
+            "rules", torch.tensor(float(wrong)), 0.5, f"rules that were used, against the set {found.rules}"
+        )
         placed = at_least_float32(found.semantic[:, found.prefix :]).sum(-1)
         if found.at_leaf is not None:
             words = "relevance of tokens, against input times gradient where it ends"
-            yield Measured.of("order", found.at_leaf, placed, words, allowed=max(rounding, tolerance(found.dtype)))
+            yield Discrepancy.of("order", found.at_leaf, placed, words, allowed=max(rounding, tolerance(found.dtype)))
     if subject.relevance:
         yield from _named(subject.relevance[0], method, asked)
         yield from _scores(subject, subject.relevance[0], result, method, asked)
@@ -42,16 +46,18 @@ def _is_ours(rule: Any) -> bool:
     return type(rule).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _named(found: Any, method: str, asked: Mapping[str, Any]) -> Iterator[Measured]:
+def _named(found: Any, method: str, asked: Mapping[str, Any]) -> Iterator[Discrepancy]:
     """The set of rules, against the one that was asked for by name, or that the method is named after."""
     plain = method == "pa_lrp" and not {"variant", "rules"} & set(asked)
     named = asked.get("rules") or (method if method in RULE_SETS else "attn_lrp" if plain else None)
     if isinstance(named, str) and not any(asked.get(name) for name in ("gamma_linear", "gamma_conv")):
         words = f"the set of rules, against {named}, which was asked for"
-        yield Measured("rules", torch.tensor(float(found.asked != named)), 0.5, words)
+        yield Discrepancy("rules", torch.tensor(float(found.asked != named)), 0.5, words)
 
 
-def _scores(subject: Subject, found: Any, result: Result, method: str, asked: Mapping[str, Any]) -> Iterator[Measured]:
+def _scores(
+    subject: Subject, found: Any, result: Result, method: str, asked: Mapping[str, Any]
+) -> Iterator[Discrepancy]:
     """Scores, against input times gradient where relevance ends, and what positions got, added up plainly."""
     own = set(asked) - {"rules", "gamma_linear", "gamma_conv", "part"}
     if method not in ("lrp", "attn_lrp", "cp_lrp", "pa_lrp") or own or found.at_leaf is None or result.scores is None:
@@ -72,4 +78,4 @@ def _scores(subject: Subject, found: Any, result: Result, method: str, asked: Ma
             expected = expected + positive.to(expected)
     words = "scores, against input times gradient where relevance ends"
     allowed = max(1e-3, tolerance(found.dtype))
-    yield Measured.of("order", expected, result.scores[:, found.prefix :], words, allowed=allowed)
+    yield Discrepancy.of("order", expected, result.scores[:, found.prefix :], words, allowed=allowed)

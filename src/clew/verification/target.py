@@ -12,13 +12,13 @@ from torch import Tensor
 from ..errors import CheckFailed, ClewError
 from ..inputs.texts import TextBatch
 from ..shapes import at_least_float32
-from ..subject.discrepancy import LEAST_LOGIT, Measured, tolerance
+from ..subject.discrepancy import LEAST_LOGIT, Discrepancy, tolerance
 from ..subject.subject import Subject
 from ..targets import Contrast, Each, Similarity, Span, Token
 from ..targets.outputs import answer_logits_of, kept_rows, logits_of
 
 
-def of_target(
+def check_target(
     subject: Subject,
     target: Any,
     kind: str,
@@ -26,27 +26,29 @@ def of_target(
     names: Sequence[str],
     labels: Sequence[str] | None,
     text: TextBatch | None,
-) -> Iterator[Measured]:
+) -> Iterator[Discrepancy]:
     """The score (batch,) of a result and the names of what was explained, against the output of the clean pass."""
     output = subject.clean_output
     words = "the score, against the output of the model"
     if callable(target) and not isinstance(target, Tensor):
         own: Any = target(output)
-        yield Measured.of("score", own.detach(), score, words)
+        yield Discrepancy.of("score", own.detach(), score, words)
         return
-    made = _Again(subject, kind, labels, text)
+    made = _RecomputedScores(subject, kind, labels, text)
     expected: list[Tensor] = []
     for i, one in enumerate(_each(target, subject.batch, subject.each)):
         found = made.of(one, i // subject.each, names[i] if len(names) == subject.batch else names[0])
         if found is None:
             return
         expected.append(found)
-    yield Measured.of("score", torch.stack(expected), score, words)
-    yield Measured("target", torch.tensor(float(made.misnamed)), 0.5, "what was explained, against the name it goes by")
+    yield Discrepancy.of("score", torch.stack(expected), score, words)
+    yield Discrepancy(
+        "target", torch.tensor(float(made.misnamed)), 0.5, "what was explained, against the name it goes by"
+    )
     for trace in subject.traces:
         words, computed = "the score of the pass that attention was taken from", trace.layers[subject.last].o.dtype
         least = made.largest_logit if kind == "logit" else 0.0  # of two logits the difference may be near 0
-        yield Measured.of("score", score, trace.score, words, allowed=tolerance(computed), least=least)
+        yield Discrepancy.of("score", score, trace.score, words, allowed=tolerance(computed), least=least)
 
 
 def _each(target: Any, batch: int, each: int) -> list[Any]:
@@ -67,7 +69,7 @@ def _nth(value: Any, i: int, batch: int) -> Any:
     return value[i] if isinstance(value, (list, tuple)) and len(value) == batch else value
 
 
-class _Again:
+class _RecomputedScores:
     """Scores made again, example by example; `misnamed` counts names that are those of something else."""
 
     def __init__(self, subject: Subject, kind: str, labels: Sequence[str] | None, text: TextBatch | None) -> None:

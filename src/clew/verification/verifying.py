@@ -7,15 +7,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 
-class _Here(threading.local):
+class _ThreadState(threading.local):
     value = False
 
 
-_here = _Here()
+_here = _ThreadState()
 
 
 @contextmanager
-def checking() -> Generator[None]:
+def verifying() -> Generator[None]:
     """While a result is verified, in this thread."""
     before, _here.value = _here.value, True
     try:
@@ -24,6 +24,6 @@ def checking() -> Generator[None]:
         _here.value = before
 
 
-def is_checking() -> bool:
+def is_verifying() -> bool:
     """Whether this thread verifies a result just now."""
     return _here.value

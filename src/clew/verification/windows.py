@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckFailed
-from ..subject.discrepancy import Measured
+from ..subject.discrepancy import Discrepancy
 
 
 def verify_windows(
@@ -27,7 +27,7 @@ def verify_windows(
         for k in range(length):
             per_token[start + k].append(row[k])
     expected = torch.tensor([sum(values) / len(values) for values in per_token], dtype=torch.float64)
-    found = Measured.of("windows", expected, scores.double().cpu(), "scores of windows", allowed=1e-4)
+    found = Discrepancy.of("windows", expected, scores.double().cpu(), "scores of windows", allowed=1e-4)
     if float(found.error) > found.allowed:
         raise CheckFailed(
             "scores of windows were not put together as their means", expected="agreement to rounding", got=found.error

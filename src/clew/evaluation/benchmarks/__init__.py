@@ -27,7 +27,7 @@ from ...attributions.base import Attribution
 from ...datasets import Dataset, Example
 from ...errors import ClewError, InputError, OptionError, close_matches
 from ...models.loaded_model import LoadedModel
-from ...registry import read_all
+from ...registry import import_submodules
 from ...targets import Target
 from ...targets.heads import head_of
 from ..report.rows import Curve, Metric
@@ -133,11 +133,11 @@ def benchmark(
 
 def benchmarks() -> dict[str, type[Benchmark]]:
     """All benchmarks, by name. The files of this folder are read on first use."""
-    read_all(__name__)
+    import_submodules(__name__)
     return dict(_registered)
 
 
-def find(name: str) -> type[Benchmark]:
+def find_benchmark(name: str) -> type[Benchmark]:
     """The benchmark of that name. Raises `OptionError` for an unknown one."""
     known = benchmarks()
     if name not in known:
@@ -145,12 +145,12 @@ def find(name: str) -> type[Benchmark]:
     return known[name]
 
 
-def make(name: str, options: Mapping[str, Any]) -> Benchmark:
+def make_benchmark(name: str, options: Mapping[str, Any]) -> Benchmark:
     """A benchmark with options; single values of options that take several are taken as one of them.
 
     Raises `OptionError` for an unknown benchmark, option or variant.
     """
-    cls = find(name)
+    cls = find_benchmark(name)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
@@ -201,6 +201,6 @@ def label_of(example: Example, what: str = "this protocol") -> int:
     return example.label
 
 
-def first(values: Any) -> np.ndarray:
+def mean_of_column(values: Any) -> np.ndarray:
     """The mean of one column is the number."""
     return np.asarray(values)

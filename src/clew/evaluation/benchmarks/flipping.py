@@ -18,7 +18,7 @@ from ...errors import InputError, OptionError
 from ...explaining.prepare_text import position_limit
 from ...metrics.curves import TENTHS
 from ...metrics.flipping import flipped_tokens
-from ...models.architectures import find as find_architecture
+from ...models.architectures import find_architecture
 from ...models.loaded_model import LoadedModel
 from . import (
     Again,
@@ -29,8 +29,8 @@ from . import (
     Results,
     Values,
     benchmark,
-    first,
     label_of,
+    mean_of_column,
     needs_probabilities,
     one_of,
 )
@@ -155,7 +155,7 @@ class Flipping(Benchmark):
             of = partial(measures.area_between, fractions=self._x)
             found.append(Metric("generate MERF - LERF", both, of, True, True, "area between the curves of logits"))
         if self._setting.only_correct or self._setting.watch == "given":
-            found.append(Metric("model accuracy", ("correct",), first, None, False, "of the intact text"))
+            found.append(Metric("model accuracy", ("correct",), mean_of_column, None, False, "of the intact text"))
         return found
 
     @property

@@ -28,8 +28,8 @@ from . import (
     Results,
     Values,
     benchmark,
-    first,
     label_of,
+    mean_of_column,
     needs_probabilities,
     one_of,
 )
@@ -71,8 +71,12 @@ class Rationale(Benchmark):
     @property
     def metrics(self) -> Sequence[Metric]:
         found = [
-            Metric("average_precision", ("average_precision",), first, True, True, "of words that the model saw"),
-            Metric(f"f1@{self.hard}", (f"f1@{self.hard}",), first, True, True, f"F1 of the {self.hard} best words"),
+            Metric(
+                "average_precision", ("average_precision",), mean_of_column, True, True, "of words that the model saw"
+            ),
+            Metric(
+                f"f1@{self.hard}", (f"f1@{self.hard}",), mean_of_column, True, True, f"F1 of the {self.hard} best words"
+            ),
         ]
         if self.thresholds:
             what = "drop of the class's probability"
@@ -83,14 +87,14 @@ class Rationale(Benchmark):
                 Metric("sufficiency AOPC", ("sufficiency",), _mean, False, False, f"{what} with the words alone"),
             ]
         found += [
-            Metric("auprc", ("auprc",), first, True, False, "trapezoids, as ERASER computes it"),
-            Metric("roc_auc", ("roc_auc",), first, True),
+            Metric("auprc", ("auprc",), mean_of_column, True, False, "trapezoids, as ERASER computes it"),
+            Metric("roc_auc", ("roc_auc",), mean_of_column, True),
             Metric(
                 "iou F1", ("iou_precision", "iou_recall", "annotated"), _macro, True, False, "of spans, half shared"
             ),
         ]
         kept = [k for k in self.counts if k != self.hard]
-        return found + [Metric(f"f1@{k}", (f"f1@{k}",), first, True) for k in kept]
+        return found + [Metric(f"f1@{k}", (f"f1@{k}",), mean_of_column, True) for k in kept]
 
     @property
     def curves(self) -> Sequence[Curve]:

@@ -17,11 +17,11 @@ from ...attributions.text import TextAttribution
 from ...datasets import Dataset, Example
 from ...errors import OptionError, optional_import
 from ...metrics.eraser import mask_of, soft_scores
-from ...models.architectures import find as find_architecture
+from ...models.architectures import find_architecture
 from ...models.loaded_model import LoadedModel
-from ...models.module_paths import places
+from ...models.module_paths import block_and_head_names
 from ...targets.heads import head_of
-from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
+from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, mean_of_column, one_of
 from .segmentation import image_of, mask_in_frame, preprocess_of
 from .texts import shortened, text_of, words_of
 
@@ -52,8 +52,8 @@ class Sanity(Benchmark):
     @property
     def metrics(self) -> Sequence[Metric]:
         found = [
-            Metric("pointing_game", ("pointing",), first, True, True, "is the maximum on the evidence"),
-            Metric("average_precision", ("average_precision",), first, True, False, "of the evidence"),
+            Metric("pointing_game", ("pointing",), mean_of_column, True, True, "is the maximum on the evidence"),
+            Metric("average_precision", ("average_precision",), mean_of_column, True, False, "of the evidence"),
         ]
         if self.stages:
             what = "rank correlation with the map of the intact model, all weights drawn anew"
@@ -110,7 +110,7 @@ class Sanity(Benchmark):
 def cascade(loaded: LoadedModel, stages: Sequence[float], seed: int) -> Generator[LoadedModel]:
     """The model with more and more of its weights drawn anew, from the head down; the model itself stays as it is."""
     bound = find_architecture(loaded.model).bind(loaded.model)
-    blocks, above = places(loaded.model)
+    blocks, above = block_and_head_names(loaded.model)
     redrawn = copy.deepcopy(loaded.model)
     # A head that shares its weights with the embeddings is drawn with them, last.
     shared = {id(p) for m in (bound.patches, *bound.blocks) for p in m.parameters()}

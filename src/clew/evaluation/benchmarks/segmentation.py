@@ -16,7 +16,7 @@ from ...errors import InputError, OptionError
 from ...inputs.preprocessing import Preprocess
 from ...metrics.segmentation import iou
 from ...models.loaded_model import LoadedModel
-from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, first, label_of, one_of
+from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, mean_of_column, one_of
 
 _COUNTED = (
     "pixel_correct", "pixel_labelled", "intersection_background", "intersection_object", "union_background",
@@ -50,8 +50,8 @@ class Segmentation(Benchmark):
     @property
     def metrics(self) -> Sequence[Metric]:
         found = [
-            Metric("map", ("average_precision",), first, True, True, "average precision, mean over images"),
-            Metric("pointing_game", ("pointing",), first, True, False, "is the maximum on the object"),
+            Metric("map", ("average_precision",), mean_of_column, True, True, "average precision, mean over images"),
+            Metric("pointing_game", ("pointing",), mean_of_column, True, False, "is the maximum on the object"),
         ]
         for i, limit in enumerate(self.threshold):
             at = "" if len(self.threshold) == 1 else f" ({limit})"
@@ -65,7 +65,7 @@ class Segmentation(Benchmark):
                     f"miou{at}", parts, _miou, True, i == 0, "intersection over union, mean of object and background"
                 ),
                 Metric(f"pixel_accuracy{at}", (c["pixel_correct"], c["pixel_labelled"]), iou, True),
-                Metric(f"f1{at}", (c["f1"],), first, True, False, f"F1 of the object{of_rows}"),
+                Metric(f"f1{at}", (c["f1"],), mean_of_column, True, False, f"F1 of the object{of_rows}"),
                 Metric(f"foreground_recall{at}", (c["intersection_object"], "object_pixels"), iou, True),
             ]
         return found

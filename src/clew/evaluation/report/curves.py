@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...draw.lettering import lettered
+from ...draw.lettering import apply_fonts
 
 # Seven colours that stand out on white and on black, each in four styles of line.
 COLOURS = ("#3b76c4", "#d1495b", "#2a9d5c", "#b07d12", "#8e5bb5", "#1a94a3", "#c2618c")
@@ -63,7 +63,7 @@ def curves_svg(lines: Sequence[Line], x_label: str, y_label: str, name: str) -> 
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(_INK)
     axis.spines[["left", "bottom"]].set_alpha(0.4)
-    lettered(figure)
+    apply_fonts(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -13,7 +13,7 @@ from math import nan
 import numpy as np
 
 from ...statistics import Comparison, Correction, Interval, bands, compare, intervals, letters
-from .rows import Cells, Curve, Metric, Row, RunLike, ids_of, rows_of
+from .rows import ColumnArrays, Curve, MethodRow, Metric, RunLike, ids_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class CurveBands:
     """A curve of each row: (3, point) value, lower and upper limit; and its x."""
 
     curve: Curve
@@ -60,10 +60,10 @@ class Group:
     """
 
     runs: Sequence[RunLike]
-    rows: Sequence[Row]
+    rows: Sequence[MethodRow]
     examples: int
     columns: Sequence[Column]
-    curves: Sequence[Drawn]
+    curves: Sequence[CurveBands]
     failures: Sequence[Failure]
     extremes: Mapping[str, tuple[Sequence[tuple[str, float]], Sequence[tuple[str, float]]]]
 
@@ -79,7 +79,7 @@ class Group:
         return next((c for c in self.columns if c.metric.headline), next(iter(self.columns), None))
 
 
-def grouped(runs: Iterable[RunLike]) -> list[list[RunLike]]:
+def group_runs(runs: Iterable[RunLike]) -> list[list[RunLike]]:
     """Runs that may share a table: one benchmark, version, protocol and data hash. Unknown data match nothing."""
     groups: dict[str, list[RunLike]] = {}
     for i, run in enumerate(runs):
@@ -90,7 +90,7 @@ def grouped(runs: Iterable[RunLike]) -> list[list[RunLike]]:
     return list(groups.values())
 
 
-def group(
+def build_group(
     runs: Sequence[RunLike],
     *,
     level: float = 0.95,
@@ -105,7 +105,7 @@ def group(
     """
     rows = rows_of(runs)
     ids = list(dict.fromkeys(name for run in runs for name in ids_of(run)))
-    cells = Cells(rows, ids)
+    cells = ColumnArrays(rows, ids)
     columns = [_column(cells, metric, level, correction, seed) for metric in runs[0].metrics]
     drawn = [_drawn(cells, curve, level, seed) for curve in runs[0].curves] if curves else []
     headline = next((m for m in runs[0].metrics if m.headline), next(iter(runs[0].metrics), None))
@@ -123,7 +123,7 @@ def group(
 # What is made of them
 
 
-def _column(cells: Cells, metric: Metric, level: float, correction: Correction | None, seed: int) -> Column:
+def _column(cells: ColumnArrays, metric: Metric, level: float, correction: Correction | None, seed: int) -> Column:
     values, kept = cells.values(metric.columns)
     numbers = {row.label: Interval(nan, nan, nan, 0) for row in cells.rows}
     if values:
@@ -138,18 +138,18 @@ def _column(cells: Cells, metric: Metric, level: float, correction: Correction |
     return Column(metric, numbers, len(kept), ranked, best, comparisons, given)
 
 
-def _drawn(cells: Cells, curve: Curve, level: float, seed: int) -> Drawn:
+def _drawn(cells: ColumnArrays, curve: Curve, level: float, seed: int) -> CurveBands:
     values, _ = cells.values(curve.columns)
     limits = bands(values, curve.of, level=level, seed=seed) if values else {}
     lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for label, columns in values.items():
         x = curve.x(*(column.mean(0) for column in columns)) if callable(curve.x) else curve.x
         lines[label] = np.asarray(x, dtype=float), limits[label]
-    return Drawn(curve, lines, limits=not callable(curve.x))
+    return CurveBands(curve, lines, limits=not callable(curve.x))
 
 
 def _extremes(
-    cells: Cells, metric: Metric, count: int
+    cells: ColumnArrays, metric: Metric, count: int
 ) -> dict[str, tuple[Sequence[tuple[str, float]], Sequence[tuple[str, float]]]]:
     values, kept = cells.values(metric.columns)
     found: dict[str, tuple[Sequence[tuple[str, float]], Sequence[tuple[str, float]]]] = {}
@@ -161,7 +161,7 @@ def _extremes(
     return found
 
 
-def _failures(rows: Sequence[Row]) -> list[Failure]:
+def _failures(rows: Sequence[MethodRow]) -> list[Failure]:
     labels = {(id(row.run), row.method): row.label for row in rows}
     found: dict[str, list[tuple[str, str]]] = {}
     for run in {id(row.run): row.run for row in rows}.values():

@@ -10,7 +10,7 @@ from typing import Any
 
 from .curves import colour_of, dash_of
 from .data import Group
-from .parts import CORRECTIONS, SHADED, Show, body, curve, extremes, head, pairs
+from .parts import CORRECTIONS, SHADED, Show, curve, extremes, head, pair_table, table_rows
 from .rows import RunLike, differing, flat
 from .tables import heading, ordered
 
@@ -84,14 +84,14 @@ def _table(
         "facts": _facts(group, failed),
         "caption": _caption(group, percent),
         "columns": [head(column, group) for column in group.columns],
-        "rows": body(group, labels),
+        "rows": table_rows(group, labels),
         "what": [(heading(c), c.metric.what) for c in group.columns if c.metric.what],
         "curves": curves,
         "legend": [
             {"label": label, "style": i, "colour": colour_of(i), "dash": dash_of(i)} for i, label in enumerate(labels)
         ],
         "curves_note": _curves_note([c["shaded"] for c in curves], len(labels), percent),
-        "pairs": [pairs(c, alpha, correction) for c in group.columns if c.comparisons],
+        "pairs": [pair_table(c, alpha, correction) for c in group.columns if c.comparisons],
         "extremes": extremes(group, labels, shows),
         "extremes_shown": any(id(run) in shows for run in group.runs),
         "extremes_by": headline.metric.name if headline else "",

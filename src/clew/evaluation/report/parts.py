@@ -8,8 +8,8 @@ from typing import Any
 
 from ...statistics import Comparison, Interval
 from .curves import Line, curves_svg
-from .data import Column, Drawn, Group
-from .tables import limits, places, significant, written
+from .data import Column, CurveBands, Group
+from .tables import decimal_places, format_interval, format_number, significant
 
 Show = Callable[[str, str], str]  # (example, method) to HTML
 
@@ -36,7 +36,7 @@ def head(column: Column, group: Group) -> dict[str, Any]:
     }
 
 
-def body(group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
+def table_rows(group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the main table."""
     by_label = {row.label: row for row in group.rows}
     cells = {column.metric.name: _cells(column) for column in group.columns}
@@ -52,7 +52,7 @@ def body(group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _cells(column: Column) -> dict[str, dict[str, Any]]:
-    digits = places(column)
+    digits = decimal_places(column)
     ends = [v for n in column.numbers.values() for v in (n.low, n.value, n.high) if isfinite(v)]
     aligned = not any("aa" in given for given in column.letters.values())  # up to 26 of them: each has its place
     every = sorted(set("".join(column.letters.values()))) if aligned else []
@@ -60,8 +60,8 @@ def _cells(column: Column) -> dict[str, dict[str, Any]]:
     for label, number in column.numbers.items():
         given = column.letters.get(label, "")
         found[label] = {
-            "value": written(number.value, digits),
-            "limits": limits(number, digits),
+            "value": format_number(number.value, digits),
+            "limits": format_interval(number, digits),
             "best": label in column.best,
             "headline": bool(column.letters),
             "letters": "".join(x if x in given else " " for x in every).rstrip() if every else given,
@@ -77,7 +77,7 @@ def _bar(number: Interval, low: float, high: float) -> list[str] | None:
     return [f"{1 + 98 * (v - low) / (high - low):.2f}" for v in (number.low, number.value, number.high)]
 
 
-def curve(drawn: Drawn, labels: Sequence[str], name: str) -> dict[str, Any]:
+def curve(drawn: CurveBands, labels: Sequence[str], name: str) -> dict[str, Any]:
     """One picture of all rows' lines, the limits of the first few shaded."""
     from markupsafe import Markup
 
@@ -91,9 +91,9 @@ def curve(drawn: Drawn, labels: Sequence[str], name: str) -> dict[str, Any]:
     return {"name": drawn.curve.name, "svg": Markup(svg), "shaded": any(line.limits for line in lines)}
 
 
-def pairs(column: Column, alpha: float, correction: str | None) -> dict[str, Any]:
+def pair_table(column: Column, alpha: float, correction: str | None) -> dict[str, Any]:
     """The table of all pairs by one metric."""
-    digits = places(column)
+    digits = decimal_places(column)
     rows = [_pair(c, digits, alpha) for c in column.comparisons]
     note = (
         f"Paired on {column.n} examples. The second p is {CORRECTIONS[correction]}; intervals are not corrected. "
@@ -107,12 +107,12 @@ def _pair(c: Comparison, digits: int, alpha: float) -> dict[str, Any]:
     return {
         "a": c.a,
         "b": c.b,
-        "difference": written(c.difference, digits),
-        "limits": limits(Interval(c.difference, c.low, c.high, 0), digits),
+        "difference": format_number(c.difference, digits),
+        "limits": format_interval(Interval(c.difference, c.low, c.high, 0), digits),
         "p": _probability(c.p),
         "corrected": _probability(c.corrected),
         "different": c.corrected <= alpha,
-        "needed": f"{c.needed:,.0f}" if isfinite(c.needed) else written(c.needed, 0),
+        "needed": f"{c.needed:,.0f}" if isfinite(c.needed) else format_number(c.needed, 0),
     }
 
 
@@ -125,7 +125,7 @@ def extremes(group: Group, labels: Sequence[str], shows: Mapping[int, Show]) -> 
     from markupsafe import Markup
 
     by_label = {row.label: row for row in group.rows}
-    digits = places(group.headline) if group.headline else 3
+    digits = decimal_places(group.headline) if group.headline else 3
     found: list[dict[str, Any]] = []
     for label in (label for label in labels if label in group.extremes):
         row, sides = by_label[label], group.extremes[label]
@@ -136,7 +136,7 @@ def extremes(group: Group, labels: Sequence[str], shows: Mapping[int, Show]) -> 
                 {
                     "kind": kind,
                     "id": example,
-                    "value": written(value, digits),
+                    "value": format_number(value, digits),
                     "html": Markup(show(example, row.method)) if show else "",
                 }
                 for example, value in side

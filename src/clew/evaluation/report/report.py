@@ -9,10 +9,10 @@ from typing import Any
 from ...errors import InputError, OptionError
 from ...files.atomic import write_all
 from ...statistics import Correction
-from .data import Group, group, grouped
+from .data import Group, build_group, group_runs
 from .page import Show, report_page
 from .rows import RunLike
-from .tables import as_csv, as_latex, as_markdown, plain
+from .tables import as_csv, as_latex, as_markdown, table_records
 
 _SUFFIXES = (".html", ".csv", ".md", ".tex")
 
@@ -53,7 +53,7 @@ def report(
     groups = _groups(runs, level=level, correction=correction, examples=examples, seed=seed)
     shows = _shows(runs, show)
     page = report_page(groups, title=title or _title(runs), level=level, correction=correction, shows=shows)
-    rows = [row for _, each in groups for row in plain(each)]
+    rows = [row for _, each in groups for row in table_records(each)]
     texts = page, as_csv(rows), as_markdown(groups), as_latex(groups)
     return write_all({out.with_suffix(suffix): text for suffix, text in zip(_SUFFIXES, texts, strict=True)})
 
@@ -67,7 +67,7 @@ def summary(
     forwards and seconds per example. Raises as `report`.
     """
     groups = _groups(runs, level=level, correction=correction, examples=0, curves=False, seed=seed)
-    return [row for _, each in groups for row in plain(each)]
+    return [row for _, each in groups for row in table_records(each)]
 
 
 def _groups(runs: Sequence[RunLike], *, level: float, **options: Any) -> list[tuple[str, Group]]:
@@ -77,7 +77,7 @@ def _groups(runs: Sequence[RunLike], *, level: float, **options: Any) -> list[tu
         raise InputError("nothing to report" if not runs else "one run twice", expected="runs, each once", got=got)
     if not 0 < level < 1:
         raise OptionError("a level is a probability", expected="between 0 and 1, such as 0.95", got=level)
-    found = [group(together, level=level, **options) for together in grouped(runs)]
+    found = [build_group(together, level=level, **options) for together in group_runs(runs)]
     titles = [_title(each.runs) for each in found]
     return [
         (title if titles.count(title) == 1 else f"{title} ({i})", each)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ...errors import InputError, optional_import
-from ...statistics.resampling import Of
+from ...statistics.resampling import Statistic
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Metric:
 
     name: str
     columns: tuple[str, ...]
-    of: Of
+    of: Statistic
     higher: bool | None = None
     headline: bool = False
     what: str = ""
@@ -36,8 +36,8 @@ class Curve:
 
     name: str
     columns: tuple[str, ...]
-    of: Of
-    x: tuple[float, ...] | Of
+    of: Statistic
+    x: tuple[float, ...] | Statistic
     x_label: str
     y_label: str
 
@@ -59,7 +59,7 @@ class RunLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A line of a table: a method of a run, what it is called there, and what it cost for an example (NaN: unknown)."""
 
     label: str
@@ -69,10 +69,10 @@ class Row:
     seconds: float
 
 
-class Cells:
+class ColumnArrays:
     """The runs' columns as arrays (row, example, …), NaN where there is no value."""
 
-    def __init__(self, rows: Sequence[Row], ids: Sequence[str]) -> None:
+    def __init__(self, rows: Sequence[MethodRow], ids: Sequence[str]) -> None:
         self.rows, self.ids = rows, ids
         self._known: dict[str, np.ndarray] = {}
 
@@ -151,7 +151,7 @@ def ids_of(run: RunLike) -> list[str]:
     return list(dict.fromkeys(run.table.column("example").to_pylist()))
 
 
-def rows_of(runs: Sequence[RunLike]) -> list[Row]:
+def rows_of(runs: Sequence[RunLike]) -> list[MethodRow]:
     """The methods of all runs; where there are several, named after the model, or else after the folder too."""
     models = [str(run.manifest.get("model", {}).get("name", "")) for run in runs]
     paths = [Path(run.path).name for run in runs]
@@ -163,7 +163,7 @@ def rows_of(runs: Sequence[RunLike]) -> list[Row]:
         names = [f"{path} · " for path in paths]
     else:
         names = [f"{run.path} · " for run in runs]
-    rows: list[Row] = []
+    rows: list[MethodRow] = []
     for run, name in zip(runs, names, strict=True):
         count = len(ids_of(run)) or nan
         shards = run.manifest.get("shards", {}).values()
@@ -174,7 +174,7 @@ def rows_of(runs: Sequence[RunLike]) -> list[Row]:
                 else nan
                 for kind in ("forwards", "seconds")
             )
-            rows.append(Row(name + method, run, method, forwards, seconds))
+            rows.append(MethodRow(name + method, run, method, forwards, seconds))
     return rows
 
 

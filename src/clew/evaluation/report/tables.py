@@ -32,7 +32,7 @@ _LATEX = str.maketrans(
 )
 
 
-def places(column: Column) -> int:
+def decimal_places(column: Column) -> int:
     """Decimals that give the middle one of the intervals' half widths two digits, or its values four."""
     known = [n for n in column.numbers.values() if isfinite(n.value)]
     widths = [(n.high - n.low) / 2 for n in known if isfinite(n.low) and n.high > n.low]
@@ -40,7 +40,7 @@ def places(column: Column) -> int:
     return min(6, max(0, 1 - floor(log10(size)))) if size > 0 else 3
 
 
-def written(value: float, decimals: int) -> str:
+def format_number(value: float, decimals: int) -> str:
     """A number with a minus sign of its own width, and a dash for none."""
     if not isfinite(value):
         return "∞" if value == float("inf") else "–"
@@ -55,11 +55,11 @@ def significant(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def limits(number: Interval, decimals: int) -> str:
+def format_interval(number: Interval, decimals: int) -> str:
     """The interval in brackets, empty where there is none."""
     if not isfinite(number.low):
         return ""
-    return f"[{written(number.low, decimals)}, {written(number.high, decimals)}]"
+    return f"[{format_number(number.low, decimals)}, {format_number(number.high, decimals)}]"
 
 
 def heading(column: Column) -> str:
@@ -73,7 +73,7 @@ def ordered(group: Group) -> list[str]:
     return ranked + [row.label for row in group.rows if row.label not in ranked]
 
 
-def plain(group: Group) -> list[dict[str, Any]]:
+def table_records(group: Group) -> list[dict[str, Any]]:
     """One dictionary of `FIELDS` for each row and metric, unrounded; limits are None where there are none."""
     rows: list[dict[str, Any]] = []
     for row in group.rows:
@@ -118,7 +118,7 @@ def as_markdown(groups: Sequence[tuple[str, Group]]) -> str:
                 for value, interval, given, best in cells
             ]
             lines.append(_piped([f"`{label}`", *shown, *costs]))
-        parts.append("\n".join([*lines, "", counted(group)]))
+        parts.append("\n".join([*lines, "", example_counts(group)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,7 +130,7 @@ def as_latex(groups: Sequence[tuple[str, Group]]) -> str:
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{latex_escaped(title)}. {latex_escaped(counted(group))}}}",
+            rf"\caption{{{latex_escaped(title)}. {latex_escaped(example_counts(group))}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"\toprule",
             " & ".join(map(latex_escaped, head)) + r" \\",
@@ -155,20 +155,22 @@ def latex_escaped(text: str) -> str:
 def _cells(group: Group) -> list[tuple[str, list[tuple[str, str, str, bool]], list[str]]]:
     """For each row its label, (value, interval, letters, best) for each metric, and its costs."""
     by_label = {row.label: row for row in group.rows}
-    decimals = {column.metric.name: places(column) for column in group.columns}
+    decimals = {column.metric.name: decimal_places(column) for column in group.columns}
     result: list[tuple[str, list[tuple[str, str, str, bool]], list[str]]] = []
     for label in ordered(group):
         cells: list[tuple[str, str, str, bool]] = []
         for column in group.columns:
             number, digits = column.numbers[label], decimals[column.metric.name]
             given = column.letters.get(label, "")
-            cells.append((written(number.value, digits), limits(number, digits), given, label in column.best))
+            cells.append(
+                (format_number(number.value, digits), format_interval(number, digits), given, label in column.best)
+            )
         row = by_label[label]
         result.append((label, cells, [significant(row.forwards), significant(row.seconds)]))
     return result
 
 
-def counted(group: Group) -> str:
+def example_counts(group: Group) -> str:
     """How many examples the numbers are from, and how many were left out."""
     least, most = group.kept
     left = group.examples - least

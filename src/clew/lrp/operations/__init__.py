@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ...rules import PlainGradient, Rule
-from ..tape import HANDLERS, MOVES, Handler, Tape, named
+from ..tape import CONSERVING_FUNCTIONS, HANDLERS, Handler, Tape, torch_functions
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Call = Callable[..., Any]
 
 # Linear in the tensor that the input reaches, or mere bookkeeping: their own gradient conserves x · g.
-MOVES.update(named([
+CONSERVING_FUNCTIONS.update(torch_functions([
     "reshape", "view", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "t", "movedim",
     "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "contiguous", "clone", "chunk",
     "split", "tensor_split", "unbind", "select", "narrow", "index_select", "gather", "roll", "flip", "pad", "to",
@@ -30,7 +30,7 @@ def handles(*names: str, where: tuple[Any, ...] = ()) -> Callable[[Handler], Han
     """Make a function the handler of torch functions of these names."""
 
     def add(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(named(names) | set(where), handler))
+        HANDLERS.update(dict.fromkeys(torch_functions(names) | set(where), handler))
         return handler
 
     return add

@@ -47,7 +47,7 @@ def sdpa(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         fused = isinstance(softmax_rule, (Taylor, Stop)) and isinstance(product_rule, Half)
         tape.behind_attention()
         if not fused:
-            return tape.seen(written_out, (query, key, value, attn_mask, is_causal, scale), {})
+            return tape.seen(eager_attention, (query, key, value, attn_mask, is_causal, scale), {})
         assert isinstance(product_rule, Half)
         if isinstance(softmax_rule, Stop):
             query, key = query.detach(), key.detach()
@@ -117,10 +117,10 @@ def _fused(
 
     tape.at_end(account)
     if q.requires_grad:
-        seen = tape.through(q, at_scores, keep=True), tape.scaled(k, to_qk / common)
+        seen = tape.hook_backward(q, at_scores, keep=True), tape.scaled(k, to_qk / common)
     else:
-        seen = q, tape.through(k, at_scores, keep=True)
-    return tape.through(func(*seen, v, attn_mask=mask, is_causal=causal, scale=scale), at_output, keep=True)
+        seen = q, tape.hook_backward(k, at_scores, keep=True)
+    return tape.hook_backward(func(*seen, v, attn_mask=mask, is_causal=causal, scale=scale), at_output, keep=True)
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def mask_relevance(
     return total
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
     """Attention in steps, for rules that need its scores."""
     logits = torch.matmul(q, k.mT) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if causal:
@@ -187,7 +187,7 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return S
 
     y = func(tape.scaled(a, factor), tape.scaled(b, factor), *args[2:], **kwargs)
-    return tape.through(y, at_output, keep=True) if epsilon or second or factor == rule.fraction != 0.5 else y
+    return tape.hook_backward(y, at_output, keep=True) if epsilon or second or factor == rule.fraction != 0.5 else y
 
 
 @handles("softmax")
@@ -253,4 +253,4 @@ def _chosen(tape: Tape, y: Any, *choices: tuple[Any, Tensor]) -> Any:
             if not (isinstance(value, Tensor) and value.requires_grad):
                 page.leak(cause, torch.where(chosen & (g != 0), value * g, 0.0))
 
-    return tape.through(y, back)
+    return tape.hook_backward(y, back)

@@ -17,7 +17,7 @@ from ...rules import (
     as_gradient,
     share,
 )
-from ...seam.row_sparse import linear_of, pulled, rows_read
+from ...seam.row_sparse import input_gradient, linear_of, rows_read
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain
 
@@ -33,7 +33,7 @@ def linear(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         def apply(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
             return linear_of(x, W, b, rows)
 
-        return affine(tape, "linear", x, weight, bias, apply, lambda S, W: pulled(S, W, rows))
+        return affine(tape, "linear", x, weight, bias, apply, lambda S, W: input_gradient(S, W, rows))
 
     return call(*args, **kwargs)
 

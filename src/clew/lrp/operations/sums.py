@@ -17,7 +17,7 @@ from ...rules import (
     as_gradient,
     share,
 )
-from ..tape import Tape, named
+from ..tape import Tape, torch_functions
 from . import Args, Call, Kwargs, handles, plain
 
 # Sums and products
@@ -49,7 +49,7 @@ def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) ->
             return share(y * g, y, rule.epsilon, rule.signed, page)
 
         tape.used(a, b)
-        return tape.forks(tape.through(y, stabilised, keep=True))
+        return tape.forks(tape.hook_backward(y, stabilised, keep=True))
 
     def back(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor, ...]:
         assert inputs is not None and y is not None
@@ -109,13 +109,13 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
         return per_unit * kept
 
     tape.used(x)
-    return tape.through(torch.add(x, c), back, keep=positional or bool(epsilon))
+    return tape.hook_backward(torch.add(x, c), back, keep=positional or bool(epsilon))
 
 
 @handles("sub", "__sub__", "__rsub__", "sub_")
 def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
-    if func in named(["__rsub__"]):
+    if func in torch_functions(["__rsub__"]):
         a, b = b, a
     return add(tape, torch.add, (a, -b), kwargs)
 
@@ -157,7 +157,7 @@ def _weighted(tape: Tape, a: Any, b: Any) -> Any:
         page.leak("stopped", 0.5 * y * g)
         return 0.5 * g
 
-    return tape.through(y, back, keep=True)
+    return tape.hook_backward(y, back, keep=True)
 
 
 def _rotated(tape: Tape, a: Tensor, b: Tensor, key: tuple[int, str]) -> Tensor:
@@ -170,7 +170,7 @@ def _rotated(tape: Tape, a: Tensor, b: Tensor, key: tuple[int, str]) -> Tensor:
         assert y is not None
         uses[place] = y * g / 2
 
-    return tape.through(torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5)), back, keep=True)
+    return tape.hook_backward(torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5)), back, keep=True)
 
 
 @handles("div", "__truediv__", "__div__", "true_divide")
@@ -204,7 +204,7 @@ def cat(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         else:
             page.leak("constant", torch.cat([R.flatten(1) for R in lost], 1))
 
-    return tape.through(y, back)
+    return tape.hook_backward(y, back)
 
 
 @handles("stack")
@@ -221,7 +221,7 @@ def stack(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return as_gradient(halves.view_as(y), y, page)
 
     page = tape.page("stack")
-    return tape.through(y, back, keep=True)
+    return tape.hook_backward(y, back, keep=True)
 
 
 @handles("mean")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ...errors import ClewError, UnknownArchitecture
-from ...registry import read_all
+from ...registry import import_submodules
 from ..unknown_models import unknown
 
 Path = str | tuple[str, ...]
@@ -145,7 +145,7 @@ class Architecture:
         }
         return replace(self, **(inner | changes))
 
-    def bind(self, model: nn.Module) -> Bound:
+    def bind(self, model: nn.Module) -> BoundArchitecture:
         """Resolve every path on one model. Raises `UnknownArchitecture` where a place is missing."""
         blocks = list(self._place(model, self.blocks, "blocks"))
         if not blocks:
@@ -162,7 +162,7 @@ class Architecture:
             blocks, attentions = [*blocks, pool], [*attentions, inner]
             projections = [*projections, self._place(inner, ("out_proj", "proj"), "output_projection")]
         scales = [_applied(block, self.layer_scale) for block in blocks]
-        return Bound(
+        return BoundArchitecture(
             architecture=self,
             blocks=blocks,
             attentions=attentions,
@@ -205,7 +205,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundArchitecture:
     """A declaration resolved on one model. With attention pooling the pool is the last entry of each list."""
 
     architecture: Architecture
@@ -256,11 +256,11 @@ def register(architecture: Architecture) -> Architecture:
 
 def architectures() -> dict[str, Architecture]:
     """All declarations, by name. The files of this folder are read on first use."""
-    read_all(__name__)
+    import_submodules(__name__)
     return dict(_registered)
 
 
-def find(model: nn.Module) -> Architecture:
+def find_architecture(model: nn.Module) -> Architecture:
     """The declaration for a model: its own, `model.architecture`, or that of the nearest class among its ancestors.
 
     Raises `UnknownArchitecture` where there is none: with what is known inside the model, or a template to fill in.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..pair import Pair, register_pair, unsupported
-from . import Architecture, Readout, find, find_path
+from . import Architecture, Readout, find_architecture, find_path
 
 # Hugging Face
 
@@ -179,7 +179,7 @@ def _open_image(model: Any) -> Architecture:
     if kind.__name__ == "TimmModel":  # EVA-CLIP, SigLIP, …: a model of timm with a head of its own
         if any("pool" in name for name, _ in visual.head.named_children()):
             raise unsupported(model, "image", "it pools by a convolution's attention")
-        return find(visual.trunk).within("visual.trunk")
+        return find_architecture(visual.trunk).within("visual.trunk")
     if not kind.__module__.startswith("open_clip") or find_path(visual, "transformer.resblocks") is None:
         raise unsupported(model, "image", f"{kind.__name__}, which is no vision transformer")
     if getattr(visual, "attn_pool_type", "") == "cascade":
