@@ -12,8 +12,8 @@ import torch
 # Shapes and types are checked in all of clew, but for what runs at every torch call: closures that are made anew there
 # mean compiling a checker for each of them, and small functions cost less than checking what they are given.
 UNCHECKED = (
-    "lrp.tape", "lrp.operations", "lrp.ledger", "lrp.special_places", "rules",
-    "seam.backward", "seam.interception", "seam.row_sparse", "seam.twin", "seam.guest", "seam.precision",
+    "lrp.tape", "lrp.operations", "lrp.ledger", "lrp.special_modules", "rules",
+    "seam.custom_backward", "seam.interception", "seam.row_sparse", "seam.twin", "seam.torch_modes", "seam.precision",
     "seam.quantized", "errors", "shapes", "models.architectures",
 )  # fmt: skip
 SOURCE = Path(__file__).parent.parent / "src" / "clew"

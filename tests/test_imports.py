@@ -120,7 +120,7 @@ def test_only_the_seam_intercepts_torch():
         if name != "seam.interception":
             assert "TorchFunctionMode" not in text, name
         for banned in ("print(", "sys.exit(", "exit("):
-            speaks = name in ("cli.main", "cli.ui", "app.asking") or name.startswith(
+            speaks = name in ("cli.main", "cli.ui", "app.page_requests") or name.startswith(
                 "minis.train_"
             )  # the page writes code
             if not speaks:

@@ -12,7 +12,7 @@ from .attributions.base import Attribution
 from .attributions.image import ImageAttribution
 from .draw.page import Cell, page
 from .explainers import parse_method
-from .explaining.many_inputs import explain_in_batches
+from .explaining.batches import explain_in_batches
 from .files.atomic import write
 from .loading.load import load
 from .minis import captioned_scenes, scenes

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from .errors import ClewError
 from .explaining.explain import explain, subject_of
-from .explaining.items import SideInputs, side_inputs
 from .explaining.pair_model import LoadedPair, encode_features
 from .explaining.prepare import PreparedBatch, prepare, unwrap
+from .explaining.side_inputs import SideInputs, side_inputs
 from .loading.load import LoadedModel
 from .lrp.relevance import propagate
 from .models.architectures import Architecture, BoundArchitecture, find_architecture
 from .models.pair import SIDES, Pair, Side, find_pair, tower
-from .seam.guest import isolated_modes
 from .seam.quantized import is_quantized
+from .seam.torch_modes import isolated_modes
 from .seam.twin import original
 from .targets import Token
 from .targets.outputs import answer_logits_of, logits_of

@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from clew.app import serve as serving
 from clew.app.access import OnlyHosts, audience, is_loopback, login_of
-from clew.app.asking import OfferedModels, open_upload
 from clew.app.folders import Folders, own_folder
+from clew.app.page_requests import OfferedModels, open_upload
 from clew.cli import main as cli
 from clew.cli import ui as cli_ui
 from clew.errors import OptionError

@@ -13,10 +13,10 @@ import pytest
 
 from clew import Curve, Metric
 from clew.errors import ClewError, InputError, OptionError
-from clew.evaluation.report.data import build_group, group_runs
+from clew.evaluation.report.groups import build_group, group_runs
 from clew.evaluation.report.report import report, summary
 from clew.evaluation.report.rows import differing
-from clew.evaluation.report.tables import decimal_places, latex_escaped, ordered, format_number
+from clew.evaluation.report.tables import decimal_places, format_number, latex_escaped, ordered
 from clew.statistics import compare, interval, letters
 
 METHODS = ("rollout", "random_<b>", "lrp(rule='a|b')")
@@ -459,7 +459,9 @@ def test_markdown_rows_have_the_cells_of_the_header(tmp_path):
     column = table.columns[0]
     best = column.numbers[column.best[0]]
     digits = decimal_places(column)
-    assert cells[2][2].strip().startswith(f"**{format_number(best.value, digits)}** [{format_number(best.low, digits)}, ")
+    assert (
+        cells[2][2].strip().startswith(f"**{format_number(best.value, digits)}** [{format_number(best.low, digits)}, ")
+    )
     assert lines[0].split(" | ")[1:4] == ["miou ↑", "area ↓", "size"]
 
 

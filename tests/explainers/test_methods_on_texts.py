@@ -10,7 +10,7 @@ from support import tiny_text, twins
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clew
-from clew.lrp.special_places import PositionalRelevance
+from clew.lrp.special_modules import PositionalRelevance
 from clew.subject.quadrature import quadrature_rule
 
 FROM_LAYER = ["attention_rollout", "generic_attribution", "gradient_attention_rollout"]

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 import clew
 from clew.errors import InputError, OptionError, TargetError, UnknownArchitecture
-from clew.explaining.items import side_inputs
 from clew.explaining.pair_model import encode_features
+from clew.explaining.side_inputs import side_inputs
 from clew.models.pair import find_pair
 from clew.seam.precision import DoublePrecision
 from clew.subject.quadrature import quadrature_rule

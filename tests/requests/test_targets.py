@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 import clew
-from clew.app.asking import PageRequest, explain_request, predictions, snippet
+from clew.app.page_requests import PageRequest, explain_request, predictions, snippet
 from clew.cli import main as cli
 from clew.errors import TargetError
 from clew.requests.results import explain_items, items_for, labels_of

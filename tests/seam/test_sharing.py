@@ -23,7 +23,7 @@ from clew.errors import InputError
 from clew.explaining.explain import subject_of
 from clew.explaining.prepare import prepare
 from clew.lrp.relevance import propagate
-from clew.seam.guest import in_callers_autocast, isolated_modes
+from clew.seam.torch_modes import in_callers_autocast, isolated_modes
 from clew.subject.reached_rows import cached_rows
 
 HOME = str(Path(clew.__file__).parent)

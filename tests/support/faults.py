@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clew.inputs.preprocessing import Preprocess
-from clew.inputs.texts import TextBatch
+from clew.inputs.text_batch import TextBatch
 from clew.seam.capture import Attention
 from clew.subject.trace import Trace
 from clew.targets import Resolved

@@ -15,7 +15,7 @@ from support.tiny_text import build_text
 
 import clew
 from clew.errors import CheckFailed
-from clew.verification import called
+from clew.verification import user_call
 
 METHODS = {
     "images": ["raw_attention", "generic_attribution", "beyond_intuition_token", "integrated_gradients", "attn_lrp",
@@ -88,7 +88,7 @@ def test_a_wrong_result_is_refused(name, settings, right, monkeypatch, untyped):
 
 
 def test_nothing_is_refused_without_a_fault(settings, right):
-    called._known.clear()
+    user_call._known.clear()
     for name, methods in METHODS.items():
         for method in methods:
             for found in explained(settings[name], method):

@@ -8,10 +8,10 @@ from typing import Any
 from ..attributions.base import Attribution
 from ..errors import ClewError
 from ..explainers import methods
-from .asking import OfferedModels, PageRequest, explain_request, open_upload
+from .components import AT_ONCE, QUEUED, Inputs, guarded, status
 from .maps import Card, body, difference, in_plain_words, row_of
 from .memory import release_memory
-from .pieces import AT_ONCE, QUEUED, Inputs, guarded, status
+from .page_requests import OfferedModels, PageRequest, explain_request, open_upload
 
 
 def compare_tab(gr: Any, models: OfferedModels) -> None:

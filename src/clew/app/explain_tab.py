@@ -17,11 +17,11 @@ from ..explainers import methods
 from ..files.atomic import write_all
 from ..minis import captioned_scenes, reviews, scenes
 from ..models.loaded_model import LoadedModel
-from .asking import OfferedModels, PageRequest, check_request, explain_request, open_upload, predictions, snippet
+from .components import AT_ONCE, QUEUED, Inputs, status
 from .folders import Folders
 from .maps import Card, cards, message, row_of
 from .memory import release_memory
-from .pieces import AT_ONCE, QUEUED, Inputs, status
+from .page_requests import OfferedModels, PageRequest, check_request, explain_request, open_upload, predictions, snippet
 
 logger = logging.getLogger("clew")
 DEFAULT = ["beyond_intuition_token", "attn_lrp", "raw_attention"]

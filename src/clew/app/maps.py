@@ -22,7 +22,7 @@ from ..attributions.base import Attribution
 from ..attributions.image import ImageAttribution
 from ..attributions.pair import PairAttribution
 from ..attributions.text import TextAttribution
-from ..draw.direction import direction
+from ..draw.bidi import direction
 from ..draw.plots import Picture, colour_scale, encode_image, in_frame, is_tiny, shrunk
 from ..draw.text_html import Piece, direction_of, scale_of, shade
 from ..errors import InputError

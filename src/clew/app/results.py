@@ -17,8 +17,8 @@ from ..errors import ClewError, InputError
 from ..evaluation.evaluate import classifier_of
 from ..evaluation.examples import Shown
 from ..evaluation.run import Run
-from .asking import OfferedModels
 from .maps import message
+from .page_requests import OfferedModels
 
 logger = logging.getLogger("clew")
 

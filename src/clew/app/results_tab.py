@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pieces import AT_ONCE, guarded
+from .components import AT_ONCE, guarded
 from .results import RunBrowser
 
 

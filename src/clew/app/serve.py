@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from ..errors import OptionError, optional_import
 from .access import LOOPBACK, OnlyHosts, audience, in_url, is_loopback, refuse_without_login
-from .asking import LARGEST_FILE, OfferedModels
 from .folders import Folders, own_folder
 from .memory import settle
+from .page_requests import LARGEST_FILE, OfferedModels
 from .results import RunBrowser
 
 
@@ -69,7 +69,7 @@ def _launched(
     login: tuple[str, str] | None,
     open_browser: bool,
 ) -> Any:
-    from .blocks import build
+    from .page import build
 
     page = build(models, results, Folders(folder))
     page.queue(default_concurrency_limit=1, max_size=32, api_open=False)

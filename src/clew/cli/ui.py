@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..app.access import PASSWORD, login_of
-from ..app.asking import OfferedModels
+from ..app.page_requests import OfferedModels
 from ..app.results import RunBrowser
 from ..app.serve import serve
 

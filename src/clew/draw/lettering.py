@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.surrogates import without_halves
-from .direction import RLM, ZWJ, visual
+from .bidi import RLM, ZWJ, visual
 
 logger = logging.getLogger("clew")
 _LACKING = "□"

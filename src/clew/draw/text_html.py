@@ -11,7 +11,7 @@ from importlib import resources
 from math import isfinite
 from typing import Any
 
-from .direction import direction
+from .bidi import direction
 from .lettering import visible
 
 _SIGN = re.compile(r"</?[A-Za-z][^<>\s]{0,40}>|<\|[^<>\s]{1,40}\|>|<0x[0-9A-F]{2}>|\[[A-Z_]{2,12}\]")

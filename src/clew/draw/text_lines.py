@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from unicodedata import bidirectional, category, east_asian_width
 
-from .direction import RLM, ZWJ, direction, in_order, joins, levels
+from .bidi import RLM, ZWJ, direction, in_order, joins, levels
 from .lettering import Ruler
 from .text_html import Piece, direction_of
 

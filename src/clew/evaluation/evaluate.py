@@ -27,7 +27,7 @@ from .benchmarks import Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine
 from .identity import model_identity, versions
 from .manifest import FORMAT, MANIFEST, read_manifest
-from .plan import Grid, MethodSpec, expand_grid, method_hashes, resolve_methods, supported_methods
+from .method_specs import Grid, MethodSpec, expand_grid, method_hashes, resolve_methods, supported_methods
 from .run import Run
 from .shard import IndexedExample, ShardProcessor, in_words, with_threads
 from .store import Store

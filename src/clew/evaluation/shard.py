@@ -21,7 +21,7 @@ from ..errors import CaptureError, ClewError, InputError, MissingDependency, Opt
 from ..explainers import Method
 from ..explaining.explain import explain
 from ..models.loaded_model import LoadedModel
-from ..verification.verifying import is_verifying
+from ..verification.thread_state import is_verifying
 from .benchmarks import Batch, Benchmark, Values
 
 # What no other batch would survive either: the user is told at once.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..shapes import Attn, Rows, Scores, at_least_float32
-from ..subject.paths import PathRecord, scaled_along
+from ..subject.integration_paths import PathRecord, scaled_along
 from ..subject.quadrature import Quadrature, quadrature_rule
 from ..subject.subject import Subject
 from ..subject.trace import Result, Trace, mean_heads

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import at_least_float32
-from ..subject.paths import PathRecord, scaled_along
+from ..subject.integration_paths import PathRecord, scaled_along
 from ..subject.quadrature import MOST_STEPS, quadrature_rule
 from ..subject.subject import Subject
 from ..subject.trace import Result

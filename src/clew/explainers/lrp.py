@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, short_repr
-from ..lrp.positions import PositionAggregation, add_positional_relevance
+from ..lrp.positional_relevance import PositionAggregation, add_positional_relevance
 from ..lrp.relevance import Relevance, propagate, reduced
 from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
 from ..shapes import Attn, at_least_float32

@@ -14,13 +14,13 @@ from ..attributions.base import Attribution
 from ..attributions.image import ImageAttribution
 from ..attributions.text import TextAttribution
 from ..errors import InputError, OptionError
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 from ..seam.quantized import is_quantized
 from ..subject.subject import Subject
 from ..subject.trace import Result, repeated
 from ..targets.outputs import logits_of
 from ..verification import ResultToVerify, UserCall, verify_result
-from ..verification.verifying import verifying
+from ..verification.thread_state import verifying
 from ..version import __version__
 from .prepare import PreparedBatch
 

@@ -18,7 +18,7 @@ from ..models.forward_arguments import supports_logits_to_keep
 from ..models.loaded_model import LoadedModel
 from ..models.pair import find_pair
 from ..progress import progress_bar
-from ..seam.guest import isolated_modes
+from ..seam.torch_modes import isolated_modes
 from ..subject.subject import Subject
 from ..targets.heads import head_of
 from ..targets.outputs import logits_of

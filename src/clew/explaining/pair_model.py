@@ -14,12 +14,12 @@ from torch import Tensor
 from ..errors import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, short_repr
 from ..models.loaded_model import LoadedModel
 from ..models.pair import Pair, find_pair, tower
-from ..seam.guest import in_callers_autocast, isolated_modes
 from ..seam.precision import DoublePrecision
 from ..seam.quantized import is_quantized
+from ..seam.torch_modes import in_callers_autocast, isolated_modes
 from ..seam.twin import twin
-from .items import SideInputs, side_inputs
 from .prepare import encoder_inputs, unwrap
+from .side_inputs import SideInputs, side_inputs
 
 _CHUNK = 64  # texts or images encoded at a time
 

@@ -24,7 +24,7 @@ from ..inputs.images import (
     refuse_labelled_batch,
 )
 from ..inputs.preprocessing import picture_of
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 from ..models.architectures import Architecture, BoundArchitecture, find_architecture
 from ..models.forward_arguments import copy_cache
 from ..models.loaded_model import LoadedModel

@@ -13,7 +13,7 @@ from ..draw.token_strings import token_string
 from ..errors import InputError
 from ..files.surrogates import refuse_halves
 from ..inputs.encodings import BOOKKEEPING, EncodedTexts, encode_texts
-from ..inputs.texts import TextBatch, arrange, read_mask
+from ..inputs.text_batch import TextBatch, arrange, read_mask
 from ..inputs.token_ids import Tokenizer, padding_of, special_ids
 from ..inputs.token_texts import BROKEN, decode_incrementally
 from ..models.architectures import BoundArchitecture

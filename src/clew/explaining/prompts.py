@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, short_repr
 from ..inputs.encodings import BOOKKEEPING, EncodedText, decoder, encode_texts, tokenized
-from ..inputs.texts import read_mask
+from ..inputs.text_batch import read_mask
 from ..inputs.token_ids import Tokenizer, named_token_ids, special_ids
 from ..inputs.token_texts import decode_incrementally, split_by_spans
 from ..models.forward_arguments import forward_signature

@@ -17,9 +17,9 @@ from ..errors import OptionError, TargetError, short_repr
 from ..models.loaded_model import LoadedModel
 from ..models.pair import Pair, Side, tower
 from ..targets import Contrast, Each, Similarity
-from .items import SideInputs, side_inputs
 from .pair_model import encode_features
 from .prepare import in_dtype
+from .side_inputs import SideInputs, side_inputs
 
 _TAKEN = 'Similarity("a photo of a dog"), Similarity of several texts, an image, or Contrast("a dog", "a cat")'
 

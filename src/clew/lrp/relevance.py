@@ -17,7 +17,7 @@ from ..subject.trace import repeated
 from ..targets.outputs import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
 from .ledger import Flow, Leak, OperationRule
-from .special_places import PositionalRelevance
+from .special_modules import PositionalRelevance
 from .tape import Tape
 
 # Above this, rounding of float32 sums may be seen in a heatmap.

@@ -25,7 +25,7 @@ from ..seam.custom_backward import Back, IdentityWithBackward, OperationWithBack
 from ..seam.interception import Seam
 from ..seam.row_sparse import rows_read
 from .ledger import Flow, Ledger
-from .special_places import PositionalRelevance, watch_activations, watch_texts
+from .special_modules import PositionalRelevance, watch_activations, watch_texts
 
 Handler = Callable[["Tape", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 

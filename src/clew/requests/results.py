@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attributions.base import Attribution
 from ..errors import OptionError, UnknownArchitecture
-from ..explaining.many_inputs import explain_in_batches
+from ..explaining.batches import explain_in_batches
 from ..explaining.pair_model import LoadedPair
 from ..models.architectures import find_architecture
 from ..models.loaded_model import LoadedModel

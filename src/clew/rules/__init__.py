@@ -15,7 +15,7 @@ A rule of one's own is a class derived from `AffineRule`; a rule set (`rule_sets
 
 from .affine import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox
 from .base import Affine, AffineRule, Book, Rule, as_gradient, fits, per_unit, share, stabilised
-from .others import (
+from .nonaffine import (
     AsConcatenated,
     ByAbsoluteSum,
     CopyToAll,

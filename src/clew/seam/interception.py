@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .guest import depth
+from .torch_modes import depth
 
 # Products, which autocast makes in its dtype.
 _AUTOCAST: frozenset[Any] = frozenset({

@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from ..errors import CaptureError, ClewError
 from ..models.architectures import BoundArchitecture
 from ..models.forward_arguments import CACHES, for_call, is_cache
-from ..seam.block_layers import attend, layers_from, project
+from ..seam.block_submodules import attend, layers_from, project
 from ..seam.capture import Attention, Capture, Leaf
 from ..seam.gradient_stops import no_gradient_error
-from ..seam.guest import in_callers_autocast
 from ..seam.module_hooks import activation_at, replace_output
 from ..seam.precision import DoublePrecision
 from ..seam.readout import ReadoutRows, few_rows, readout_rows
+from ..seam.torch_modes import in_callers_autocast
 from ..seam.twin import original, owning_model
 from ..shapes import Values
 from .discrepancy import Discrepancy
 from .input_errors import input_error, refused_cache
-from .paths import PathRecord, baseline, chunk_size, in_chunks
+from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .reached_rows import cache_key, should_refresh
 from .trace import Trace, gradients_of, repeated
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 
 LONGEST_ANSWER = 15  # tokens, as question answering is commonly read out
 

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from ..draw.plots import Picture
 from ..errors import CheckFailed
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 from ..seam.quantized import is_quantized, kernel_difference
 from ..seam.twin import original, twin
 from ..subject.discrepancy import Discrepancy
 from ..subject.subject import Subject
 from ..subject.trace import Result
 from .attention import check_attention, check_chain, check_gradients, check_projection, check_readout
-from .called import UserCall, compare_forward, strings_of
 from .placement import check_patches, check_pixels, check_text_placement, check_tokenization, padding_share
 from .relevance import check_relevance
 from .target import check_target
+from .user_call import UserCall, compare_forward, strings_of
 from .windows import verify_windows
 
 __all__ = ["ResultToVerify", "UserCall", "check_pixels", "verify_result", "verify_windows"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..seam.block_layers import autocast_to
+from ..seam.block_submodules import autocast_to
 from ..seam.capture import Attention
 from ..seam.readout import take
 from ..seam.twin import owning_model

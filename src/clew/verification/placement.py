@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..draw.plots import Picture
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 from ..subject.discrepancy import Discrepancy
 from ..subject.trace import Result
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckFailed, ClewError
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 from ..shapes import at_least_float32
 from ..subject.discrepancy import LEAST_LOGIT, Discrepancy, tolerance
 from ..subject.subject import Subject

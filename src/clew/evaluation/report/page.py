@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .curves import colour_of, dash_of
-from .data import Group
+from .groups import Group
 from .parts import CORRECTIONS, SHADED, Show, curve, extremes, head, pair_table, table_rows
 from .rows import RunLike, differing, flat
 from .tables import heading, ordered

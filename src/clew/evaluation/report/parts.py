@@ -8,7 +8,7 @@ from typing import Any
 
 from ...statistics import Comparison, Interval
 from .curves import Line, curves_svg
-from .data import Column, CurveBands, Group
+from .groups import Column, CurveBands, Group
 from .tables import decimal_places, format_interval, format_number, significant
 
 Show = Callable[[str, str], str]  # (example, method) to HTML

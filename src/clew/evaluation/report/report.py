@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import InputError, OptionError
 from ...files.atomic import write_all
 from ...statistics import Correction
-from .data import Group, build_group, group_runs
+from .groups import Group, build_group, group_runs
 from .page import Show, report_page
 from .rows import RunLike
 from .tables import as_csv, as_latex, as_markdown, table_records

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from ...statistics import Interval
-from .data import Column, Group
+from .groups import Column, Group
 
 FIELDS = ("run", "model", "method", "metric", "value", "low", "high", "n", "letters", "forwards", "seconds")
 _ARROWS = {True: "↑", False: "↓", None: ""}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import optional_import
-from .asking import OfferedModels
 from .compare_tab import compare_tab
+from .components import AT_ONCE
 from .explain_tab import explain_tab
 from .folders import Folders
-from .pieces import AT_ONCE
+from .page_requests import OfferedModels
 from .results import RunBrowser
 from .results_tab import results_tab
 

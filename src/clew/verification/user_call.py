@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs.encodings import BOOKKEEPING
-from ..inputs.texts import TextBatch
+from ..inputs.text_batch import TextBatch
 from ..models.forward_arguments import NON_INPUT_ARGUMENTS, copy_cache
-from ..seam.guest import callers_autocast, in_callers_autocast
 from ..seam.quantized import is_quantized
+from ..seam.torch_modes import callers_autocast, in_callers_autocast
 from ..seam.twin import owning_model, twin
 from ..shapes import at_least_float32
 from ..subject.discrepancy import LEAST_LOGIT, Discrepancy

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import clew
-from clew.app import pieces
-from clew.app.asking import (
+from clew.app import components
+from clew.app.maps import cards, difference, in_plain_words, message, row_of
+from clew.app.page_requests import (
     MOST_CHARACTERS,
     OfferedModels,
     PageRequest,
@@ -22,7 +23,6 @@ from clew.app.asking import (
     predictions,
     snippet,
 )
-from clew.app.maps import cards, difference, in_plain_words, message, row_of
 from clew.app.results import RunBrowser
 from clew.errors import ClewError, InputError, OptionError
 
@@ -73,11 +73,11 @@ def test_what_cannot_be_answered_is_refused(asked, kind, words):
 
 def test_a_picture_of_twelve_bits_in_sixteen_is_told_on_the_page(tmp_path, caplog):
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "scan.png")
-    shown = pieces._preview(str(tmp_path / "scan.png"))
+    shown = components._preview(str(tmp_path / "scan.png"))
     assert "this file has 16 bits a pixel, but no value above 4000" in shown and "<img" in shown
     assert "scan.png" not in shown and not caplog.records
     Image.fromarray(np.full((8, 8), 60000, np.uint16)).save(tmp_path / "scan.png")
-    assert "bits" not in pieces._preview(str(tmp_path / "scan.png"))
+    assert "bits" not in components._preview(str(tmp_path / "scan.png"))
 
 
 def test_pictures_that_are_too_large_or_broken_are_refused_without_the_servers_paths(tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..draw.plots import encode_image, is_tiny
 from ..errors import ClewError
-from .asking import MOST_CHARACTERS, OfferedModels, open_upload
 from .maps import message
 from .memory import release_memory
+from .page_requests import MOST_CHARACTERS, OfferedModels, open_upload
 
 logger = logging.getLogger("clew")
 # Of events that answer at once: beside the queue, without a spinner, and not part of an interface for programs.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import Scores, at_least_float32
-from .special_places import PositionalRelevance
+from .special_modules import PositionalRelevance
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clew
-from clew.draw import direction as reading
+from clew.draw import bidi
 from clew.draw.lettering import Ruler, shapes_letters
 from clew.draw.text_html import Piece, direction_of, text_fragment, text_page
 from clew.draw.text_html import TextCell as Cell
@@ -35,7 +35,7 @@ def test_the_first_strong_character_outside_isolates_says_the_direction(text):
         elif depth == 0 and bidirectional(character) in ("L", "R", "AL"):
             expected = "ltr" if bidirectional(character) == "L" else "rtl"
             break
-    assert reading.direction(text) == expected
+    assert bidi.direction(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,15 +58,15 @@ def test_the_first_strong_character_outside_isolates_says_the_direction(text):
     ],
 )  # worked out by hand from rules W1 to L4 of UAX 9
 def test_characters_stand_where_the_standard_puts_them(text, base, expected):
-    assert reading.direction(text) == base
-    assert reading.visual(text) == expected
+    assert bidi.direction(text) == base
+    assert bidi.visual(text) == expected
 
 
 def test_letters_are_joined_as_arabic_is_written():
-    assert reading.joins("مش", "اهد")  # sheen joins what follows
-    assert not reading.joins("را", "ئع")  # alef does not
-    assert reading.joins("رائعً", "ا") and not reading.joins("ab", "cd") and not reading.joins("", "ا")
-    assert not reading.joins("של", "ום")
+    assert bidi.joins("مش", "اهد")  # sheen joins what follows
+    assert not bidi.joins("را", "ئع")  # alef does not
+    assert bidi.joins("رائعً", "ا") and not bidi.joins("ab", "cd") and not bidi.joins("", "ا")
+    assert not bidi.joins("של", "ום")
 
 
 # Pages
