@@ -31,7 +31,7 @@ def _said(value: object) -> str:
     """A part of an error in words that can be printed: not endless, and without halves of characters."""
     try:
         text = str(value)
-    except Exception:  # a list in itself, a number of thousands of digits: what is told must not fail
+    except Exception:  # a list that contains itself, a huge int: an error message must not fail
         text = short_repr(value)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
     return text.encode("utf-8", "backslashreplace").decode()

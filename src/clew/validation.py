@@ -1,4 +1,4 @@
-"""What a caller gives, against what was asked for: plain types as signatures name them, numbers in their ranges."""
+"""Validates arguments: plain types as signatures name them, and numbers in their ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What work on huge pictures took is given back to the system: glibc would keep it for the process."""
+"""Returns freed memory to the system after work on large pictures; glibc would keep it."""
 
 from __future__ import annotations
 

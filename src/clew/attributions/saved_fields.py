@@ -1,4 +1,4 @@
-"""What a saved result holds, taken out piece by piece: each is looked at before anything is made of it."""
+"""The fields of a saved result; each is validated before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that say of which pictures, or parts of them, examples are, and with which label."""
+"""Tables that list pictures, or crops of pictures, with their labels."""
 
 from __future__ import annotations
 

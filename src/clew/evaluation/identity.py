@@ -23,7 +23,7 @@ _PACKAGES = (
     "pillow", "pyarrow",
 )  # fmt: skip
 
-# Rooms by the modules that their files were when the first runs were stored.
+# Module names when the first runs were stored; hashes keep using them.
 _FORMERLY = {
     "clew.explainers": "clew.methods", "clew.rules.rule_sets": "clew.rule_sets", "clew.lrp": "clew",
     "clew.subject": "clew", "clew.evaluation": "clew", "clew.models": "clew",

@@ -1,4 +1,4 @@
-"""The manifest of a run: what was asked for, and which shards there are; what a person or a disk changed is told."""
+"""The manifest of a run: its settings and its shards. An edited or damaged manifest is refused with the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IDENTITY = (
 )  # fmt: skip
 
 
-# What stands in it; numbers are finite, which those of JSON need not be.
+# Its schema. Numbers are finite, which JSON does not require.
 _COUNT, _AT_LEAST_1 = Number(0, sys.maxsize, whole=True), Number(1, sys.maxsize, whole=True)
 _SECONDS = Number(0, sys.float_info.max)
 _SHAPE = {

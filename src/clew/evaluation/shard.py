@@ -1,4 +1,4 @@
-"""The work of an evaluation: rows of one shard of examples, and what to do when something fails on the way."""
+"""Computes the result rows of one shard of examples, and handles examples or methods that fail."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ..models.loaded_model import LoadedModel
 from ..verification.thread_state import is_verifying
 from .benchmarks import Batch, Benchmark, Values
 
-# What no other batch would survive either: the user is told at once.
+# Errors that every batch would raise: they end the run at once.
 _FATAL = (OptionError, UnknownArchitecture, MissingDependency, CaptureError)
 
 Row = dict[str, Any]
-LEFT_OUT = "left out: "  # how the error of a row begins that a protocol does not want
+LEFT_OUT = "left out: "  # begins the error of a row whose example the protocol leaves out
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class _ShardRun:
         row: Row = {"example": item.id, "method": name, "error": None, "target": first.name_of_target(i)}
         row["scores"] = _scores(first, i)
         facts = first.facts(i)
-        # What the process or the other examples of a batch decide would make the same run another one.
+        # Facts that depend on the process or the batch would make equal runs differ.
         for own in _DECIDED:
             facts.pop(own, None)
         row["checks"] = json.dumps(facts, ensure_ascii=False)
@@ -284,7 +284,7 @@ class _ShardRun:
         return row | values
 
     def _failed(self, item: IndexedExample, name: str, why: str) -> Row:
-        # Addresses would make the same run another one.
+        # Memory addresses would make equal runs differ.
         return {"example": item.id, "method": name, "error": re.sub(r" at 0x[0-9a-fA-F]+", "", why)}
 
 

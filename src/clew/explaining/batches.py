@@ -1,4 +1,4 @@
-"""Several methods on any number of inputs."""
+"""Runs several methods on any number of inputs, in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padding: seen where no mask tells it, and read like any token where a model reads it."""
+"""Padding: inferred from token ids where there is no mask, and treated as tokens for models that read it."""
 
 from __future__ import annotations
 

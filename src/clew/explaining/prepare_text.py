@@ -1,4 +1,4 @@
-"""Texts in: token numbers, masks and what goes with them, as one batch that a model takes, and nothing left behind."""
+"""Turns texts or encodings into the arguments of one forward call. An argument that cannot be passed on is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts or images, as people have them, one after the other."""
+"""Reads the texts or images for one side of an image–text model, in any form that `explain` takes."""
 
 from __future__ import annotations
 

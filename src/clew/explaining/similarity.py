@@ -1,4 +1,4 @@
-"""Image–text models: what the input, or what it is compared with, owes to its parts."""
+"""Explains the similarities of an image–text model, for the input, for what it is compared with, or for both."""
 
 from __future__ import annotations
 

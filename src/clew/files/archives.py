@@ -1,4 +1,4 @@
-"""Archives that may hold anything: entries that unfold to far more than they are."""
+"""Reads entries of archives, and refuses zip bombs."""
 
 from __future__ import annotations
 

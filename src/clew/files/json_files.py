@@ -1,4 +1,4 @@
-"""JSON files that may hold anything: read with bounds, and with clear errors."""
+"""Reads untrusted JSON files, with bounds and clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Halves of characters: Python's strings may hold them, but no file, tokenizer or terminal can."""
+"""Lone surrogates: a Python string may hold them, but no file, tokenizer or terminal can."""
 
 from __future__ import annotations
 

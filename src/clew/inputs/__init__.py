@@ -1,1 +1,1 @@
-"""Pictures, texts and words as people have them, and what a model takes in their place."""
+"""Images, texts and words as users pass them, and their conversion to a model's inputs."""

@@ -19,7 +19,7 @@ logger = logging.getLogger("clew")
 _KINDS = (
     "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "PCX", "SGI",
 )  # fmt: skip
-# Of which means of pixels are pixels: not of a palette (nor where one colour is transparent).
+# Modes whose pixels can be averaged: not palettes, nor images with a transparent colour.
 _SMOOTH = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 _LANCZOS = Image.Resampling.LANCZOS
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -1,4 +1,4 @@
-"""The books of a pass under LRP rules: which operations were met, what leaked and why, and relevance by stage."""
+"""The account of a pass under LRP rules: operations and their rules, leaks by cause, and relevance by stage."""
 
 from __future__ import annotations
 

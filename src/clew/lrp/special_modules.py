@@ -1,5 +1,5 @@
-"""Places in models of text that relevance treats in a way of its own: rotary tables, learned positions, routers, and
-activations that are written out in several torch calls."""
+"""Modules that LRP treats specially: rotary tables, learned position embeddings, routers, and activations that make
+several torch calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tape: a forward pass whose backward follows LRP rules, on a model as it is.
 
 While the pass runs, `Tape` knows where it is (block and place), and hands every torch call that touches the explained
-input to the handler of its operation (`operations.py`), which asks the rule set what its backward is to be. Operations
+input to the handler of its operation (`operations/`), which asks the rule set what its backward is to be. Operations
 that only move numbers need no rule. Any other operation without a rule is an error as soon as relevance reaches it.
 
 The tape also keeps the books: relevance at each block, what went to positions and prefix tokens, and what each
@@ -29,7 +29,7 @@ from .special_modules import PositionalRelevance, watch_activations, watch_texts
 
 Handler = Callable[["Tape", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
-# Filled by operations.py: torch functions that have a rule, and those whose own gradient conserves.
+# Filled by `operations/`: handlers of torch functions, and functions whose own gradient conserves relevance.
 HANDLERS: dict[Any, Handler] = {}
 CONSERVING_FUNCTIONS: set[Any] = set()
 

@@ -1,1 +1,1 @@
-"""What is said about families of models, their heads and their files, and what to say of those that are not known."""
+"""Declarations of model families, checks of their heads and files, and the errors for unknown models."""

@@ -1,4 +1,4 @@
-"""What a model's `forward` takes, and what one call of it may use up."""
+"""The arguments of a model's `forward`, and copies of caches that a call would extend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 CACHES = ("past_key_values", "cache")  # what models call a cache of keys and values
 
-# What cannot change the logits of a token: it only makes a loss of them, or leaves some of them out.
+# Arguments that do not change a token's logits: they add a loss, or select which logits are returned.
 NON_INPUT_ARGUMENTS = (
     "labels",
     "label",

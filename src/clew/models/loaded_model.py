@@ -1,4 +1,4 @@
-"""A model with what belongs to it, and the one model that is put together here."""
+"""`LoadedModel`: a model with preprocessing, tokenizer and labels. `DinoLinear`: a DINO backbone with its head."""
 
 from __future__ import annotations
 

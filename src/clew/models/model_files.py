@@ -1,4 +1,4 @@
-"""What the files of a model may say: sizes within reason, and no more than its weights fill; nothing from them runs."""
+"""Checks a model's files before it is built: sizes in range, no larger than its weights, no code from the files."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a person types or clicks, as inputs, targets and results: for the command line and the page."""
+"""Turns what users type or click into inputs, targets and results, for the command line and the page."""

@@ -1,4 +1,4 @@
-"""Which blocks, and what the layers of one make of something else than they were given."""
+"""Ranges of blocks, and a block's own output projection and attention applied to other tensors."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Capture(Seam):
         self._blocks, self._attentions = blocks, attentions
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
         self._inputs: dict[int, Tensor] = {}
-        self._rows: dict[int, Tensor] = {}  # that are looked at, by how many there are
+        self._rows: dict[int, Tensor] = {}  # the sampled rows, by the number of queries
         self._layer: int | None = None
         self._batch, self._token_first, self._probe_gradients = batch, token_first, probe_gradients
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.

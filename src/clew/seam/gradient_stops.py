@@ -1,4 +1,4 @@
-"""Where in a model no gradient passes: what to tell someone whose model computes under `torch.no_grad()`."""
+"""Finds the module at which gradients stop, for the error about a model that computes under `torch.no_grad()`."""
 
 from __future__ import annotations
 

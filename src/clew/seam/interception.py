@@ -38,7 +38,7 @@ class Seam(TorchFunctionMode):
         self._on = False
         self._stack = ExitStack()
         self._thread = self._within = 0
-        self.shorter: torch.dtype | None = None  # that autocast was seen to make products in
+        self.shorter: torch.dtype | None = None  # the dtype in which autocast computed products
 
     def __enter__(self) -> Seam:
         self._thread, self._within = threading.get_ident(), depth()

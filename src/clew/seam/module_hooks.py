@@ -1,4 +1,4 @@
-"""A module that a forward pass goes through: what is seen there, and what may be put in its place."""
+"""Hooks on one module: read its output or input, or replace its output."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def kernel_difference(module: Any) -> Tensor:
     Kernels round: those of 8 bits the input too, that for AVX512-BF16 all it gets, so that 0.02 is no fault.
     """
     generator = torch.Generator("cpu").manual_seed(0)
-    eight = type(module.weight).__name__ == "Int8Params"  # which are told in words to be given half precision
+    eight = type(module.weight).__name__ == "Int8Params"  # which warn when they are not given half precision
     dtype = torch.float16 if eight else getattr(module, "compute_dtype", None) or torch.float32
     x = torch.randn(2, module.in_features, generator=generator, device="cpu").to(module.weight.device, dtype)
     with torch.enable_grad():  # an input with a gradient is not packed for

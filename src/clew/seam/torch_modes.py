@@ -1,4 +1,4 @@
-"""A guest in a process that others use: torch's modes are found as they were, whatever happens in between."""
+"""Torch's modes: explaining runs with gradients on and autocast off; the caller's modes are always restored."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def isolated_modes() -> Generator[None]:
                 stack.enter_context(torch.autocast(device, dtype, enabled=False))
             stack.enter_context(torch.enable_grad())
             yield
-    finally:  # where an interrupt came between two lines above, and else for a second time
+    finally:  # also after an interrupt inside the block above; harmless when already restored
         while len_torch_function_stack() > modes:
             pop_torch_function_stack()
         for device, _ in autocast:

@@ -1,4 +1,4 @@
-"""How far something that was computed is from something independent that it should equal."""
+"""The difference between a computed value and an independent reference, with its tolerance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to say when a model raises an error on its input: what it said, where, and what helps if that can be told."""
+"""The error for an input on which the model raised: its message, the module and line, and advice where there is any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Straight paths from a baseline to an input, and the record of what was really taken of them."""
+"""Straight paths from a baseline to an input, and a record of the points that were evaluated."""
 
 from __future__ import annotations
 

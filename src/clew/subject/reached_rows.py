@@ -1,4 +1,4 @@
-"""Which rows of the last attention a score reaches: remembered, for it takes a gradient to see."""
+"""A cache of the rows of the last attention that a score depends on; finding them takes a backward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..models.architectures import BoundArchitecture
 
 _KEPT = 64  # of one model
-_AGAIN = 64  # looked at again every so many results
+_AGAIN = 64  # determined again every so many results
 _reached: WeakKeyDictionary[nn.Module, OrderedDict[Any, Tensor]] = WeakKeyDictionary()
 _asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 

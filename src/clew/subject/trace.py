@@ -1,4 +1,4 @@
-"""What one forward pass left: attention and values of the blocks that were asked for, the score, and one primitive.
+"""The trace of one forward pass: attention and values of the requested blocks, the score, and `chain`.
 
 Most attention methods are made of `chain`, which multiplies readout rows by `I + C_l`, a block of queries at a time, so
 that no n × n map outlives the block of queries it was made for.

@@ -1,4 +1,4 @@
-"""What models return, whatever they return it in."""
+"""Logits and other tensors of a model's output, whatever type it returns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What is verified about every result: each step against something independent of it.
 
-The model's own call, its own attention output, gradients as autograd hands them by, sums that are written out. A result
-that disagrees is not handed out: it is an error that says what disagrees, and by how much.
+The references are the model's own call and attention output, gradients seen by hooks, and sums computed directly. A
+result that disagrees is not returned: an error says what disagrees, and by how much.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def verify_result(subject: Subject, call: UserCall, made: ResultToVerify, *, aga
     return found
 
 
-# Errors that say more than that they are small.
+# Discrepancies whose size is reported in `checks`, not only that they are small.
 _NUMBERS = ("attention", "attention gradient", "path")
 
 

@@ -1,4 +1,4 @@
-"""What methods are made of, tried on the data of a result: attention, its gradient, the readout, the chain of blocks.
+"""Checks what methods use, on the data of a result: attention, its gradient, the readout, the product of blocks.
 
 Each is asked for as methods ask for it, on a few rows, and compared with the model's own output, with what autograd
 handed by, or with a product that is written out.
@@ -23,7 +23,7 @@ from ..subject.reached_rows import cache_rows, cached_rows
 from ..subject.subject import Subject
 from ..subject.trace import Trace, mean_heads
 
-_chains, _projections = itertools.count(), itertools.count()  # of one block at a time, another one next time
+_chains, _projections = itertools.count(), itertools.count()  # one block is checked per result, in turn
 
 
 def check_attention(subject: Subject) -> Iterator[Discrepancy]:

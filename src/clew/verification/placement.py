@@ -1,4 +1,4 @@
-"""That scores lie where they belong: at the tokens and patches that they are of, and pictures at their pixels."""
+"""Checks that scores are at the right tokens and patches, and that the model's input shows the right pixels."""
 
 from __future__ import annotations
 

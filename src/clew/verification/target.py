@@ -1,4 +1,4 @@
-"""The score and its name, made again from the model's output in the plainest way."""
+"""Checks the score and the target's name by recomputing them from the model's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a result is being verified: passes that are made for that are not the method's."""
+"""A thread-local flag: whether a result is being verified. Forward passes of checks are not counted as the method's."""
 
 from __future__ import annotations
 

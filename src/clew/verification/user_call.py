@@ -1,7 +1,7 @@
-"""The model called as its user calls it: with the user's arguments, its own kernels, outside all that clew makes of it.
+"""Calls the model as its user does, with the given inputs and its own kernels, to compare with the explained pass.
 
-Once for each model, signature and shape, and again now and then; what it said of the very same input is remembered, so
-that this costs nothing a second time.
+Once per model, signature and shape, and again every 64 results. Outputs are cached by input, so that no input is
+run twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AGAIN = 64  # a signature that is known is called again every so many results: 
 _KEPT = 16  # signatures of one model that are remembered,
 _INPUTS = 4  # and inputs of one signature
 _LARGEST = 2**24  # numbers of an output or input that are remembered at most
-# What comes with token numbers and is no input of a model.
+# Keys of a tokenizer's output that are not inputs of a model.
 _BOOKS = (*NON_INPUT_ARGUMENTS, *BOOKKEEPING)
 
 _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}

@@ -1,4 +1,4 @@
-"""What a report says of runs of a benchmark, as numbers: which belong in one table, and what stands in it.
+"""The numbers of a report: which runs share a table, and the table's metrics, curves and failures.
 
 A method's numbers are of the examples that every method of its table has a value for, so that all of a column compare.
 """

@@ -1,4 +1,4 @@
-"""What has to be said about a family of models, and the register of all that has been said.
+"""Declarations of model families, and their register.
 
 A declaration names places in a model by dotted paths; it never copies or replaces them. Where releases of a library
 moved a place, give several paths: the first that exists counts.
