@@ -26,7 +26,7 @@ def validate_call(function: Callable[P, R]) -> Callable[P, R]:
     """The function, which raises `OptionError` for options that are not of the plain types that its signature names.
 
     Options are keyword-only arguments; what stands before them is looked at by the function itself, perhaps by
-    `refuse_others`, and so are targets, whose errors say more.
+    `validate_arguments`, and so are targets, whose errors say more.
     """
     signature = inspect.signature(function)
     options = {name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY and name != "target"}

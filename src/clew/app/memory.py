@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 def settle() -> None:
-    """Say that what lives now stays, so that `given_back` takes milliseconds.
+    """Say that what lives now stays, so that `release_memory` takes milliseconds.
 
     Else it would look through half a million objects of the libraries each time, while no other thread can run.
     """

@@ -52,7 +52,7 @@ class EncodedTexts:
 
 @dataclass
 class EncodedText:
-    """One text: what the tokenizer gave, and as in `Encoded`; how many `characters` and `tokens` were cut."""
+    """One text: what the tokenizer gave, and as in `EncodedTexts`; how many `characters` and `tokens` were cut."""
 
     values: dict[str, list[Any]]
     text: str
