@@ -180,3 +180,23 @@ def test_a_picture_is_explained_without_what_tables_and_pages_need(tmp_path):
 def test_everything_public_is_documented():
     missing = [name for name in clew.__all__ if not (getattr(clew, name).__doc__ or "").strip()]
     assert not missing
+
+
+def handed_out(room):
+    """Names that a room's `__init__` hands out."""
+    tree = ast.parse(FILES[room].read_text("utf-8"))
+    return {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+def test_what_a_room_hands_out_is_taken_from_it():
+    """Others need not know which file of a room something is in."""
+    wrong = [
+        f"{name} imports {alias.name} from {node.module}"
+        for name, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if name not in OUTSIDE and isinstance(node, ast.ImportFrom) and node.level > 1 and "." in (node.module or "")
+        for alias in node.names
+        if node.module.split(".")[0] in ROOMS and room(name) != room(node.module)
+        if alias.name in handed_out(room(node.module))
+    ]
+    assert not wrong

@@ -1,33 +1,27 @@
 from . import metrics, rules, statistics, targets
-from .attributions.base import Attribution
-from .attributions.comparison import compare
+from .attributions import Attribution, ImageAttribution, PairAttribution, TextAttribution, compare
 from .attributions.figure import figure
-from .attributions.image import ImageAttribution
-from .attributions.pair import PairAttribution
-from .attributions.text import TextAttribution
 from .datasets import Dataset, Example, open_dataset
 from .diagnosis import doctor
 from .errors import ClewError
-from .evaluation.benchmarks import Batch, Benchmark, Curve, Metric, benchmark, benchmarks
+from .evaluation import Batch, Benchmark, Curve, Metric, Run, Shown, benchmark, chosen
+from .evaluation.benchmarks import benchmarks
 from .evaluation.evaluate import evaluate
-from .evaluation.examples import Shown
 from .evaluation.report.report import report
-from .evaluation.run import Run
-from .evaluation.selection import chosen
 from .explainers import method, methods
+from .explaining import GenerationAttribution, LoadedPair, explain_generation
 from .explaining.explain import explain
-from .explaining.generation import GenerationAttribution, explain_generation
-from .explaining.pair_model import LoadedPair
-from .inputs.preprocessing import Preprocess, open_image
-from .loading.load import DinoLinear, LoadedModel, load
+from .inputs import Preprocess, open_image
+from .loading import DinoLinear, LoadedModel
+from .loading.load import load
 from .minis import captioned_scenes, reviews, scenes
-from .models.architectures import Architecture, Readout, architectures, register
-from .models.pair import Pair, register_pair
+from .models import Architecture, Pair, Readout, register, register_pair
+from .models.architectures import architectures
 from .rules.rule_sets import RULE_SETS
-from .subject.subject import Subject
-from .subject.trace import Result, Trace
+from .subject import Result, Subject, Trace
 from .targets import Contrast, Each, Similarity, Span, Token
-from .training.finetune import Finetuned, finetune
+from .training import Finetuned
+from .training.finetune import finetune
 
 __version__: str
 

@@ -8,12 +8,12 @@ from typing import cast
 import numpy as np
 from rich.table import Table
 
-from .attributions.base import Attribution
-from .attributions.image import ImageAttribution
-from .draw.page import Cell, page
+from .attributions import Attribution, ImageAttribution
+from .draw import Cell
+from .draw.page import page
 from .explainers import parse_method
-from .explaining.batches import explain_in_batches
-from .files.atomic import write
+from .explaining import explain_in_batches
+from .files import write
 from .loading.load import load
 from .minis import captioned_scenes, scenes
 from .targets import Similarity

@@ -11,19 +11,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .errors import ClewError
-from .explaining.explain import explain, subject_of
-from .explaining.pair_model import LoadedPair, encode_features
-from .explaining.prepare import PreparedBatch, prepare, unwrap
-from .explaining.side_inputs import SideInputs, side_inputs
-from .loading.load import LoadedModel
-from .lrp.relevance import propagate
-from .models.architectures import Architecture, BoundArchitecture, find_architecture
-from .models.pair import SIDES, Pair, Side, find_pair, tower
-from .seam.quantized import is_quantized
-from .seam.torch_modes import isolated_modes
-from .seam.twin import original
-from .targets import Token
-from .targets.outputs import answer_logits_of, logits_of
+from .explaining import LoadedPair, PreparedBatch, SideInputs, encode_features, subject_of, unwrap
+from .explaining.explain import explain
+from .explaining.prepare import prepare
+from .explaining.side_inputs import side_inputs
+from .loading import LoadedModel
+from .lrp import propagate
+from .models import SIDES, Architecture, BoundArchitecture, Pair, Side, find_architecture, find_pair, tower
+from .seam import is_quantized, isolated_modes, original
+from .targets import Token, answer_logits_of, logits_of
 from .verification import check_pixels
 
 

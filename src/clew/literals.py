@@ -17,7 +17,7 @@ def parse_literal(text: str) -> Any:
 
 
 def call(text: str) -> tuple[str, dict[str, Any]] | None:
-    """`NAME` or `NAME(key=literal, …)` as a name and its values; None for anything else. Raises as `parse_literal` does."""
+    """`NAME` or `NAME(key=literal, …)` as a name and its values; None for anything else. Raises as `parse_literal`."""
     try:
         tree = parsed(text.strip())
         if isinstance(tree, ast.Name):

@@ -13,8 +13,9 @@ def progress_bar(name: str, show: bool, total: int | None = None) -> Generator[C
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total)
         yield lambda done, whole: bar.update(task, completed=done, total=whole)

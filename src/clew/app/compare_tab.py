@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from ..attributions.base import Attribution
+from ..attributions import Attribution
 from ..errors import ClewError
 from ..explainers import methods
 from .components import AT_ONCE, QUEUED, Inputs, guarded, status

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..draw.plots import encode_image, is_tiny
+from ..draw import encode_image, is_tiny
 from ..errors import ClewError
 from .maps import message
 from .memory import release_memory

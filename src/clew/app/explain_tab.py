@@ -10,13 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..attributions.base import Attribution
-from ..attributions.comparison import compare
+from ..attributions import Attribution, compare
 from ..errors import ClewError, WriteError
 from ..explainers import methods
-from ..files.atomic import write_all
+from ..files import write_all
 from ..minis import captioned_scenes, reviews, scenes
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 from .components import AT_ONCE, QUEUED, Inputs, status
 from .folders import Folders
 from .maps import Card, cards, message, row_of

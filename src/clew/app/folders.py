@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..files.atomic import write_errors
+from ..files import write_errors
 
 _VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio keeps uploads, and copies of what it serves
 

@@ -18,13 +18,20 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..attributions.base import Attribution
-from ..attributions.image import ImageAttribution
-from ..attributions.pair import PairAttribution
-from ..attributions.text import TextAttribution
-from ..draw.bidi import direction
-from ..draw.plots import Picture, colour_scale, encode_image, in_frame, is_tiny, shrunk
-from ..draw.text_html import Piece, direction_of, scale_of, shade
+from ..attributions import Attribution, ImageAttribution, PairAttribution, TextAttribution
+from ..draw import (
+    Picture,
+    Piece,
+    colour_scale,
+    direction,
+    direction_of,
+    encode_image,
+    in_frame,
+    is_tiny,
+    scale_of,
+    shade,
+    shrunk,
+)
 from ..errors import InputError
 
 LONGEST = 480  # pixels of a picture on the page

@@ -11,19 +11,17 @@ from typing import Any
 
 from PIL import Image
 
-from ..attributions.base import Attribution
+from ..attributions import Attribution
 from ..errors import ClewError, InputError, OptionError
 from ..explainers import find_method
+from ..explaining import LoadedPair, unwrap
 from ..explaining.explain import explain
-from ..explaining.pair_model import LoadedPair
-from ..explaining.prepare import unwrap
-from ..inputs.preprocessing import open_image
-from ..loading.load import MINIS, load
-from ..models.loaded_model import LoadedModel
-from ..requests.results import has_words, kind_of, labels_of
-from ..requests.targets import target_of, texts_of
-from ..targets import Contrast, Similarity
-from ..targets.heads import Head, head_of, probabilities
+from ..inputs import open_image
+from ..loading import MINIS
+from ..loading.load import load
+from ..models import LoadedModel
+from ..requests import has_words, kind_of, labels_of, target_of, texts_of
+from ..targets import Contrast, Head, Similarity, head_of, probabilities
 
 LARGEST_FILE = "20mb"
 MOST_PIXELS = 40_000_000

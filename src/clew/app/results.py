@@ -14,9 +14,7 @@ import numpy as np
 
 from ..datasets import Dataset, fingerprint, open_dataset
 from ..errors import ClewError, InputError
-from ..evaluation.evaluate import classifier_of
-from ..evaluation.examples import Shown
-from ..evaluation.run import Run
+from ..evaluation import Run, Shown, classifier_of
 from .maps import message
 from .page_requests import OfferedModels
 

@@ -1,1 +1,8 @@
 """Results: scores with their checks, how they are kept, compared and shown."""
+
+from .base import Attribution
+from .comparison import compare
+from .image import ImageAttribution
+from .pair import PairAttribution
+from .saved_fields import SavedFields
+from .text import TextAttribution

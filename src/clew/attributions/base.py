@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..draw.plots import Bars
+from ..draw import Bars
 from ..errors import ClewError
-from ..files.atomic import write
-from ..files.json_files import ANY, Number
+from ..files import ANY, Number, write
 from ..shapes import Pixels, Scores
 from .saved_fields import SavedFields
 

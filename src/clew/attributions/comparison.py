@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from ..draw import latex, panels_png, text_page
 from ..draw.page import page
-from ..draw.plots import panels_png
-from ..draw.text_html import latex, text_page
 from ..errors import ClewError
-from ..files.atomic import write
+from ..files import write
 from ..validation import validate_arguments, validate_call
 from .base import Attribution
 from .image import ImageAttribution

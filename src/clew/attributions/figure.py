@@ -10,10 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..draw.lettering import apply_fonts, fitted, wrapped
-from ..draw.plots import in_frame, shrunk
+from ..draw import apply_fonts, fitted, in_frame, shrunk, wrapped
 from ..errors import ClewError, OptionError
-from ..files.atomic import write
+from ..files import write
 from ..validation import validate_arguments, validate_call
 from .base import Attribution
 from .figure_text import texts_figure

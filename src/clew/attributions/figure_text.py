@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from ..draw.lettering import Ruler, apply_fonts, fitted, language_of, slant, wrapped
-from ..draw.text_html import scale_of, shade
-from ..draw.text_lines import TextRun, set_in_lines
+from ..draw import Ruler, TextRun, apply_fonts, fitted, language_of, scale_of, set_in_lines, shade, slant, wrapped
 from .text import TextAttribution
 
 _LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..draw.page import Cell, page
-from ..draw.plots import Bars, Panel, Picture, panels_png
-from ..files.json_files import Number
+from ..draw import Bars, Cell, Panel, Picture, panels_png
+from ..draw.page import page
+from ..files import Number
 from ..shapes import Pixels, Scores
 from .base import Attribution
 from .saved_fields import MOST_PIXELS, SavedFields

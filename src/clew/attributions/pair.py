@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from ..draw.page import Cell
+from ..draw import Cell
 from .image import ImageAttribution
 from .text import TextAttribution
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoadError
-from ..files.json_files import ANY, kind, mismatch, parsed
+from ..files import ANY, kind, mismatch, parsed
 
 MOST_PIXELS = 2**26  # of a heatmap
 _LACKING: Any = object()

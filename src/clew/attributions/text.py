@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..draw.plots import bars_png, layers_png
-from ..draw.text_html import Piece, TextCell, latex, terminal, text_fragment, text_page
+from ..draw import Piece, TextCell, bars_png, latex, layers_png, terminal, text_fragment, text_page
 from ..errors import ClewError, OptionError, short_repr
-from ..inputs.words import Spans, Word, score_words, verify_words, word_spans
+from ..inputs import Spans, Word, score_words, verify_words, word_spans
 from .base import Attribution
 from .saved_fields import SavedFields
 

@@ -18,14 +18,12 @@ from rich.table import Table
 
 from ..datasets import open_dataset
 from ..errors import OptionError
-from ..evaluation.benchmarks import Benchmark, benchmarks
-from ..evaluation.evaluate import classifier_of, evaluate
-from ..evaluation.examples import Shown
-from ..evaluation.run import Run
-from ..evaluation.selection import chosen
-from ..files.atomic import slug
+from ..evaluation import Benchmark, Run, Shown, chosen, classifier_of
+from ..evaluation.benchmarks import benchmarks
+from ..evaluation.evaluate import evaluate
+from ..files import slug
 from ..loading.load import load
-from ..requests.options import helps, literal_or_word, numbers, parse_assignments, reader_options
+from ..requests import helps, literal_or_word, numbers, parse_assignments, reader_options
 from .numbers import print_numbers
 
 app = typer.Typer(

@@ -9,16 +9,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..attributions.base import Attribution
-from ..attributions.comparison import compare
-from ..attributions.pair import PairAttribution
-from ..attributions.text import TextAttribution
+from ..attributions import Attribution, PairAttribution, TextAttribution, compare
 from ..datasets.labels import class_names
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
 from ..loading.load import load
-from ..requests.options import numbers, tell_left_out
-from ..requests.results import explain_items, items_for, kind_of
+from ..requests import explain_items, items_for, kind_of, numbers, tell_left_out
 from .parameters import Checkpoint, Device, Linear, ModelName, Quantize, Score
 
 app = typer.Typer(add_completion=False)

@@ -13,8 +13,7 @@ from ..attributions.figure import figure as write_figure
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
 from ..loading.load import load
-from ..requests.options import tell_left_out
-from ..requests.results import explain_items, items_for, kind_of
+from ..requests import explain_items, items_for, kind_of, tell_left_out
 
 app = typer.Typer(add_completion=False)
 console = Console()

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import OptionError
-from ..requests.options import helps, reader_options
+from ..requests import helps, reader_options
+from ..training import TASKS, Recipe
 from ..training.finetune import finetune
-from ..training.recipes import TASKS, Recipe
 
 app = typer.Typer(add_completion=False)
 console = Console()

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
-from ..explaining.generation import explain_generation
+from ..explaining import explain_generation
 from ..loading.load import load
 from .parameters import Checkpoint, Device, ModelName, Quantize, Score
 

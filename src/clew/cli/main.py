@@ -14,7 +14,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import ClewError
-from ..files.atomic import NO_ROOM
+from ..files import NO_ROOM
 from ..version import __version__
 
 errors = Console(stderr=True)

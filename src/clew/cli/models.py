@@ -6,9 +6,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..loading.load import MINIS
+from ..loading import MINIS
+from ..models import pairs
 from ..models.architectures import architectures
-from ..models.pair import pairs
 
 app = typer.Typer(add_completion=False)
 console = Console()

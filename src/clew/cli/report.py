@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import OptionError
+from ..evaluation import Run, summary
 from ..evaluation.report.report import report as write_report
-from ..evaluation.report.report import summary
-from ..evaluation.run import Run
-from ..files.atomic import slug
+from ..files import slug
 from ..metrics import eraser_scores
 from .numbers import print_numbers
 

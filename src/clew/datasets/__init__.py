@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
-from ..files.atomic import is_valid_filename
+from ..files import is_valid_filename
 from ..registry import import_submodules
 from ..validation import validate_call
 from .content import joined

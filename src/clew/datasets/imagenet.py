@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError, OptionError, optional_import
-from ..inputs.preprocessing import IMAGE_SUFFIXES
+from ..inputs import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .imagenet_labels import find_labels, validation_labels
 from .labels import Classes, Label, class_names, unique

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, optional_import
-from ..files.archives import BROKEN_TAR, SMALL
+from ..files import BROKEN_TAR, SMALL
 from ..validation import parse_integer
 from .places import FolderFiles, open_files
 from .tables import column, read_rows

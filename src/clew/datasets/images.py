@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..inputs.preprocessing import IMAGE_SUFFIXES
+from ..inputs import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique
 from .places import Files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import OptionError
-from ..inputs.preprocessing import IMAGE_SUFFIXES
+from ..inputs import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .labels import Classes
 from .pictures import Ignore

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import OptionError, close_matches
-from ..inputs.words import word_spans
-from ..minis import captioned_scenes, reviews, scenes
-from ..minis.captions import WORDS
+from ..inputs import word_spans
+from ..minis import WORDS, captioned_scenes, reviews, scenes
 from ..minis.film_reviews import LABELS
 from . import Dataset, Example, reader
 

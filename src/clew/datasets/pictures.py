@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
-from ..inputs.image_files import decode_image
-from ..inputs.preprocessing import as_rgb
+from ..inputs import as_rgb, decode_image
 
 Ignore = int | Literal["auto"] | None
 

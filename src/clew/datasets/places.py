@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import InputError
-from ..files.archives import BROKEN_TAR, BROKEN_ZIP, read_zip_entry
+from ..files import BROKEN_TAR, BROKEN_ZIP, read_zip_entry
 
 T = TypeVar("T")
 _LINKS = 100

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from ..errors import InputError, NoSplit, OptionError, optional_import
-from ..files.json_files import parsed
+from ..files import parsed
 from .places import Files
 
 Row = dict[str, Any]

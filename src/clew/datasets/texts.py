@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import NoSplit, optional_import
-from ..inputs.preprocessing import IMAGE_SUFFIXES
+from ..inputs import IMAGE_SUFFIXES
 from . import Dataset, reader
 from .labels import Classes, by_folder, indexed, unique
 from .places import Files

@@ -19,7 +19,7 @@ from unicodedata import category, combining, east_asian_width, name
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.surrogates import without_halves
+from ..files import without_halves
 from .bidi import RLM, ZWJ, visual
 
 logger = logging.getLogger("clew")

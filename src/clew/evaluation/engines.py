@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import ClewError, OptionError, optional_import
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 from .shard import IndexedExample, Shard, ShardProcessor
 
 Tasks = Iterator[tuple[int, Sequence[IndexedExample]]]

@@ -18,10 +18,9 @@ import torch
 
 from ..datasets import Dataset, fingerprint, open_dataset
 from ..errors import InputError, MissingDependency, OptionError, close_matches
-from ..explaining.pair_model import LoadedPair
-from ..files.atomic import refuse_names, temporary_folder
-from ..models.architectures import find_architecture
-from ..models.loaded_model import LoadedModel
+from ..explaining import LoadedPair
+from ..files import refuse_names, temporary_folder
+from ..models import LoadedModel, find_architecture
 from ..validation import validate_arguments, validate_call, validate_integer, validate_seed, validate_size
 from .benchmarks import Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine

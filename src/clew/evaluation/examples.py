@@ -10,15 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..attributions.base import Attribution
-from ..attributions.image import ImageAttribution
-from ..attributions.text import TextAttribution
+from ..attributions import Attribution, ImageAttribution, TextAttribution
 from ..datasets import Dataset
-from ..draw.plots import colour, encode_image, in_frame, is_tiny, shrunk
-from ..draw.text_html import Piece, text_fragment
+from ..draw import Piece, colour, encode_image, in_frame, is_tiny, shrunk, text_fragment
 from ..errors import InputError
 from ..explaining.explain import explain
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 from .run import Run
 
 _LONGEST = 160  # pixels of a thumbnail

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 
 # What numbers, or the bytes that they are stored in, may depend on.
 _PACKAGES = (

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from ..errors import InputError
-from ..files.atomic import is_valid_filename
-from ..files.json_files import ANY, Number, mismatch, parsed
+from ..files import ANY, Number, is_valid_filename, mismatch, parsed
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -13,7 +13,7 @@ from ..errors import InputError, OptionError, close_matches, short_repr
 from ..explainers import Method, find_method, methods, parse_method
 from ..explaining.explain import explain
 from ..literals import parse_literal
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 from .identity import content_hash
 from .shard import ConfiguredMethod, IndexedExample, ShardProcessor
 

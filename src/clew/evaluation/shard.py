@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attributions.base import Attribution
+from ..attributions import Attribution
 from ..datasets import Example
 from ..errors import CaptureError, ClewError, InputError, MissingDependency, OptionError, UnknownArchitecture
 from ..explainers import Method
 from ..explaining.explain import explain
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 from ..verification.thread_state import is_verifying
 from .benchmarks import Batch, Benchmark, Values
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, optional_import
-from ..files.atomic import write, write_errors
+from ..files import write, write_errors
 from .manifest import MANIFEST, differences, read_manifest, shard_name, sizes_of
 from .shard import Shard
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from ..errors import ClewError, OptionError, close_matches, short_repr
 from ..literals import call
 from ..registry import import_submodules
-from ..subject.subject import Subject
-from ..subject.trace import Result
+from ..subject import Result, Subject
 from ..validation import validate_arguments
 
 Function = Callable[..., Any]

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..seam.readout import take
+from ..seam import take
 from ..shapes import Attn, Scores
-from ..subject.subject import Subject
-from ..subject.trace import Mix, Result, Trace, mean_heads
+from ..subject import Mix, Result, Subject, Trace, mean_heads
 from ..validation import validate_integer
 from . import is_released, method
 

@@ -18,10 +18,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..shapes import Attn, Rows, Scores, at_least_float32
-from ..subject.integration_paths import PathRecord, scaled_along
-from ..subject.quadrature import Quadrature, quadrature_rule
-from ..subject.subject import Subject
-from ..subject.trace import Result, Trace, mean_heads
+from ..subject import PathRecord, Quadrature, Result, Subject, Trace, mean_heads, quadrature_rule, scaled_along
 from . import is_released, method
 
 Baselines = float | Tensor

@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import at_least_float32
-from ..subject.integration_paths import PathRecord, scaled_along
-from ..subject.quadrature import MOST_STEPS, quadrature_rule
-from ..subject.subject import Subject
-from ..subject.trace import Result
+from ..subject import MOST_STEPS, PathRecord, Result, Subject, quadrature_rule, scaled_along
 from ..validation import validate_float, validate_integer, validate_seed
 from . import is_released, method
 

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, short_repr
-from ..lrp.positional_relevance import PositionAggregation, add_positional_relevance
-from ..lrp.relevance import Relevance, propagate, reduced
+from ..lrp import PositionAggregation, Relevance, add_positional_relevance, propagate, reduced
 from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
 from ..shapes import Attn, at_least_float32
-from ..subject.subject import Subject
-from ..subject.trace import Result
+from ..subject import Result, Subject
 from . import is_released, method
 
 Rules = str | Mapping[str, Any]

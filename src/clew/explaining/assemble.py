@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attributions.base import Attribution
-from ..attributions.image import ImageAttribution
-from ..attributions.text import TextAttribution
+from ..attributions import Attribution, ImageAttribution, TextAttribution
 from ..errors import InputError, OptionError
-from ..inputs.text_batch import TextBatch
-from ..seam.quantized import is_quantized
-from ..subject.subject import Subject
-from ..subject.trace import Result, repeated
-from ..targets.outputs import logits_of
+from ..inputs import TextBatch
+from ..seam import is_quantized
+from ..subject import Result, Subject, repeated
+from ..targets import logits_of
 from ..verification import ResultToVerify, UserCall, verify_result
 from ..verification.thread_state import verifying
 from ..version import __version__

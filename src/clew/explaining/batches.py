@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from ..attributions.base import Attribution
-from ..models.loaded_model import LoadedModel
+from ..attributions import Attribution
+from ..models import LoadedModel
+from ..progress import progress_bar
 from ..targets import Target
 from ..validation import validate_size
 from .explain import explain
@@ -27,7 +24,8 @@ def explain_in_batches(
 ) -> list[Attribution]:
     """Several methods on any number of inputs, in batches, with a progress bar; one result per method."""
     results: list[Attribution] = []
-    with _bar("explaining", len(chosen) * len(inputs)) as advance:
+    done, whole = 0, len(chosen) * len(inputs)
+    with progress_bar("explaining", show=True, total=whole) as update:
         batch_size = validate_size("batch_size", batch_size)
         for name, options in chosen:
             parts: list[Attribution] = []
@@ -36,14 +34,8 @@ def explain_in_batches(
                 of_batch = target[start : start + batch_size] if isinstance(target, (list, tuple)) else target
                 asked = {**(more or {}), **options}
                 parts.append(explain(loaded, batch, method=name, target=of_batch, score=score, **asked))
-                advance(len(batch))
+                done += len(batch)
+                if update is not None:
+                    update(done, whole)
             results.append(Attribution.concatenate(parts))
     return results
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Generator[Any]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)

@@ -9,20 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attributions.base import Attribution
+from ..attributions import Attribution
 from ..errors import ClewError, OptionError, TargetError
 from ..explainers import find_method, parse_method
-from ..inputs.images import refuse_unreadable
-from ..models.architectures import Architecture
-from ..models.forward_arguments import supports_logits_to_keep
-from ..models.loaded_model import LoadedModel
-from ..models.pair import find_pair
+from ..inputs import refuse_unreadable
+from ..models import Architecture, LoadedModel, find_pair, supports_logits_to_keep
 from ..progress import progress_bar
-from ..seam.torch_modes import isolated_modes
-from ..subject.subject import Subject
-from ..targets.heads import head_of
-from ..targets.outputs import logits_of
-from ..targets.resolved import Target, flatten_targets, resolve, rows_of
+from ..seam import isolated_modes
+from ..subject import Subject
+from ..targets import Target, flatten_targets, head_of, logits_of, resolve, rows_of
 from ..validation import validate_call
 from ..verification import UserCall
 from .assemble import Request, Settings, attribution_of

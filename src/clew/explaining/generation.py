@@ -9,16 +9,12 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..attributions.base import Attribution
-from ..attributions.saved_fields import SavedFields
-from ..attributions.text import TextAttribution
-from ..draw.generation_html import generation_fragment, generation_page, generation_png
-from ..draw.text_html import Piece, terminal
+from ..attributions import Attribution, SavedFields, TextAttribution
+from ..draw import Piece, generation_fragment, generation_page, generation_png, terminal
 from ..errors import InputError
-from ..files.json_files import Number
-from ..inputs.images import refuse_unreadable
-from ..inputs.token_texts import BROKEN
-from ..models.loaded_model import LoadedModel
+from ..files import Number
+from ..inputs import BROKEN, refuse_unreadable
+from ..models import LoadedModel
 from ..progress import progress_bar
 from ..targets import Span
 from ..validation import validate_call, validate_integer, validate_size

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inputs.encodings import BOOKKEEPING
-from ..inputs.token_ids import Tokenizer, named_token_ids
-from ..models.forward_arguments import ForwardSignature
+from ..inputs import BOOKKEEPING, Tokenizer, named_token_ids
+from ..models import ForwardSignature
 
 
 def infer_padding_mask(

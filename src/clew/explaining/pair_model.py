@@ -12,11 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, short_repr
-from ..models.loaded_model import LoadedModel
-from ..models.pair import Pair, find_pair, tower
-from ..seam.precision import DoublePrecision
-from ..seam.quantized import is_quantized
-from ..seam.torch_modes import in_callers_autocast, isolated_modes
+from ..models import LoadedModel, Pair, find_pair, tower
+from ..seam import DoublePrecision, in_callers_autocast, is_quantized, isolated_modes
 from ..seam.twin import twin
 from .prepare import encoder_inputs, unwrap
 from .side_inputs import SideInputs, side_inputs

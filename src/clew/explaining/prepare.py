@@ -12,25 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..draw.plots import Picture
+from ..draw import Picture
 from ..errors import InputError, UnknownArchitecture
-from ..inputs.images import (
+from ..inputs import (
+    TextBatch,
     batch_of,
     check_image_batch,
     described,
     holds_pictures,
     items_of,
+    picture_of,
     pil_images,
     refuse_labelled_batch,
 )
-from ..inputs.preprocessing import picture_of
-from ..inputs.text_batch import TextBatch
-from ..models.architectures import Architecture, BoundArchitecture, find_architecture
-from ..models.forward_arguments import copy_cache
-from ..models.loaded_model import LoadedModel
-from ..seam.quantized import is_quantized
+from ..models import Architecture, BoundArchitecture, LoadedModel, copy_cache, find_architecture
+from ..seam import is_quantized
 from ..seam.twin import twin
-from ..targets.heads import config_labels, labels_by_index
+from ..targets import config_labels, labels_by_index
 from .prepare_text import text_inputs
 
 

@@ -9,17 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..draw.token_strings import token_string
+from ..draw import token_string
 from ..errors import InputError
-from ..files.surrogates import refuse_halves
-from ..inputs.encodings import BOOKKEEPING, EncodedTexts, encode_texts
-from ..inputs.text_batch import TextBatch, arrange, read_mask
-from ..inputs.token_ids import Tokenizer, padding_of, special_ids
-from ..inputs.token_texts import BROKEN, decode_incrementally
-from ..models.architectures import BoundArchitecture
-from ..models.forward_arguments import (
+from ..files import refuse_halves
+from ..inputs import (
+    BOOKKEEPING,
+    BROKEN,
+    EncodedTexts,
+    TextBatch,
+    Tokenizer,
+    arrange,
+    decode_incrementally,
+    encode_texts,
+    padding_of,
+    read_mask,
+    special_ids,
+)
+from ..models import (
     CACHES,
     NON_INPUT_ARGUMENTS,
+    BoundArchitecture,
     ForwardSignature,
     cache_length,
     forward_signature,

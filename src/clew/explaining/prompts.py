@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, short_repr
-from ..inputs.encodings import BOOKKEEPING, EncodedText, decoder, encode_texts, tokenized
-from ..inputs.text_batch import read_mask
-from ..inputs.token_ids import Tokenizer, named_token_ids, special_ids
-from ..inputs.token_texts import decode_incrementally, split_by_spans
-from ..models.forward_arguments import forward_signature
+from ..inputs import (
+    BOOKKEEPING,
+    EncodedText,
+    Tokenizer,
+    decode_incrementally,
+    decoder,
+    encode_texts,
+    named_token_ids,
+    read_mask,
+    special_ids,
+    split_by_spans,
+    tokenized,
+)
+from ..models import forward_signature
 from .padding import infer_padding_mask
 from .prepare_text import NUMBERS
 

@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, short_repr
-from ..inputs.images import described, holds_pictures, one_size, pil_images, refuse_labelled_batch
-from ..inputs.preprocessing import IMAGE_SUFFIXES
-from ..inputs.token_ids import as_numbers
-from ..models.pair import Side
+from ..inputs import IMAGE_SUFFIXES, as_numbers, described, holds_pictures, one_size, pil_images, refuse_labelled_batch
+from ..models import Side
 
 
 @dataclass(frozen=True)

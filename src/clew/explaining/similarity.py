@@ -9,13 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..attributions.base import Attribution
-from ..attributions.image import ImageAttribution
-from ..attributions.pair import PairAttribution
-from ..attributions.text import TextAttribution
+from ..attributions import Attribution, ImageAttribution, PairAttribution, TextAttribution
 from ..errors import OptionError, TargetError, short_repr
-from ..models.loaded_model import LoadedModel
-from ..models.pair import Pair, Side, tower
+from ..models import LoadedModel, Pair, Side, tower
 from ..targets import Contrast, Each, Similarity
 from .pair_model import encode_features
 from .prepare import in_dtype

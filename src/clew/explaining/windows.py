@@ -9,13 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..attributions.base import Attribution
-from ..attributions.text import TextAttribution
+from ..attributions import Attribution, TextAttribution
 from ..errors import InputError, OptionError
-from ..inputs.encodings import EncodedText, collate, tokenized
-from ..models.loaded_model import LoadedModel
-from ..targets.heads import head_of
-from ..targets.resolved import targets_per_example
+from ..inputs import EncodedText, collate, tokenized
+from ..models import LoadedModel
+from ..targets import head_of, targets_per_example
 from ..validation import validate_size
 from ..verification import verify_windows
 from .assemble import Settings, normalized

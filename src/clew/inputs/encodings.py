@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files.surrogates import refuse_halves
+from ..files import refuse_halves
 from .token_ids import Tokenizer, as_tensor, fits, numbers_in, padded, padded_rows, padding_of
 from .token_texts import decode_incrementally, spans_of
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
-from ..files.atomic import is_valid_filename
+from ..files import is_valid_filename
 
 logger = logging.getLogger("clew")
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..draw.plots import Picture
+from ..draw import Picture
 from ..errors import InputError, LoadError, OptionError, optional_import, short_repr
 from ..validation import validate_float
 from .image_files import IMAGE_SUFFIXES, as_rgb, open_image

@@ -16,23 +16,27 @@ import torch
 from PIL import Image
 
 from ..errors import LoadError
-from ..files.json_files import kind, read_object
-from ..inputs.preprocessing import Backend, Preprocess
-from ..inputs.preprocessor_config import height_width
-from ..models.checkpoints import Weights, fit_names, read_weights, unsafe_pickle_error
-from ..models.hub import announce, download_error
-from ..models.loaded_model import LoadedModel
-from ..models.model_files import (
+from ..files import kind, read_object
+from ..inputs import Backend, Preprocess, height_width
+from ..models import (
+    LoadedModel,
     StoredSize,
+    Weights,
+    announce,
     check_configuration,
+    download_error,
     dry_build,
+    find_pair,
+    fit_names,
     no_foreign_code,
+    pairs,
+    read_weights,
     remote_code_error,
     stored_size,
+    unsafe_pickle_error,
 )
-from ..models.pair import find_pair, pairs
-from ..seam.quantized import never_repacked
-from ..targets.heads import config_labels
+from ..seam import never_repacked
+from ..targets import config_labels
 
 logger = logging.getLogger("clew")
 

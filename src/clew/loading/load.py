@@ -12,13 +12,10 @@ from typing import Any
 import torch
 
 from ..errors import LoadError, close_matches, optional_import, short_repr
-from ..explaining.pair_model import LoadedPair
-from ..files.atomic import is_valid_filename
-from ..files.json_files import read_object
-from ..models.loaded_model import DinoLinear, LoadedModel
-from ..models.model_files import no_foreign_code
-from ..models.pair import find_pair
-from ..targets.heads import labels_by_index
+from ..explaining import LoadedPair
+from ..files import is_valid_filename, read_object
+from ..models import DinoLinear, LoadedModel, find_pair, no_foreign_code
+from ..targets import labels_by_index
 from ..validation import validate_arguments, validate_call
 from .hugging_face import adapter_only_error, load_hf
 from .open_clip_models import load_open_clip

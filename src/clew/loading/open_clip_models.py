@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LoadError, close_matches, optional_import
-from ..files.json_files import read_object
-from ..inputs.preprocessing import Preprocess
-from ..models.checkpoints import load_weights, read_weights
-from ..models.hub import download_error
-from ..models.loaded_model import LoadedModel
-from ..models.model_files import check_configuration, dry_build, limit_size, no_foreign_code, stored_size
+from ..files import read_object
+from ..inputs import Preprocess
+from ..models import (
+    LoadedModel,
+    check_configuration,
+    download_error,
+    dry_build,
+    limit_size,
+    load_weights,
+    no_foreign_code,
+    read_weights,
+    stored_size,
+)
 
 logger = logging.getLogger("clew")
 

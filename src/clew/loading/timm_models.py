@@ -9,12 +9,22 @@ from typing import Any
 from torch import nn
 
 from ..errors import LoadError, close_matches, optional_import
-from ..files.json_files import kind
-from ..inputs.preprocessing import Preprocess
-from ..models.checkpoints import Weights, fit_names, load_weights, read_weights
-from ..models.hub import announce, download_error
-from ..models.loaded_model import DinoLinear, LoadedModel
-from ..models.model_files import StoredSize, check_configuration, dry_build, limit_size
+from ..files import kind
+from ..inputs import Preprocess
+from ..models import (
+    DinoLinear,
+    LoadedModel,
+    StoredSize,
+    Weights,
+    announce,
+    check_configuration,
+    download_error,
+    dry_build,
+    fit_names,
+    limit_size,
+    load_weights,
+    read_weights,
+)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,4 @@
 """Relevance: rules, the operations that they are for, the tape that applies them, and its account."""
+
+from .positional_relevance import PositionAggregation, add_positional_relevance
+from .relevance import Relevance, propagate, reduced

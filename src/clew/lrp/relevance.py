@@ -12,9 +12,8 @@ from torch import Tensor
 from ..errors import CaptureError, ClewError
 from ..rules.rule_sets import rule_set
 from ..shapes import Pixels, Scores, at_least_float32
-from ..subject.subject import Subject
-from ..subject.trace import repeated
-from ..targets.outputs import answer_logits_of, logits_of
+from ..subject import Subject, repeated
+from ..targets import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
 from .ledger import Flow, Leak, OperationRule
 from .special_modules import PositionalRelevance

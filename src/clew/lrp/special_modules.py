@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..models.architectures import BoundArchitecture
+from ..models import BoundArchitecture
 from ..rules import Identity, PlainGradient
 
 TABLES = ("cos", "sin")

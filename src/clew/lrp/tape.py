@@ -18,12 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..models.architectures import BoundArchitecture
+from ..models import BoundArchitecture
 from ..rules import PlainGradient, StabilisedFork, as_gradient
 from ..rules.rule_sets import RuleSet
-from ..seam.custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
-from ..seam.interception import Seam
-from ..seam.row_sparse import rows_read
+from ..seam import Back, IdentityWithBackward, OperationWithBackward, RuledBack, Seam, rows_read
 from .ledger import Flow, Ledger
 from .special_modules import PositionalRelevance, watch_activations, watch_texts
 

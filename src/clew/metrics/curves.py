@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..errors import OptionError, close_matches
-from ..targets.heads import Scale, probabilities
+from ..targets import Scale, probabilities
 
 TENTHS = tuple(i / 10 for i in range(11))
 

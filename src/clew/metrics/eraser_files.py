@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, OptionError, close_matches
-from ..files.archives import BROKEN_ZIP, read_zip_entry
-from ..files.atomic import write_all
-from ..files.json_files import parsed
+from ..files import BROKEN_ZIP, parsed, read_zip_entry, write_all
 
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = str | Path | Sequence[Row]

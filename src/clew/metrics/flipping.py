@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import InputError, OptionError
-from ..inputs.images import refuse_unreadable
-from ..models.loaded_model import LoadedModel
-from ..targets.heads import head_of
-from ..targets.outputs import logits_of
+from ..inputs import refuse_unreadable
+from ..models import LoadedModel
+from ..targets import head_of, logits_of
 from ..validation import validate_arguments, validate_call, validate_float, validate_integer, validate_size
 from .curves import TENTHS, Curves
 

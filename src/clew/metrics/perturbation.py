@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import InputError, OptionError, close_matches, optional_import
-from ..inputs.images import refuse_unreadable
-from ..models.loaded_model import LoadedModel
-from ..targets.heads import Scale, head_of
-from ..targets.outputs import logits_of
+from ..inputs import refuse_unreadable
+from ..models import LoadedModel
+from ..targets import Scale, head_of, logits_of
 from ..validation import validate_arguments, validate_call, validate_float, validate_size
 from .curves import TENTHS, Curves
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainingArguments
 
-from ..files.atomic import write_all, write_errors
+from ..files import write_all, write_errors
 
 
 def training_arguments(output: Path, *, batch: int, warmup: int, **more: Any) -> TrainingArguments:

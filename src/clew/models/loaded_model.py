@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..inputs.preprocessing import Preprocess
+from ..inputs import Preprocess
 
 
 @dataclass

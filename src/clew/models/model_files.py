@@ -20,7 +20,7 @@ import torch
 from torch.nn.modules import module as registry
 
 from ..errors import LoadError
-from ..files.json_files import kind
+from ..files import kind
 
 _CLASSES = 10**6
 _BLOCKS = 10**4

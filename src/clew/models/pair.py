@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ClewError, UnknownArchitecture
-from ..targets.heads import Kind
+from ..targets import Kind
 from .architectures import Architecture, architectures
 
 Side = Literal["image", "text"]

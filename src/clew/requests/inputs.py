@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, short_repr
-from ..inputs.preprocessing import IMAGE_SUFFIXES, open_image
+from ..inputs import IMAGE_SUFFIXES, open_image
 
 TEXTS = (".txt", ".md", ".text")
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..attributions.base import Attribution
+from ..attributions import Attribution
 from ..errors import OptionError, UnknownArchitecture
-from ..explaining.batches import explain_in_batches
-from ..explaining.pair_model import LoadedPair
-from ..models.architectures import find_architecture
-from ..models.loaded_model import LoadedModel
-from ..targets import Contrast, Similarity, Span, Target
-from ..targets.heads import labels_by_index
+from ..explaining import LoadedPair, explain_in_batches
+from ..models import LoadedModel, find_architecture
+from ..targets import Contrast, Similarity, Span, Target, labels_by_index
 from .inputs import NamedInput, ReadInputs, read_images, read_texts
 from .targets import target_of, texts_of
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import TargetError
-from ..targets import Contrast, Similarity, Target
-from ..targets.classes import matching_classes
+from ..targets import Contrast, Similarity, Target, matching_classes
 from ..validation import parse_integer
 
 _RATHER = " / "

@@ -1,1 +1,15 @@
 """The one place that intercepts torch, and the twin of a model that is explained in its place."""
+
+from .block_submodules import attend, autocast_to, layers_from, project
+from .capture import Attention, Capture, Leaf
+from .custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
+from .gradient_stops import no_gradient_error
+from .interception import Seam
+from .module_hooks import activation_at, replace_output
+from .multi_head import multi_head_attention
+from .precision import DoublePrecision
+from .quantized import is_quantized, kernel_difference, never_repacked
+from .readout import ReadoutRows, few_rows, readout_rows, take
+from .row_sparse import input_gradient, linear_of, rows_read
+from .torch_modes import callers_autocast, in_callers_autocast, isolated_modes
+from .twin import original, owning_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..models.architectures import BoundArchitecture
+from ..models import BoundArchitecture
 from ..shapes import Values
 from .capture import Attention, Capture
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.architectures import BoundArchitecture, Readout
+from ..models import BoundArchitecture, Readout
 
 Rows = Tensor | slice
 

@@ -12,11 +12,13 @@ from .inference import (
     letters,
     split_half,
 )
+from .resampling import Statistic
 
 __all__ = [
     "Comparison",
     "Correction",
     "Interval",
+    "Statistic",
     "bands",
     "compare",
     "corrected_p",

@@ -1,1 +1,8 @@
 """A model with its batch and its target, as a method sees it, and the trace of one pass."""
+
+from .discrepancy import LEAST_LOGIT, Discrepancy, tolerance
+from .integration_paths import PathRecord, scaled_along
+from .quadrature import MOST_STEPS, Quadrature, quadrature_rule
+from .reached_rows import cache_rows, cached_rows
+from .subject import Subject
+from .trace import Mix, Result, Trace, mean_heads, repeated

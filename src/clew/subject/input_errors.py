@@ -8,10 +8,10 @@ import traceback
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import InputError
-from ..seam.twin import original
+from ..errors import CaptureError, InputError
+from ..seam import original
 
 _TORCH = str(Path(torch.__file__).parent)
 _SIZES = re.compile(
@@ -67,4 +67,14 @@ def refused_cache(tokens: int) -> InputError:
         expected="the whole text, or a method of gradients, such as input_x_gradient",
         got=f"{tokens} tokens after those of a cache",
         todo="pass the whole text, without its cache of keys and values (past_key_values)",
+    )
+
+
+def not_shown(name: str, what: str, axes: str, seen: Tensor | None) -> CaptureError:
+    """The error for a module of a declaration that did not show what it was declared for."""
+    return CaptureError(
+        f"the declared {name} did not show {what}",
+        expected=f"an output of {axes}",
+        got=tuple(seen.shape) if seen is not None else "it was not called",
+        todo="correct `patches` and `embeddings` in the declaration",
     )

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from ..models.architectures import BoundArchitecture
+from ..models import BoundArchitecture
 
 _KEPT = 64  # of one model
 _AGAIN = 64  # determined again every so many results

@@ -17,22 +17,31 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, ClewError
-from ..models.architectures import BoundArchitecture
-from ..models.forward_arguments import CACHES, for_call, is_cache
-from ..seam.block_submodules import attend, layers_from, project
-from ..seam.capture import Attention, Capture, Leaf
-from ..seam.gradient_stops import no_gradient_error
-from ..seam.module_hooks import activation_at, replace_output
-from ..seam.precision import DoublePrecision
-from ..seam.readout import ReadoutRows, few_rows, readout_rows
-from ..seam.torch_modes import in_callers_autocast
-from ..seam.twin import original, owning_model
+from ..models import CACHES, BoundArchitecture, for_call, is_cache
+from ..seam import (
+    Attention,
+    Capture,
+    DoublePrecision,
+    Leaf,
+    ReadoutRows,
+    activation_at,
+    attend,
+    few_rows,
+    in_callers_autocast,
+    layers_from,
+    no_gradient_error,
+    original,
+    owning_model,
+    project,
+    readout_rows,
+    replace_output,
+)
 from ..shapes import Values
 from .discrepancy import Discrepancy
-from .input_errors import input_error, refused_cache
+from .input_errors import input_error, refused_cache, not_shown
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .reached_rows import cache_key, should_refresh
-from .trace import Trace, gradients_of, repeated
+from .trace import Trace, gradients_of, repeated, some_rows
 
 # Whether blocks get (token, batch, width), by the first of them.
 _token_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -242,7 +251,7 @@ class Subject:
             self.need_gradient(score)
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
         reader = partial(self.read, rows=rows)
-        mask = _some(self.mask, rows)
+        mask = some_rows(self.mask, rows)
         trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length)
         if verified:
             self.traces.append(trace)
@@ -262,9 +271,9 @@ class Subject:
             o.shape[0],
             o.shape[2],
             o,
-            mask=_some(self.mask, rows),
-            input_ids=_some(self.given, rows) if self.bound.is_text else None,
-            target_rows=_some(self.target_rows, rows),
+            mask=some_rows(self.mask, rows),
+            input_ids=some_rows(self.given, rows) if self.bound.is_text else None,
+            target_rows=some_rows(self.target_rows, rows),
         )
 
     def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
@@ -351,7 +360,7 @@ class Subject:
         if shape not in known:
             seen = self._output_of(self.bound.patches, torch.zeros(1, dtype=torch.long, device=self.given.device))
             if seen is None or seen.ndim != 4:
-                raise _unseen("patch embedding", "a grid", "four axes: (batch, width, grid height, grid width)", seen)
+                raise not_shown("patch embedding", "a grid", "four axes: (batch, width, grid height, grid width)", seen)
             known[shape] = seen.shape[-2], seen.shape[-1]
         return known[shape]
 
@@ -359,7 +368,7 @@ class Subject:
         if module not in self._values:
             seen = self._output_of(module, None)
             if seen is None or seen.ndim != 3:
-                raise _unseen(
+                raise not_shown(
                     f"embedding {type(module).__name__}", "a sequence", "three axes: (batch, token, width)", seen
                 )
             self._values[module] = seen
@@ -387,16 +396,3 @@ class Subject:
 
         with torch.no_grad():
             return activation_at(module, call, entering=entering)
-
-
-def _some(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
-    return values if values is None or rows is None else values[rows.to(values.device)]
-
-
-def _unseen(name: str, what: str, axes: str, seen: Tensor | None) -> CaptureError:
-    return CaptureError(
-        f"the declared {name} did not show {what}",
-        expected=f"an output of {axes}",
-        got=tuple(seen.shape) if seen is not None else "it was not called",
-        todo="correct `patches` and `embeddings` in the declaration",
-    )

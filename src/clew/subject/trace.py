@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.architectures import BoundArchitecture
-from ..seam.capture import Attention
-from ..seam.readout import ReadoutRows
+from ..models import BoundArchitecture
+from ..seam import Attention, ReadoutRows
 from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
@@ -161,3 +160,8 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor], each: int) -> list[Te
 def mean_heads(A: Attn) -> Tensor:
     """The mean over heads."""
     return A.mean(1)
+
+
+def some_rows(values: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    """The values of some rows, or of all."""
+    return values if values is None or rows is None else values[rows.to(values.device)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..inputs.text_batch import TextBatch
+from ..inputs import TextBatch
 
 LONGEST_ANSWER = 15  # tokens, as question answering is commonly read out
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError, short_repr
-from ..inputs.text_batch import TextBatch
+from ..inputs import TextBatch
 from ..shapes import at_least_float32
 from .answer_spans import best_answers
 from .classes import ADVICE, class_index, class_indices, name_of, refuse, refuse_class_target, refuse_probability

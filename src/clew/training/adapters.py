@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, WriteError, optional_import
-from ..files.atomic import write_errors
+from ..files import write_errors
 from .models import Trainable, heads
 
 AGAIN = "run the same again: nothing is trained anew"

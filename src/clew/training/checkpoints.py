@@ -8,8 +8,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from ..files.atomic import write
-from ..files.json_files import parsed
+from ..files import parsed, write
 
 logger = logging.getLogger("clew")
 _SEAL = "whole.json"

@@ -10,10 +10,10 @@ from typing import Any
 
 from ..datasets import Dataset
 from ..errors import InputError, OptionError, close_matches, optional_import
-from ..evaluation.identity import versions
-from ..files.atomic import is_valid_filename, slug
+from ..evaluation import versions
+from ..files import is_valid_filename, slug
 from ..loading.load import load
-from ..models.loaded_model import LoadedModel
+from ..models import LoadedModel
 from ..validation import validate_arguments, validate_call, validate_integer, validate_size
 from .data import split_data
 from .recipes import TASKS, Task, changed

@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from ..errors import InputError, OptionError, WriteError, optional_import
-from ..files.atomic import write_errors
-from ..inputs.preprocessing import Preprocess
+from ..files import write_errors
+from ..inputs import Preprocess
 from .checkpoints import seal
 from .data import DataSplits, LabelledSplit
 from .models import Trainable

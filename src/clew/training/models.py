@@ -14,16 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LoadError, OptionError, close_matches, optional_import
-from ..explaining.prepare_text import longest_text
-from ..files.json_files import read_object
-from ..inputs.preprocessing import Preprocess
-from ..loading.hugging_face import check_size_against_weights, configuration, hf_preprocess, preprocessor_config
-from ..loading.load import MINIS
-from ..loading.timm_models import timm_configuration, timm_preprocess
-from ..models.hub import download_error
-from ..models.model_files import dry_build, limit_size, stored_size
-from ..models.module_paths import block_and_head_names
-from ..seam.quantized import never_repacked
+from ..explaining import longest_text
+from ..files import read_object
+from ..inputs import Preprocess
+from ..loading import (
+    MINIS,
+    check_size_against_weights,
+    configuration,
+    hf_preprocess,
+    preprocessor_config,
+    timm_configuration,
+    timm_preprocess,
+)
+from ..models import block_and_head_names, download_error, dry_build, limit_size, stored_size
+from ..seam import never_repacked
 
 logger = logging.getLogger("clew")
 _FOLDER = "local-dir:"

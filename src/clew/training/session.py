@@ -17,7 +17,7 @@ from transformers import Trainer, set_seed
 from transformers.utils import logging as hf_logging
 
 from ..errors import ClewError
-from ..files.atomic import umask, write_errors
+from ..files import umask, write_errors
 from ..loading.load import load
 from .adapters import AGAIN, merged, with_adapter
 from .card import card, scores

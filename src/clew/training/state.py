@@ -15,8 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..errors import ClewError, InputError
-from ..files.atomic import write
-from ..files.json_files import ANY, Number, mismatch, read_object
+from ..files import ANY, Number, mismatch, read_object, write
 from .recipes import Recipe
 
 STATE = "finetune.json"

@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draw.plots import Picture
+from ..draw import Picture
 from ..errors import CheckFailed
-from ..inputs.text_batch import TextBatch
-from ..seam.quantized import is_quantized, kernel_difference
-from ..seam.twin import original, twin
-from ..subject.discrepancy import Discrepancy
-from ..subject.subject import Subject
-from ..subject.trace import Result
+from ..inputs import TextBatch
+from ..seam import is_quantized, kernel_difference, original
+from ..seam.twin import twin
+from ..subject import Discrepancy, Result, Subject
 from .attention import check_attention, check_chain, check_gradients, check_projection, check_readout
 from .placement import check_patches, check_pixels, check_text_placement, check_tokenization, padding_share
 from .relevance import check_relevance

@@ -13,15 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..seam.block_submodules import autocast_to
-from ..seam.capture import Attention
-from ..seam.readout import take
-from ..seam.twin import owning_model
+from ..seam import Attention, autocast_to, owning_model, take
 from ..shapes import at_least_float32
-from ..subject.discrepancy import Discrepancy, tolerance
-from ..subject.reached_rows import cache_rows, cached_rows
-from ..subject.subject import Subject
-from ..subject.trace import Trace, mean_heads
+from ..subject import Discrepancy, Subject, Trace, cache_rows, cached_rows, mean_heads, tolerance
 
 _chains, _projections = itertools.count(), itertools.count()  # one block is checked per result, in turn
 

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..draw.plots import Picture
-from ..inputs.text_batch import TextBatch
-from ..subject.discrepancy import Discrepancy
-from ..subject.trace import Result
+from ..draw import Picture
+from ..inputs import TextBatch
+from ..subject import Discrepancy, Result
 
 _CELLS = 4  # across and down, of which colours are compared
 

@@ -9,9 +9,7 @@ import torch
 
 from ..rules.rule_sets import RULE_SETS, rule_for
 from ..shapes import at_least_float32
-from ..subject.discrepancy import Discrepancy, tolerance
-from ..subject.subject import Subject
-from ..subject.trace import Result
+from ..subject import Discrepancy, Result, Subject, tolerance
 
 
 def check_relevance(subject: Subject, result: Result, method: str, asked: Mapping[str, Any]) -> Iterator[Discrepancy]:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckFailed, ClewError
-from ..inputs.text_batch import TextBatch
+from ..inputs import TextBatch
 from ..shapes import at_least_float32
-from ..subject.discrepancy import LEAST_LOGIT, Discrepancy, tolerance
-from ..subject.subject import Subject
-from ..targets import Contrast, Each, Similarity, Span, Token
-from ..targets.outputs import answer_logits_of, kept_rows, logits_of
+from ..subject import LEAST_LOGIT, Discrepancy, Subject, tolerance
+from ..targets import Contrast, Each, Similarity, Span, Token, answer_logits_of, kept_rows, logits_of
 
 
 def check_target(

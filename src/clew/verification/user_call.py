@@ -20,16 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..inputs.encodings import BOOKKEEPING
-from ..inputs.text_batch import TextBatch
-from ..models.forward_arguments import NON_INPUT_ARGUMENTS, copy_cache
-from ..seam.quantized import is_quantized
-from ..seam.torch_modes import callers_autocast, in_callers_autocast
-from ..seam.twin import owning_model, twin
+from ..inputs import BOOKKEEPING, TextBatch
+from ..models import NON_INPUT_ARGUMENTS, copy_cache
+from ..seam import callers_autocast, in_callers_autocast, is_quantized, owning_model
+from ..seam.twin import twin
 from ..shapes import at_least_float32
-from ..subject.discrepancy import LEAST_LOGIT, Discrepancy
-from ..subject.subject import Subject
-from ..targets.outputs import comparable_outputs, kept_rows
+from ..subject import LEAST_LOGIT, Discrepancy, Subject
+from ..targets import comparable_outputs, kept_rows
 
 _AGAIN = 64  # a signature that is known is called again every so many results: less than 2 % of a forward pass
 _KEPT = 16  # signatures of one model that are remembered,

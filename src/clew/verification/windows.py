@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckFailed
-from ..subject.discrepancy import Discrepancy
+from ..subject import Discrepancy
 
 
 def verify_windows(

@@ -23,13 +23,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from ...attributions.base import Attribution
+from ...attributions import Attribution
 from ...datasets import Dataset, Example
 from ...errors import ClewError, InputError, OptionError, close_matches
-from ...models.loaded_model import LoadedModel
+from ...models import LoadedModel
 from ...registry import import_submodules
-from ...targets import Target
-from ...targets.heads import head_of
+from ...targets import Target, head_of
 from ..report.rows import Curve, Metric
 
 Values = dict[str, float | list[float] | None]  # of one example, by column

@@ -15,11 +15,10 @@ from torch import Tensor
 from ... import metrics as measures
 from ...datasets import Dataset, Example
 from ...errors import InputError, OptionError
-from ...explaining.prepare_text import position_limit
+from ...explaining import position_limit
+from ...metrics import flipped_tokens
 from ...metrics.curves import TENTHS
-from ...metrics.flipping import flipped_tokens
-from ...models.architectures import find_architecture
-from ...models.loaded_model import LoadedModel
+from ...models import LoadedModel, find_architecture
 from . import (
     Again,
     Batch,

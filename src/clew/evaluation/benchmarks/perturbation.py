@@ -14,10 +14,11 @@ from torch import Tensor
 from ... import metrics as measures
 from ...datasets import Dataset, Example
 from ...errors import OptionError
+from ...metrics import removed
 from ...metrics.curves import TENTHS
-from ...metrics.perturbation import erasable, forward_of, normalisation, perturbed_logits, removed, scale_of
-from ...models.loaded_model import LoadedModel
-from ...targets.heads import Scale
+from ...metrics.perturbation import erasable, forward_of, normalisation, perturbed_logits, scale_of
+from ...models import LoadedModel
+from ...targets import Scale
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, needs_probabilities, one_of
 from .segmentation import image_of, preprocess_of
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ... import metrics as measures
-from ...attributions.base import Attribution
+from ...attributions import Attribution
 from ...datasets import Dataset, Example
 from ...errors import InputError, OptionError
-from ...inputs.words import Word
+from ...inputs import Word
 from ...metrics.eraser import AOPC_THRESHOLDS, mask_of, span_iou, spans_of
-from ...models.loaded_model import LoadedModel
-from ...targets.heads import head_of, probabilities
+from ...models import LoadedModel
+from ...targets import head_of, probabilities
 from . import (
     Again,
     Batch,

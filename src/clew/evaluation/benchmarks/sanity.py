@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...attributions.base import Attribution
-from ...attributions.text import TextAttribution
+from ...attributions import Attribution, TextAttribution
 from ...datasets import Dataset, Example
 from ...errors import OptionError, optional_import
-from ...metrics.eraser import mask_of, soft_scores
-from ...models.architectures import find_architecture
-from ...models.loaded_model import LoadedModel
-from ...models.module_paths import block_and_head_names
-from ...targets.heads import head_of
+from ...metrics import soft_scores
+from ...metrics.eraser import mask_of
+from ...models import LoadedModel, block_and_head_names, find_architecture
+from ...targets import head_of
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, mean_of_column, one_of
 from .segmentation import image_of, mask_in_frame, preprocess_of
 from .texts import shortened, text_of, words_of

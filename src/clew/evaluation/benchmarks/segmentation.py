@@ -13,9 +13,9 @@ from PIL import Image
 from ... import metrics as measures
 from ...datasets import Dataset, Example
 from ...errors import InputError, OptionError
-from ...inputs.preprocessing import Preprocess
+from ...inputs import Preprocess
 from ...metrics.segmentation import iou
-from ...models.loaded_model import LoadedModel
+from ...models import LoadedModel
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, mean_of_column, one_of
 
 _COUNTED = (

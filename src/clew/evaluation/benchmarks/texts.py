@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...attributions.base import Attribution
+from ...attributions import Attribution
 from ...datasets import Example
 from ...errors import InputError, OptionError
-from ...inputs.token_ids import padding_of
-from ...inputs.words import Word, word_spans
-from ...models.loaded_model import LoadedModel
-from ...targets.outputs import logits_of
+from ...inputs import Word, padding_of, word_spans
+from ...models import LoadedModel
+from ...targets import logits_of
 
 
 def text_of(example: Example) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...draw.lettering import apply_fonts
+from ...draw import apply_fonts
 
 # Seven colours that stand out on white and on black, each in four styles of line.
 COLOURS = ("#3b76c4", "#d1495b", "#2a9d5c", "#b07d12", "#8e5bb5", "#1a94a3", "#c2618c")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, OptionError
-from ...files.atomic import write_all
+from ...files import write_all
 from ...statistics import Correction
 from .groups import Group, build_group, group_runs
 from .page import Show, report_page

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ...errors import InputError, optional_import
-from ...statistics.resampling import Statistic
+from ...statistics import Statistic
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ...rules import (
     as_gradient,
     share,
 )
-from ...seam.multi_head import multi_head_attention
+from ...seam import multi_head_attention
 from ...shapes import at_least_float32
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain

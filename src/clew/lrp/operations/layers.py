@@ -17,7 +17,7 @@ from ...rules import (
     as_gradient,
     share,
 )
-from ...seam.row_sparse import input_gradient, linear_of, rows_read
+from ...seam import input_gradient, linear_of, rows_read
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain
 
