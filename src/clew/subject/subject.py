@@ -38,7 +38,7 @@ from ..seam import (
 )
 from ..shapes import Values
 from .discrepancy import Discrepancy
-from .input_errors import input_error, refused_cache, not_shown
+from .input_errors import input_error, not_shown, refused_cache
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .reached_rows import cache_key, should_refresh
 from .trace import Trace, gradients_of, repeated, some_rows
