@@ -6,13 +6,16 @@ DEV := .venv/.dev-installed
 
 OLDEST := .venv/oldest-transformers
 
-.PHONY: demo test check matrix bench parity mini clean
+.PHONY: demo test test-all check matrix bench parity mini clean
 
 demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
 	$(BIN)/clew demo
 
-test: $(DEV)  ## run all tests
+test: $(DEV)  ## run the tests: of those that try many cases a fixed part
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-all: $(DEV)  ## run the tests with all their cases
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases
 
 check: $(DEV)  ## style, types, dead code, and files above 400 lines
 	$(BIN)/ruff check .
@@ -22,7 +25,7 @@ check: $(DEV)  ## style, types, dead code, and files above 400 lines
 	$(BIN)/vulture
 
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
-	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/test_contract.py tests/models/test_contract_of_texts.py \
+	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/models/test_contract.py tests/models/test_contract_of_texts.py \
 	  tests/explaining/test_texts.py tests/targets/test_text_targets.py tests/attributions/test_text.py tests/explainers/test_methods_on_texts.py tests/test_parity.py \
 	  tests/explaining/test_pairs.py tests/loading/test_load_pairs.py
 

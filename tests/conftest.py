@@ -3,6 +3,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hashlib
+import math
 from pathlib import Path
 
 import jaxtyping
@@ -22,8 +24,36 @@ CHECKED = sorted(f"clew.{n}" for n in NAMES if not n.startswith(UNCHECKED) and n
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
-def pytest_configure():
+def pytest_addoption(parser):
+    parser.addoption("--all-cases", action="store_true", help="all cases of tests that are sampled, as `make test-all`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of tests marked `sampled(share, by=…)` a fixed part of the cases, unless all are asked for.
+
+    Of each group of cases (those of equal `by`, a parameter's name or a function of the parameters) the same `share` is
+    run, and at least one: the first by a hash of their names.
+    """
+    if config.getoption("--all-cases"):
+        return
+    groups = {}
+    for item in items:
+        if mark := item.get_closest_marker("sampled"):
+            by, given = mark.kwargs.get("by"), item.callspec.params
+            group = by(given) if callable(by) else given.get(by)
+            groups.setdefault((item.location[0], item.originalname, str(group), *mark.args), []).append(item)
+    left_out = set()
+    for (*_, share), cases in groups.items():
+        ranked = sorted(cases, key=lambda item: hashlib.sha256(item.name.encode()).hexdigest())
+        left_out.update(ranked[math.ceil(share * len(ranked)) :])
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_configure(config):
     """`CLEW_WITHOUT_AVX512BF16=1`: as on a processor without it, where bitsandbytes packs no weight anew."""
+    config.addinivalue_line("markers", "sampled(share, by=None): `make test` runs a part of the cases, CI all of them")
     if os.environ.get("CLEW_WITHOUT_AVX512BF16"):
         import bitsandbytes.functional
 

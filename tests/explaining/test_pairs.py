@@ -85,6 +85,7 @@ def test_what_is_explained_is_the_models_own_similarity(name):
     torch.testing.assert_close(swapped.score.view(3, 3).T.flatten(), image.score, rtol=0, atol=1e-9)
 
 
+@pytest.mark.sampled(0.4, by="method")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["clip", "siglip", "open_clip", "coca", "eva_clip", "open_siglip"])
 def test_many_targets_at_once_are_one_after_the_other(name, method):

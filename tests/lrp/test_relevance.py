@@ -38,6 +38,7 @@ def open_share(account):
     return float((account["unexplained"].abs() / largest).max())
 
 
+@pytest.mark.sampled(0.2, by="case")
 @pytest.mark.parametrize("rules", SETS)
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_the_account_closes_on_every_architecture(case, rules):
@@ -60,6 +61,7 @@ def test_an_operation_left_out_of_the_account_is_missed(rules):
         assert open_share(without.account("all")) > 1e-9, cause
 
 
+@pytest.mark.sampled(0.25)
 @pytest.mark.parametrize("name", list(TINY))
 @pytest.mark.parametrize("rules", ["attn_lrp", "chefer"])
 def test_a_batch_equals_its_examples(name, rules):
@@ -73,6 +75,7 @@ def test_a_batch_equals_its_examples(name, rules):
         assert float((together.all_scores[i] - alone.all_scores[0]).abs().max()) < 1e-10 * size
 
 
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("name", [name for name, kind in CASES if kind == "eager"])
 def test_fused_and_hand_written_attention_agree(name):
     x = images(TINY[name].size)

@@ -52,6 +52,7 @@ def outputs(output):
     return torch.cat(answers, 1) if answers is not None else logits_of(output)
 
 
+@pytest.mark.sampled(0.2)
 def test_padding_on_any_side_changes_nothing(case):
     name, model = case
     rows = texts()[:2]
@@ -78,6 +79,7 @@ def test_padding_on_any_side_changes_nothing(case):
             assert together.target[i].split(" at ")[0] == alone.target[0].split(" at ")[0]
 
 
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("name", [name for name, tiny in TINY_TEXT.items() if len(tiny.kernels) > 1])
 def test_eager_equals_sdpa(name):
     models = [build_text(name, kernel) for kernel in ("sdpa", "eager")]
