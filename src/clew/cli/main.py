@@ -14,7 +14,6 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import ClewError
-from ..files import NO_ROOM
 from ..version import __version__
 
 errors = Console(stderr=True)
@@ -97,6 +96,8 @@ def main() -> None:
         errors.print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)
     except OSError as error:
+        from ..files import NO_ROOM  # which takes a tenth of the time of --help
+
         if error.errno not in NO_ROOM:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left would be tried again
