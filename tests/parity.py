@@ -53,6 +53,12 @@ SKIPPED = {
 }
 
 
+def arrays_in(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, which is closed again."""
+    with np.load(file) as stored:
+        return dict(stored)
+
+
 @dataclass(frozen=True)
 class Case:
     """One golden array: its family, name, what the manifest says of it, and the folder it lies in."""

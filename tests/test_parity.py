@@ -56,7 +56,7 @@ def test_a_wrong_array_fails(tmp_path, capsys):
     folder.mkdir()
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    arrays = dict(np.load(folder / "expected.npz"))
+    arrays = parity.arrays_in(folder / "expected.npz")
     arrays["r1__rollout__start0"] = arrays["r1__rollout__start0"] * (1 + 1e-7)
     np.savez(folder / "expected.npz", **arrays)
     assert parity.main([str(folder), "--only", "vit/r1__rollout*"]) == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity import Case, Outcome
+from parity import Case, Outcome, arrays_in
 from support.parity_text import read_model
 
 import clew
@@ -28,12 +28,12 @@ class Family:
     """Removes tokens by the stored ranking at each step; the ranking itself is that of `explain`."""
 
     def __init__(self, folder: Path) -> None:
-        self.arrays = np.load(folder / "expected.npz")
+        self.arrays = arrays_in(folder / "expected.npz")
         self.manifest = json.loads((folder / "manifest.json").read_text())
         self.entries = {e["name"]: e for e in self.manifest["cases"]}
         self.model = read_model(folder.parent / "bert", attn_implementation="eager")
-        inputs = np.load(folder.parent / "bert" / "inputs.npz")
-        self.texts = {k.split("_")[0]: torch.from_numpy(inputs[k]) for k in inputs.files if k.endswith("input_ids")}
+        inputs = arrays_in(folder.parent / "bert" / "inputs.npz")
+        self.texts = {k.split("_")[0]: torch.from_numpy(inputs[k]) for k in inputs if k.endswith("input_ids")}
         self.hits = cache(self._hits)
 
     def expected(self, case: Case) -> np.ndarray:

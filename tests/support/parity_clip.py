@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity import Case, Outcome
+from parity import Case, Outcome, arrays_in
 from safetensors.torch import load
 from transformers import CLIPConfig, CLIPModel
 
@@ -21,8 +21,8 @@ class Family:
     """Runs the cases of one folder: all images and texts in one call, each distinct call once."""
 
     def __init__(self, folder: Path) -> None:
-        self.arrays = np.load(folder / "expected.npz")
-        inputs = np.load(folder / "inputs.npz")
+        self.arrays = arrays_in(folder / "expected.npz")
+        inputs = arrays_in(folder / "inputs.npz")
         self.images = torch.from_numpy(inputs["images"]).double()
         self.texts = torch.from_numpy(inputs["texts"])
         config = CLIPConfig(**json.loads((folder / "config_hf.json").read_text()))

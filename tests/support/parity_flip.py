@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity import Case, Outcome
+from parity import Case, Outcome, arrays_in
 from support.parity_text import read_model
 
 import clew
@@ -24,7 +24,7 @@ class Family:
     """Flips the tokens of each stored text in the order of its stored scores, at each step."""
 
     def __init__(self, folder: Path) -> None:
-        self.arrays = np.load(folder / "expected.npz")
+        self.arrays = arrays_in(folder / "expected.npz")
         self.manifest = json.loads((folder / "manifest.json").read_text())
         self.models = {
             name: read_model(folder.parent / "llama" / name, attn_implementation="eager")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from parity import Case, Outcome
+from parity import Case, Outcome, arrays_in
 from support.parity_vit import Family as Vit
 
 import clew
@@ -29,15 +29,15 @@ class Family:
     """Runs the cases of the folder on the model of the folder beside it, all images in one batch."""
 
     def __init__(self, folder: Path) -> None:
-        self.arrays = np.load(folder / "expected.npz")
+        self.arrays = arrays_in(folder / "expected.npz")
         self.entries = {e["case"]: e for e in json.loads((folder / "manifest.json").read_text())}
-        self.inputs = np.load(folder / "pert_inputs.npz")
-        seg = np.load(folder / "seg_inputs.npz")
+        self.inputs = arrays_in(folder / "pert_inputs.npz")
+        seg = arrays_in(folder / "seg_inputs.npz")
         self.heatmaps = torch.from_numpy(seg["heatmaps"])
         size = self.heatmaps.shape
         self.masks = np.unpackbits(seg["masks"], axis=1)[:, : size[1] * size[2]].reshape(size)
         self.vit = Vit(folder.parent / "vit")
-        pixels = np.load(folder.parent / "vit" / "inputs.npz")["images_u8"]
+        pixels = arrays_in(folder.parent / "vit" / "inputs.npz")["images_u8"]
         self.images = torch.from_numpy(pixels).double() / 255
         self.labels = torch.from_numpy(self.inputs["target"])
         predicted = torch.from_numpy(self.inputs["vis_pred"])[:, 0]

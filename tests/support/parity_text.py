@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from parity import Case, Outcome
+from parity import Case, Outcome, arrays_in
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,11 +28,11 @@ class Family:
         config = json.loads((folder / "config.json").read_text())
         self.kind = config["model_type"]
         self.model = read_model(folder)
-        inputs = np.load(folder / "inputs.npz")
-        names = sorted({name.split("_")[0] for name in inputs.files})
+        inputs = arrays_in(folder / "inputs.npz")
+        names = sorted({name.split("_")[0] for name in inputs})
         self.texts = {name: torch.from_numpy(inputs[f"{name}_input_ids"]) for name in names}
         self.arrays = {
-            file.stem.removeprefix("expected").removeprefix("_"): np.load(file) for file in _expected(folder)
+            file.stem.removeprefix("expected").removeprefix("_"): arrays_in(file) for file in _expected(folder)
         }
         self.explain = cache(self._explain)
 

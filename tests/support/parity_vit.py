@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity import Case, Outcome
+from parity import Case, Outcome, arrays_in
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -40,8 +40,8 @@ class Family:
         self.config = json.loads((folder / "config.json").read_text())
         self.weights = {k: v.double() for k, v in load_file(folder / "weights.safetensors").items()}
         self.dino_head = load_file(folder / "weights_dino_head.safetensors")
-        self.arrays = np.load(folder / "expected.npz")
-        self.images = torch.from_numpy(np.load(folder / "inputs.npz")["images"]).double()
+        self.arrays = arrays_in(folder / "expected.npz")
+        self.images = torch.from_numpy(arrays_in(folder / "inputs.npz")["images"]).double()
         self.explain = cache(self._explain)
         self.model = cache(self._model)
 
