@@ -18,7 +18,7 @@ from support.text_data import GROUPS, POST, QUESTIONS, STRIPPED, everything, lin
 
 import clew
 from clew.datasets import fingerprint, open_dataset
-from clew.datasets.choices import multiple_choice
+from clew.datasets.table_readers import multiple_choice
 from clew.errors import InputError, OptionError
 
 ALL = ("A", "B", "C", "D", "E", "1", "2", "3", "4")

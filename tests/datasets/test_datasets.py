@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 import clew
-from clew.datasets import Dataset, Example, fingerprint, open_dataset, reader, readers
-from clew.datasets.content import joined
+from clew.datasets import Dataset, Example, fingerprint, joined, open_dataset, reader, readers
 from clew.datasets.places import open_files
 from clew.errors import ClewError, InputError, OptionError
 

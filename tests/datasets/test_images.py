@@ -16,7 +16,7 @@ import scipy.io
 from PIL import Image
 
 from clew.datasets import fingerprint, open_dataset
-from clew.datasets.pictures import object_mask
+from clew.datasets.stored import object_mask
 from clew.errors import InputError, OptionError
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from support import text_data as made
 from support.text_data import DOCUMENTS, REVIEWS, TEST, everything, lines, parquet, refused, separated
 
 from clew.datasets import fingerprint, open_dataset
-from clew.datasets.labels import indexed, unique
+from clew.datasets.stored import indexed, unique
 from clew.errors import InputError, OptionError
 
 # --- what holds for all ---------------------------------------------------------------------------------------------

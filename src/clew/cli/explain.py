@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..attributions import Attribution, PairAttribution, TextAttribution, compare
-from ..datasets.labels import class_names
+from ..datasets.stored import class_names
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
 from ..loading.load import load

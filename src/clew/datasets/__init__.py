@@ -1,13 +1,13 @@
 """Data sets: examples with what is known about them (masks, rationales, labels), and the register of their readers.
 
-    data = open_dataset("gtsegs_ijcv.mat", limit=100)
-    example = data.read(0)
+    example = open_dataset("gtsegs_ijcv.mat", limit=100).read(0)
 
 A reader is a function of the files (`Files`), or of what follows its prefix in a name ("mini:digits"), and of
 keyword-only options; it returns a `Dataset`:
 
-    @reader("mine", what="my own files", get="ask me for them", sees=lambda files: "mine.bin" in files.names)
-    def mine(files: Files, *, classes: Sequence[str] | str | None = None) -> Dataset: ...
+    @reader("mine", get="ask me for them", sees=lambda files: "mine.bin" in files.names)
+    def mine(files: Files, *, classes: Sequence[str] | str | None = None) -> Dataset:
+        '''My own files.'''
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import inspect
+import json
 import os
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,12 @@ from PIL import Image
 from ..errors import ClewError, InputError, MissingDependency, NoSplit, OptionError, close_matches
 from ..files import is_valid_filename
 from ..registry import import_submodules
-from ..validation import validate_call
-from .content import joined
-from .places import Files, open_files
-from .selection import Positions, chosen
+from ..validation import validate_call, validate_float, validate_integer, validate_seed, validate_size
+from .places import Files, open_files, reading, some
 
 __all__ = ["Dataset", "Example", "Files", "Reader", "fingerprint", "open_dataset", "reader", "reader_of", "readers"]
+
+Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +89,9 @@ class _Some(Dataset):
 
     def __init__(self, base: Dataset, indices: Sequence[int]) -> None:
         self._base, self._indices = base, [int(i) for i in indices]
-        wrong = [i for i in self._indices if not 0 <= i < len(base)]
-        if wrong:
-            raise OptionError(
-                f"{base.name} has {len(base)} examples", expected=f"positions below {len(base)}", got=wrong[:5]
-            )
+        if wrong := [i for i in self._indices if not 0 <= i < len(base)]:
+            what, expected = f"{base.name} has {len(base)} examples", f"positions below {len(base)}"
+            raise OptionError(what, expected=expected, got=wrong[:5])
         self.name, self.classes = base.name, base.classes
         self.ids = [base.ids[i] for i in self._indices]
 
@@ -99,6 +100,21 @@ class _Some(Dataset):
 
     def content(self, index: int) -> bytes:
         return self._base.content(self._indices[index])
+
+
+def joined(fields: Mapping[str, Any]) -> bytes:
+    """Named values as bytes, each with its length, so that no two different sets of values give the same bytes."""
+    parts: list[bytes] = []
+    for name, value in sorted(fields.items()):
+        value = np.asarray(value) if isinstance(value, Image.Image) else value
+        if isinstance(value, np.ndarray):
+            data = f"{value.dtype.str}{value.shape}:".encode() + np.ascontiguousarray(value).tobytes()
+        elif isinstance(value, bytes):
+            data = b"bytes:" + value
+        else:
+            data = b"json:" + json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        parts += [part for one in (name.encode(), data) for part in (len(one).to_bytes(8, "big"), one)]
+    return b"".join(parts)
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -130,10 +146,10 @@ class Reader:
     function: Callable[..., Dataset]
     what: str
     get: str
-    sees: Callable[[Files], bool] | None
-    prefix: str | None
-    general: bool
-    known: tuple[str, ...]
+    sees: Callable[[Files], bool] | None = None
+    prefix: str | None = None
+    general: bool = False
+    known: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -141,35 +157,33 @@ class Reader:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def __str__(self) -> str:
+        return f"\n    {self.kind}: {self.what}"
+
     def __call__(self, source: Files | str, **options: Any) -> Dataset:
         """Open a data set. Raises `OptionError` for an option that the reader does not have."""
-        for name in options:
-            if name not in self.options:
-                known = close_matches(name, self.options) if self.options else "it has no options"
-                kind = NoSplit if name == "split" else OptionError
-                raise kind(f"{self.kind} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
+        known = self.options
+        if strange := [name for name in options if name not in known]:
+            name, kind = strange[0], NoSplit if strange[0] == "split" else OptionError
+            todo = close_matches(name, known) if known else "it has no options"
+            raise kind(f"{self.kind} has no option {name!r}", got=f"{name}={options[name]!r}", todo=todo)
         return self.function(source, **options)
 
 
 _registered: dict[str, Reader] = {}
 
 
-def reader(
-    kind: str,
-    *,
-    what: str,
-    get: str,
-    sees: Callable[[Files], bool] | None = None,
-    prefix: str | None = None,
-    general: bool = False,
-    known: tuple[str, ...] = (),
-) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
-    """Register a function as the reader of a kind of data. Raises `ClewError` for a kind that is taken."""
+def reader(kind: str, **said: Any) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
+    """Register a function as the reader of a kind of data, with what `Reader` says of it: `get`, `sees`, …
+
+    `what` it reads is the first line of its docstring. Raises `ClewError` for a kind that is taken.
+    """
 
     def add(function: Callable[..., Dataset]) -> Callable[..., Dataset]:
         if kind in readers():
             raise ClewError(f"a reader of {kind!r} is registered already", todo="choose another name")
-        _registered[kind] = Reader(kind, function, what, get, sees, prefix, general, known)
+        said.setdefault("what", (inspect.getdoc(function) or kind).partition("\n")[0])
+        _registered[kind] = Reader(kind, function, **said)
         return function
 
     return add
@@ -213,21 +227,52 @@ def open_dataset(
             raise OptionError("this data set is open already", expected="a path or a name with these options", got=got)
         found = source
     else:
-        found = _opened(str(source), kind, options)
+        wanted, what = reader_of(str(source), kind)
+        found = wanted(what, **options)
         if not len(found):
-            raise InputError(
-                f"no examples in {source}",
-                expected="one or more",
-                got="none" + "".join(f", {name}={value!r}" for name, value in options.items()),
-                todo="check what lies there and the options",
-            )
-    positions = chosen(len(found), subset=subset, sample=sample, fraction=fraction, limit=limit, seed=seed)
-    return found if positions is None else found.subset(positions)
+            got = "none" + "".join(f", {name}={value!r}" for name, value in options.items())
+            todo = "check what lies there and the options"
+            raise InputError(f"no examples in {source}", expected="one or more", got=got, todo=todo)
+    if subset is sample is fraction is limit is seed is None:
+        return found
+    drawn = list(range(len(found))) if subset is None else _positions(subset)
+    seed = None if seed is None else validate_seed("seed", seed)
+    if sample is not None:
+        if not 1 <= validate_integer("sample", sample, 1) <= len(drawn):
+            raise OptionError("cannot draw so many", expected=f"sample from 1 to {len(drawn)}", got=sample)
+        drawn = random.Random(seed or 0).sample(drawn, sample)
+    fraction = (
+        None if fraction is None else validate_float("fraction, a share of the examples,", fraction, 0, 1, above=True)
+    )
+    if fraction is not None or (seed is not None and sample is None):
+        order = np.random.RandomState(seed or 0).permutation(len(drawn)).tolist()
+        share = len(drawn) if fraction is None else int(fraction * len(drawn))
+        if drawn and not share:
+            expected, todo = f"1/{len(drawn)} or more", "take a larger one, or limit=…"
+            raise OptionError("so small a fraction is no example", expected=expected, got=fraction, todo=todo)
+        drawn = [drawn[i] for i in order[:share]]
+    if limit is not None:
+        drawn = drawn[: validate_size("limit, a number of examples,", limit)]
+    return found.subset(drawn)
 
 
-def _opened(source: str, kind: str | None, options: dict[str, Any]) -> Dataset:
-    wanted, what = reader_of(source, kind)
-    return wanted(what, **options)
+def _positions(subset: Positions) -> list[int]:
+    values: Any = subset
+    if isinstance(subset, (str, Path)):
+        expected, kinds = "a .npy file of positions, as numpy.save writes it", (OSError, ValueError, EOFError)
+        with reading(subset, expected, (*kinds, OverflowError), todo="write it again"):
+            # As a map its size is compared with that of the file before there is room made for it.
+            values = np.load(Path(subset).expanduser(), allow_pickle=False, mmap_mode="r")
+            if not isinstance(values, np.ndarray):
+                raise ValueError("several arrays")
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        got = f"{values.dtype} {values.shape}"
+        raise OptionError("a subset lists positions", expected="integers, one dimension", got=got)
+    found = [int(v) for v in values]
+    if twice := sorted(v for v, count in Counter(found).items() if count > 1):
+        raise OptionError("a subset lists a position twice", expected="each once", got=twice[:5], todo="leave it out")
+    return found
 
 
 def reader_of(source: str, kind: str | None = None) -> tuple[Reader, Files | str]:
@@ -243,34 +288,18 @@ def reader_of(source: str, kind: str | None = None) -> tuple[Reader, Files | str
         raise InputError("no data have such a name", expected="a name that a file could have", got=ascii(source[:60]))
     path = Path(source).expanduser()
     if not os.path.exists(path):
-        raise _missing(path, wanted)
+        by_name = [r for r in known.values() if any(fnmatch.fnmatch(path.name.lower(), k) for k in r.known)]
+        meant = [wanted] if wanted is not None else by_name
+        todo = "; or ".join(r.get for r in meant) or "check the path"
+        what, expected = f"no data at {str(path)[:200]}", "".join(map(str, meant or known.values()))
+        raise InputError(what, expected=expected, got="nothing there", todo=todo)
     files = open_files(path)
-    return wanted or _fitting(files), files
-
-
-def _fitting(files: Files) -> Reader:
-    seeing = [r for r in readers().values() if r.sees is not None and r.sees(files)]
+    if wanted is not None:
+        return wanted, files
+    seeing = [r for r in known.values() if r.sees is not None and r.sees(files)]
     fits = [r for r in seeing if not r.general] or seeing
-    if len(fits) == 1:
-        return fits[0]
-    raise OptionError(
-        f"{files.path} fits several kinds of data" if fits else f"{files.path} fits no kind of data",
-        expected=_kinds(fits or readers().values()),
-        got=", ".join(files.names[:5]) + (" …" if len(files.names) > 5 else "") or "an empty folder",
-        todo="say which: kind=…",
-    )
-
-
-def _missing(path: Path, wanted: Reader | None) -> InputError:
-    meant = [wanted] if wanted is not None else []
-    meant = meant or [r for r in readers().values() if any(fnmatch.fnmatch(path.name.lower(), k) for k in r.known)]
-    return InputError(
-        f"no data at {str(path)[:200]}",
-        expected=_kinds(meant or readers().values()),
-        got="nothing there",
-        todo="; or ".join(r.get for r in meant) or "check the path",
-    )
-
-
-def _kinds(some: Any) -> str:
-    return "".join(f"\n    {r.kind}: {r.what}" for r in some)
+    if len(fits) != 1:
+        what = f"{path} fits {'several kinds' if fits else 'no kind'} of data"
+        got = some(files.names, 5, "an empty folder")
+        raise OptionError(what, expected="".join(map(str, fits or known.values())), got=got, todo="say which: kind=…")
+    return fits[0], files
