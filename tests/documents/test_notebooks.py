@@ -47,6 +47,7 @@ def test_all_are_there():
     assert [path.stem for path in NOTEBOOKS] == ["bert", "clip", "llama", "vit"]
 
 
+@pytest.mark.sampled(0.5)
 @each
 def test_it_runs(path, kernel, tmp_path):
     cwd = tmp_path / "work"

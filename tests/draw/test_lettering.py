@@ -50,6 +50,7 @@ def test_every_string_is_drawn_as_it_is(text):
     assert names == [text, "b"]
 
 
+@pytest.mark.sampled(0.4)
 @pytest.mark.parametrize("words", MONEY)
 def test_money_is_no_mathematics_wherever_matplotlib_draws(words, digits, tmp_path):
     heat = np.ones((2, 2))

@@ -138,6 +138,7 @@ def questions(models, tmp_path_factory):
     return [right, wrong], [clew.open_dataset(path).read(0)]
 
 
+@pytest.mark.sampled(0.5)
 @pytest.mark.parametrize("case", FLIPPING)
 def test_each_protocol_flips_as_written(models, reviews, questions, case):
     name, options, eraser, magnitudes = FLIPPING[case]

@@ -52,6 +52,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(0.34)
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_byte(case, tmp_path):
     benchmark, model, data, options = CASES[case]

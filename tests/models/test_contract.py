@@ -103,6 +103,7 @@ def test_eager_equals_sdpa(name):
         assert (fused.all_scores - eager.all_scores).abs().max() / scale < 1e-10, method
 
 
+@pytest.mark.sampled(0.4)
 def test_nothing_is_left_behind(case):
     *_, model, x = case
     some = next(iter(model.parameters()))
@@ -123,6 +124,7 @@ def test_nothing_is_left_behind(case):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.sampled(0.3)
 def test_doctor_finds_nothing_wrong(case):
     *_, model, x = case
     assert [f for f in clew.doctor(model, x) if not f.ok] == []

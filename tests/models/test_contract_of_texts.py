@@ -121,6 +121,7 @@ def test_forward_attention_and_readout_are_the_models_own(case):
     torch.testing.assert_close(read.weights.sum(1), torch.ones(3, dtype=torch.float64))
 
 
+@pytest.mark.sampled(0.4)
 def test_the_account_closes_and_rules_leave_the_score_as_it_is(case):
     name, model = case
     subject, _ = subject_for(name, model, texts())
@@ -147,6 +148,7 @@ def test_what_the_head_reads_is_enough(case):
         torch.testing.assert_close(spared.total, whole.total, rtol=0, atol=1e-12)
 
 
+@pytest.mark.sampled(0.4)
 def test_nothing_is_left_behind(case):
     name, model = case
     model.float()  # as models are used; and MPT of transformers 4 makes no mask in float64
@@ -168,6 +170,7 @@ def test_nothing_is_left_behind(case):
     assert state(model) == before
 
 
+@pytest.mark.sampled(0.3)
 @pytest.mark.parametrize("name", TINY_TEXT)
 def test_doctor_finds_nothing_wrong(name):
     model = build_text(name, TINY_TEXT[name].kernels[0]).float()

@@ -187,6 +187,7 @@ def interrupted(call, at):
     return count, False
 
 
+@pytest.mark.sampled(0.34)
 @pytest.mark.parametrize("method", ["attn_lrp", "beyond_intuition_token", "attention_rollout"])
 def test_an_interrupt_at_any_line_leaves_nothing_behind(method):
     model, x = tiny.build("hf_vit"), tiny.images((32, 32))
