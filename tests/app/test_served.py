@@ -224,6 +224,7 @@ def test_all_temporary_files_lie_in_one_folder_that_goes(tmp_path, monkeypatch):
     assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "named") and tempfile.gettempdir() != str(folder)
 
 
+@pytest.mark.sampled(0.34)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_nothing_is_left_after_a_signal(name, tmp_path):

@@ -20,6 +20,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.sampled(0.5)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

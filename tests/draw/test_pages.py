@@ -59,6 +59,7 @@ def of_size(digits, size):
     return clew.explain(digits, clew.scenes().images[0].resize(size), method="raw_attention")
 
 
+@pytest.mark.sampled(0.4)
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (640, 480), (90, 900), (1500, 100)])
 @pytest.mark.parametrize("width", [1200, 480, 320])
 def test_pictures_are_seen_and_no_wider_than_the_window(digits, shown, size, width):

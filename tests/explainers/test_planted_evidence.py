@@ -123,6 +123,7 @@ def test_the_loss_is_least_where_the_logits_say_the_evidence():
     assert exact.grad.abs().max() < 1e-7
 
 
+@pytest.mark.sampled(0.5)
 @pytest.mark.parametrize("name", BOTH)
 def test_the_script_trains_and_writes_a_folder_that_loads(name, tmp_path):
     main(name, tmp_path / "reviews", train_reviews=128)

@@ -23,6 +23,7 @@ from clew.models.model_files import StoredSize, limit_size, stored_size
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("untyped")]
 
 
+@pytest.mark.sampled(0.4)
 @pytest.mark.parametrize("name", hostile.MODELS)
 def test_configurations(name, tmp_path, room):
     refused(hostile.MODELS[name](tmp_path), fine=name in hostile.FINE)

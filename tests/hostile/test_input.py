@@ -308,7 +308,7 @@ TEXTS = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(0.4)
+@pytest.mark.sampled(0.2)
 @pytest.mark.parametrize("name", TEXTS)
 def test_figures_of_any_characters(name, given, tmp_path):
     words, columns = TEXTS[name], given.text.scores.shape[1]

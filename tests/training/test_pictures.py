@@ -85,6 +85,7 @@ class Stopped(Exception):
     """As if the machine went off."""
 
 
+@pytest.mark.sampled(0.5)
 @pytest.mark.parametrize("model", ["mini:digits", "vit"])
 def test_pictures_go_on_with_the_same_bits_and_keep_the_best(scenes, vit, tmp_path, monkeypatch, model):
     """transformers stores some models under other names than they have in memory."""

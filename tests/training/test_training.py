@@ -293,7 +293,7 @@ def kind_of(model):
     return re.split("[:/]", model)[-1]
 
 
-@pytest.mark.sampled(0.5)
+@pytest.mark.sampled(0.25)
 @pytest.mark.parametrize("train", ["head", "1", "blocks", "all"])
 @pytest.mark.parametrize("kind", CHANGED)
 def test_what_is_frozen_stays_to_the_last_bit_and_all_else_changes(sources, tmp_path, kind, train):

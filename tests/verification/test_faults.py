@@ -68,7 +68,7 @@ def is_wrong(one, other):
     )  # fmt: skip
 
 
-@pytest.mark.sampled(0.5)
+@pytest.mark.sampled(0.25)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_wrong_result_is_refused(name, settings, right, monkeypatch, untyped):
     FAULTS[name](monkeypatch)
