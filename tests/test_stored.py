@@ -4,9 +4,13 @@ They were written at commit fb7d9c4 from the bundled models and, for `generation
 """
 
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import clew
 
@@ -22,11 +26,28 @@ STORED = Path(__file__).parent / "stored"
     ],
 )
 def test_a_result_of_before_opens(name, kind, shape, total, method):
-    result = clew.Attribution.load(STORED / f"{name}.safetensors")
+    file = STORED / f"{name}.safetensors"
+    script = f"import clew; print(clew.Attribution.load({str(file)!r}).method)"  # all kinds are known from the start
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == method
+    result = clew.Attribution.load(file)
     assert (type(result).__name__, tuple(result.scores.shape), result.method) == (kind, shape, method)
     assert float(result.scores.double().sum()) == pytest.approx(total, rel=1e-9)
     assert result.checks["forward_difference"] is not None
     assert result.to_html()
+
+
+@pytest.mark.parametrize("name", ["image", "text", "generation"])
+def test_a_result_that_was_pickled_before_opens(name):
+    """In a process of its own, which has imported no file of clew's: a pickle names them."""
+    script = f"import pickle, sys; print(pickle.load(open({str(STORED / name)!r} + '.pickle', 'rb')).method)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    with (STORED / f"{name}.pickle").open("rb") as file:
+        found = pickle.load(file)
+    saved = clew.Attribution.load(STORED / f"{name}.safetensors")
+    assert run.stdout.strip() == found.method == saved.method
+    assert type(found) is type(saved) and torch.equal(found.scores, saved.scores)
+    assert pickle.loads(pickle.dumps(found)).method == found.method
 
 
 def test_a_run_of_before_opens_and_reports(tmp_path):

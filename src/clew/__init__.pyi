@@ -1,5 +1,12 @@
 from . import metrics, rules, statistics, targets
-from .attributions import Attribution, ImageAttribution, PairAttribution, TextAttribution, compare
+from .attributions import (
+    Attribution,
+    GenerationAttribution,
+    ImageAttribution,
+    PairAttribution,
+    TextAttribution,
+    compare,
+)
 from .attributions.figure import figure
 from .datasets import Dataset, Example, open_dataset
 from .diagnosis import doctor
@@ -9,7 +16,7 @@ from .evaluation.benchmarks import benchmarks
 from .evaluation.evaluate import evaluate
 from .evaluation.report.report import report
 from .explainers import method, methods
-from .explaining import GenerationAttribution, LoadedPair, explain_generation
+from .explaining import LoadedPair, explain_generation
 from .explaining.explain import explain
 from .inputs import Preprocess, open_image
 from .loading import DinoLinear, LoadedModel

@@ -2,6 +2,7 @@
 
 from .base import Attribution
 from .comparison import compare
+from .generation import GenerationAttribution
 from .image import ImageAttribution
 from .pair import PairAttribution
 from .saved_fields import SavedFields

@@ -1,18 +1,15 @@
-"""Attributions of generated text: which earlier tokens each token that a model wrote goes back to."""
+"""Explains generated text: which earlier tokens each token that a model wrote goes back to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..attributions import Attribution, SavedFields, TextAttribution
-from ..draw import Piece, generation_fragment, generation_page, generation_png, terminal
+from ..attributions import Attribution, GenerationAttribution, TextAttribution
 from ..errors import InputError
-from ..files import Number
 from ..inputs import BROKEN, refuse_unreadable
 from ..models import LoadedModel
 from ..progress import progress_bar
@@ -22,74 +19,6 @@ from .explain import explain
 from .prepare import unwrap
 from .prepare_text import check_length, check_token_ids
 from .prompts import device_of, generate_greedily, read_prompt, with_answer
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class GenerationAttribution(Attribution):
-    """A matrix: `scores` (output, input) of one method for each generated token, over all tokens before it.
-
-    `tokens` are those of the prompt and the answer, of which the first `prompt` are the prompt's; row `i` explains
-    token `prompt + i`. Tokens from there on have 0. Together they are the text: a character of several tokens stands at
-    the first of them, and the others are empty.
-    """
-
-    input_ids: Tensor
-    tokens: Sequence[str]
-    prompt: int
-
-    kind: ClassVar[str] = "generation"
-    tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """The generated tokens."""
-        return self.tokens[self.prompt :]
-
-    def total(self) -> Tensor:
-        """Scores of the whole answer, (input,): the sum over generated tokens."""
-        return self.scores.sum(0)
-
-    def to_html(self) -> str:
-        """One self-contained page: choose a generated token and see what it goes back to, or read the matrix."""
-        facts = {k: v for k, v in self.facts(0).items() if k != "target"}
-        return generation_page(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy(), facts)
-
-    def to_png(self) -> bytes:
-        """The matrix as a picture."""
-        return generation_png(self.tokens, self.prompt, self.scores.float().cpu().numpy())
-
-    def to_rich(self, example: int = 0) -> Any:
-        """The text in colours for one generated token, as `rich` prints it on a terminal."""
-        scores = self.scores[example].tolist()
-        scored = [Piece(t, s, False, (i,)) for i, (t, s) in enumerate(zip(self.tokens, scores, strict=True))]
-        return terminal(scored[: self.prompt + example])
-
-    def _repr_html_(self) -> str:
-        return generation_fragment(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy())
-
-    def _repr_png_(self) -> bytes:
-        return self.to_png()
-
-    def shape_in_words(self) -> str:
-        """How large the matrix is."""
-        return f"over {self.scores.shape[1]} tokens"
-
-    def writers(self) -> dict[str, Any]:
-        """What makes the content of a file, by suffix."""
-        return {".html": self.to_html, ".png": self.to_png, **super().writers()}
-
-    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"input_ids": self.input_ids}, {"tokens": list(self.tokens), "prompt": self.prompt}
-
-    @classmethod
-    def _from_file(cls, saved: SavedFields, batch: int, tokens: int) -> dict[str, Any]:
-        names, prompt = saved.value("tokens", [str]), saved.value("prompt", Number(whole=True, least=1))
-        if len(names) != tokens:
-            raise saved.wrong("tokens", f"{tokens} names", len(names))
-        if prompt + batch != tokens:
-            raise saved.wrong("prompt", f"{tokens - batch}, so that each token behind it has a row", prompt)
-        return {"input_ids": saved.tensor("input_ids", "whole", (tokens,)), "tokens": names, "prompt": prompt}
-
 
 MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
 
