@@ -22,6 +22,7 @@ STORED = Path(__file__).parent / "stored"
     [
         ("image", "ImageAttribution", (1, 64), 0.6497771111316979, "beyond_intuition_token"),
         ("text", "TextAttribution", (1, 42), 0.21404393651755527, "attn_lrp"),
+        ("pair", "PairAttribution", (1, 100), 0.9869522391818464, "raw_attention"),
         ("generation", "GenerationAttribution", (3, 12), 8.756171107757837, "attn_lrp"),
     ],
 )
@@ -37,7 +38,7 @@ def test_a_result_of_before_opens(name, kind, shape, total, method):
     assert result.to_html()
 
 
-@pytest.mark.parametrize("name", ["image", "text", "generation"])
+@pytest.mark.parametrize("name", ["image", "text", "pair", "generation"])
 def test_a_result_that_was_pickled_before_opens(name):
     """In a process of its own, which has imported no file of clew's: a pickle names them."""
     script = f"import pickle, sys; print(pickle.load(open({str(STORED / name)!r} + '.pickle', 'rb')).method)"

@@ -17,11 +17,8 @@ _MOVED = {
     "clew.image_attribution": "clew.attributions.image",
     "clew.text_attribution": "clew.attributions.text",
     "clew.pair_attribution": "clew.attributions.pair",
-    "clew.attribution": "clew.attributions.base",
     "clew.generation": "clew.attributions.generation",
-    "clew.images": "clew.inputs.preprocessing",
     "clew.plots": "clew.draw.plots",
-    "clew.texts": "clew.inputs.text_batch",
 }
 
 

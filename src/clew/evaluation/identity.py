@@ -23,12 +23,6 @@ _PACKAGES = (
     "pillow", "pyarrow",
 )  # fmt: skip
 
-# Module names when the first runs were stored; hashes keep using them.
-_FORMERLY = {
-    "clew.explainers": "clew.methods", "clew.rules.rule_sets": "clew.rule_sets", "clew.lrp": "clew",
-    "clew.subject": "clew", "clew.evaluation": "clew", "clew.models": "clew",
-}  # fmt: skip
-
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Versions of what is installed of some packages."""
@@ -80,13 +74,15 @@ def _plain(value: Any, depth: int) -> Any:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return [type(value).__qualname__, _plain(fields, depth + 1)]
     if isinstance(value, type):
-        return ["class", _module_of(value), value.__qualname__]
+        return ["class", value.__module__, value.__qualname__]
     return [type(value).__qualname__, _plain(dict(getattr(value, "__dict__", {})), depth + 1)]
 
 
 def _function(function: Callable[..., Any]) -> list[Any]:
     if function.__module__.partition(".")[0] == "clew":
-        return ["of clew", _module_of(function), function.__qualname__]  # the version says the rest
+        # The version says the rest. Methods stood in `clew.methods` when the first runs were stored.
+        module = function.__module__.replace("clew.explainers.", "clew.methods.")
+        return ["of clew", module, function.__qualname__]
     made: list[Any] = []
     for cell in getattr(function, "__closure__", None) or ():
         try:
@@ -97,13 +93,6 @@ def _function(function: Callable[..., Any]) -> list[Any]:
             made.append(_plain(inside, 0))
     defaults = [getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__")]
     return ["function", function.__qualname__, _code(cast(Any, function).__code__), made, _plain(defaults, 0)]
-
-
-def _module_of(value: Any) -> str:
-    """The module of a function or class, by the name that runs know it by, wherever its file has moved since."""
-    module: str = value.__module__
-    room = next((room for room in _FORMERLY if f"{module}.".startswith(f"{room}.")), None)
-    return module if room is None else _FORMERLY[room] + module.removeprefix(room)
 
 
 def _code(code: CodeType) -> list[Any]:
