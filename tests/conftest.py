@@ -3,13 +3,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import hashlib
-import math
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
+from support.sampling import group_of, left_out
 
 # Shapes and types are checked in all of clew, but for what runs at every torch call: closures that are made anew there
 # mean compiling a checker for each of them, and small functions cost less than checking what they are given.
@@ -29,26 +28,21 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of tests marked `sampled(share, by=…)` a fixed part of the cases, unless all are asked for.
-
-    Of each group of cases (those of equal `by`, a parameter's name or a function of the parameters) the same `share` is
-    run, and at least one: the first by a hash of their names.
-    """
+    """Of tests marked `sampled(share, by=…)` a fixed part of the cases, unless all are asked for."""
     if config.getoption("--all-cases"):
         return
-    groups = {}
-    for item in items:
-        if mark := item.get_closest_marker("sampled"):
-            by, given = mark.kwargs.get("by"), item.callspec.params
-            group = by(given) if callable(by) else given.get(by)
-            groups.setdefault((item.location[0], item.originalname, str(group), *mark.args), []).append(item)
-    left_out = set()
-    for (*_, share), cases in groups.items():
-        ranked = sorted(cases, key=lambda item: hashlib.sha256(item.name.encode()).hexdigest())
-        left_out.update(ranked[math.ceil(share * len(ranked)) :])
-    if left_out:
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = [item for item in items if item not in left_out]
+    marked = [(item, mark) for item in items if (mark := item.get_closest_marker("sampled"))]
+    gone = left_out(
+        (
+            (item.location[0], item.originalname, group_of(mark.kwargs.get("by"), item.callspec.params)),
+            item.nodeid,
+            *mark.args,
+        )
+        for item, mark in marked
+    )
+    if gone:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in gone])
+        items[:] = [item for item in items if item.nodeid not in gone]
 
 
 def pytest_configure(config):
