@@ -6,4 +6,6 @@ from .generation import GenerationAttribution
 from .image import ImageAttribution
 from .pair import PairAttribution
 from .saved_fields import SavedFields
+from .streams import StreamsAttribution
+from .tensor import TensorAttribution
 from .text import TextAttribution

@@ -43,6 +43,7 @@ class Attribution:
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     details: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stream: str | None = None  # the name of the input that was explained
 
     kind: ClassVar[str] = ""
     tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")  # fields with an entry for each example
@@ -62,8 +63,32 @@ class Attribution:
     def __len__(self) -> int:
         return len(self.all_scores)
 
-    def __getitem__(self, index: int | slice) -> Attribution:
-        """One example, or some, as an attribution of its own."""
+    @property
+    def stream_name(self) -> str:
+        """The name of the input that was explained."""
+        return self.stream or self.kind
+
+    @property
+    def streams(self) -> dict[str, Attribution]:
+        """The result of each input, by its name."""
+        return {self.stream_name: self}
+
+    def shares(self) -> dict[str, Tensor]:
+        """What each stream got of the score, (batch,) each, and what operations kept, by cause.
+
+        Of methods that account for the score (LRP) these add up to it.
+        """
+        found = {name: part.all_scores.detach().flatten(1).sum(1) for name, part in self.streams.items()}
+        leaks = {k.removeprefix("leak_"): v for k, v in self.checks.items() if k.startswith("leak_")}
+        rest = {"unexplained": self.checks["unexplained"]} if "unexplained" in self.checks else {}
+        return found | leaks | rest
+
+    def __getitem__(self, index: int | slice | str) -> Attribution:
+        """One example, or some, as an attribution of its own; by a name the result of one stream."""
+        if isinstance(index, str):
+            if index not in self.streams:
+                raise ClewError(f"no stream {index!r}", expected=", ".join(self.streams), got=index)
+            return self.streams[index]
         chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
         batch = len(self)
         if isinstance(index, int) and not -batch <= index < batch:
@@ -78,8 +103,23 @@ class Attribution:
             checks={k: take(v) for k, v in self.checks.items()},
             details={k: take(v) for k, v in self.details.items()},
             **{name: take(getattr(self, name)) for name in self.tensors},
-            **{name: getattr(self, name)[chosen] for name in (*self.lists, *self.nested) if len(getattr(self, name))},
+            **{name: getattr(self, name)[chosen] for name in self.lists if len(getattr(self, name))},
+            **self.inner_fields({name: part[chosen] for name, part in self.inner().items()}),
         )
+
+    def inner(self) -> dict[str, Attribution]:
+        """Results of as many examples within this one, by name."""
+        return {name: getattr(self, name) for name in self.nested}
+
+    @classmethod
+    def inner_fields(cls, inner: Mapping[str, Attribution]) -> dict[str, Any]:
+        """Fields that hold results within this one."""
+        return dict(inner)
+
+    @classmethod
+    def inner_names(cls, saved: SavedFields) -> Sequence[str]:
+        """The names of results within a saved one."""
+        return cls.nested
 
     @staticmethod
     def concatenate(parts: Sequence[Attribution]) -> Attribution:
@@ -110,7 +150,7 @@ class Attribution:
             },
             **{k: first.join([getattr(p, k) for p in parts], sizes) for k in first.tensors},
             **{k: [one for p in parts for one in getattr(p, k)] for k in first.lists},
-            **{k: Attribution.concatenate([getattr(p, k) for p in parts]) for k in first.nested},
+            **first.inner_fields({k: Attribution.concatenate([p.inner()[k] for p in parts]) for k in first.inner()}),
         )
 
     def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
@@ -198,8 +238,10 @@ class Attribution:
             "checks": {k: None if isinstance(v, Tensor) else v for k, v in self.checks.items()},  # in their order
             "provenance": dict(self.provenance),
         }
-        for name in self.nested:
-            inner, plain = getattr(self, name)._everything()
+        if self.stream is not None:
+            meta["stream"] = self.stream
+        for name, part in self.inner().items():
+            inner, plain = part._everything()
             more |= {f"{name}/{k}": v for k, v in inner.items()}
             meta[f"{name}/"] = plain
         return tensors | more, meta
@@ -251,7 +293,8 @@ class Attribution:
             "checks": checks,
             "provenance": saved.value("provenance", {str: ANY}),
             **cls._from_file(saved, batch, tokens),
-            **{name: Attribution._made_of(saved.inner(name), batch) for name in cls.nested},
+            **cls.inner_fields({n: Attribution._made_of(saved.inner(n), batch) for n in cls.inner_names(saved)}),
+            "stream": saved.value("stream", (None, str), None),
             "details": saved.tensors("details."),
         }
         saved.done()

@@ -66,8 +66,10 @@ class ImageAttribution(Attribution):
         missing = (0, max(0, width - columns * across), 0, max(0, height - rows * down))
         return F.pad(covered, missing, mode="replicate")[:, 0, :height, :width]
 
-    def __getitem__(self, index: int | slice) -> ImageAttribution:
-        """One result, or some, as an attribution of its own."""
+    def __getitem__(self, index: int | slice | str) -> Any:
+        """One result, or some, as an attribution of its own; by a name the result of one stream."""
+        if isinstance(index, str):
+            return super().__getitem__(index)
         found, each = super().__getitem__(index), self.maps_per_image
         start, _, step = (index if isinstance(index, slice) else slice(index, None)).indices(len(self))
         whole = step == 1 and start % each == 0 and len(found) % each == 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from ..draw import Cell
+from .base import Attribution
 from .image import ImageAttribution
 from .text import TextAttribution
 
@@ -27,6 +28,11 @@ class PairAttribution(ImageAttribution):
         """Both sides of the same pairs."""
         assert len(image) == len(text)
         return PairAttribution(**{f.name: getattr(image, f.name) for f in fields(image)}, text=text)
+
+    @property
+    def streams(self) -> dict[str, Attribution]:
+        """Both sides, by name."""
+        return {"image": self.image, "text": self.text}
 
     @property
     def image(self) -> ImageAttribution:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import ClewError, OptionError, close_matches, short_repr
 from ..literals import call
 from ..registry import import_submodules
-from ..subject import Result, Subject
+from ..subject import Result, StreamSubject, Subject
 from ..validation import validate_arguments
 
 Function = Callable[..., Any]
@@ -28,7 +28,7 @@ Function = Callable[..., Any]
 class Method:
     """A registered method: its name, source, one-line summary and options with their defaults.
 
-    `seeds`: its option `seed` may be one number for each example.
+    `seeds`: its option `seed` may be one number for each example. `any_model`: it needs no declaration of a model.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Method:
     paper: str
     summary: str
     seeds: bool = False
+    any_model: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -43,7 +44,7 @@ class Method:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    def __call__(self, subject: Subject, **options: Any) -> Result:
+    def __call__(self, subject: Subject | StreamSubject, **options: Any) -> Result:
         """Run the method. Raises `OptionError` for an option it does not have, or of a type that it does not take."""
         for name in options:
             if name not in self.options:
@@ -56,20 +57,23 @@ class Method:
             raise OptionError(f"{self.name} returns no scores", expected=expected, got=type(result).__name__)
         result = result if isinstance(result, Result) else Result(scores=result)
         merged = {**self.options, **options, **result.options}
-        return Result(result.scores, result.pixels, merged, result.checks, result.details)
+        return replace(result, options=merged)
 
 
 _registered: dict[str, Method] = {}
 
 
-def method(*, paper: str, summary: str, seeds: bool = False) -> Callable[[Function], Function]:
-    """Register a function as a method under its own name. Raises `ClewError` for a name that is taken."""
+def method(*, paper: str, summary: str, seeds: bool = False, any_model: bool = False) -> Callable[[Function], Function]:
+    """Register a function as a method under its own name. Raises `ClewError` for a name that is taken.
+
+    `any_model`: it explains models that are not declared, too: it takes a `StreamSubject`.
+    """
 
     def add(function: Function) -> Function:
         name = function.__name__
         if name in methods():
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
-        _registered[name] = Method(name, function, paper, summary, seeds)
+        _registered[name] = Method(name, function, paper, summary, seeds, any_model)
         return function
 
     return add
@@ -87,7 +91,7 @@ def find_method(method: str | Function | Method) -> Method:
         return method
     if callable(method):
         name = getattr(method, "__name__", type(method).__name__)
-        return Method(name, method, "", inspect.getdoc(method) or "")
+        return Method(name, method, "", inspect.getdoc(method) or "", any_model=True)
     known = methods()
     if not isinstance(method, str) or method not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"no method {short_repr(method)}", got=short_repr(method), todo=close_matches(method, known))

@@ -1,5 +1,5 @@
 """Methods made of the gradient of the input. Images: pixels, whose sums over each patch are token scores. Texts: one
-number for the word embedding `x` of each token."""
+number for the word embedding `x` of each token. Models that are not declared: the same for each of their streams."""
 
 from __future__ import annotations
 
@@ -7,28 +7,44 @@ import torch
 from torch import Tensor
 
 from ..shapes import at_least_float32
-from ..subject import MOST_STEPS, PathRecord, Result, Subject, quadrature_rule, scaled_along
+from ..subject import (
+    MOST_STEPS,
+    PathRecord,
+    Result,
+    StreamSubject,
+    Subject,
+    add_up,
+    leaves_of,
+    quadrature_rule,
+    scaled_leaves,
+)
 from ..validation import validate_float, validate_integer, validate_seed
 from . import is_released, method
 
+Explained = Subject | StreamSubject
 
-@method(paper="Simonyan et al. 2014", summary="the size of the gradient of the input")
-def saliency(subject: Subject, *, absolute: bool = True) -> Result:
+
+@method(paper="Simonyan et al. 2014", summary="the size of the gradient of the input", any_model=True)
+def saliency(subject: Explained, *, absolute: bool = True) -> Result:
     """`Σ_c |∂s/∂x|` over channels, of texts `‖∂s/∂x‖`; with `absolute=False` the signed sum."""
-    gradient, _ = subject.input_gradient(subject.x)
-    return _result(subject, gradient, absolute=absolute)
+    at = leaves_of(subject)
+    gradients, _ = at.gradients()
+    return at.result(gradients, size=absolute)
 
 
-@method(paper="Shrikumar et al. 2017", summary="the input times its gradient")
-def input_x_gradient(subject: Subject) -> Result:
+@method(paper="Shrikumar et al. 2017", summary="the input times its gradient", any_model=True)
+def input_x_gradient(subject: Explained) -> Result:
     """`Σ_c x · ∂s/∂x`, signed; `x` is the input as the model gets it, so mean colour counts as zero."""
-    gradient, _ = subject.input_gradient(subject.x)
-    return _result(subject, subject.x * gradient)
+    at = leaves_of(subject)
+    gradients, _ = at.gradients()
+    return at.result({key: x * gradients[key] for key, x in at.leaves.items()})
 
 
-@method(paper="Sundararajan et al. 2017", summary="the gradient integrated from a baseline to the input")
+@method(
+    paper="Sundararajan et al. 2017", summary="the gradient integrated from a baseline to the input", any_model=True
+)
 def integrated_gradients(
-    subject: Subject,
+    subject: Explained,
     *,
     n_steps: int = 50,
     baselines: float | Tensor = 0.0,
@@ -42,29 +58,30 @@ def integrated_gradients(
     `variant="beyond_intuition"` gives what the released code returns: the mean of `α` times the gradient, not
     multiplied by the input. `checks`: `completeness_gap`, the sum of all pixels minus `s(x) - s(x')`.
     """
-    x = subject.x
-    start = subject.baseline(baselines, x)
+    at = leaves_of(subject)
+    x = at.leaves
+    start = at.baseline(baselines, x)
     rule = quadrature_rule(quadrature, n_steps)
-    own = rule.weights.to(x.dtype).to(x.device)
-    released, taken = is_released(variant), PathRecord(start, x)
-    weights = own * rule.points.to(own) if released else own
-    total = torch.zeros_like(at_least_float32(x))
-    for point, example in subject.chunks(n_steps, internal_batch_size):
-        scaled = scaled_along(start, x, rule, point, example)
-        gradient, _ = subject.input_gradient(scaled, example)
-        taken.add(scaled, own[point], example)
-        total.index_add_(0, example, (gradient * weights[point].view(-1, *[1] * (x.ndim - 1))).to(total.dtype))
-    subject.measure_path(quadrature, taken, n_steps)
+    weights = rule.weights * rule.points if (released := is_released(variant)) else rule.weights
+    taken = {key: PathRecord(start[key], x[key]) for key in x}
+    total: dict[str, Tensor] = {}
+    for point, rows in at.chunks(n_steps, internal_batch_size):
+        scaled = scaled_leaves(start, x, rule, point, rows)
+        gradients, _ = at.gradients(scaled, rows)
+        for key, record in taken.items():
+            record.add(scaled[key], rule.weights.to(x[key].dtype)[point.cpu()], rows)
+        add_up(total, x, gradients, weights[point.cpu()], rows)
+    at.measure_path(quadrature, taken.values(), n_steps)
     if released or not multiply_by_inputs:
-        return _result(subject, total)
-    values = (x - start) * total
-    gap = at_least_float32(values).flatten(1).sum(-1) - (_score(subject, x) - _score(subject, start))
-    return _result(subject, values, {"completeness_gap": gap})
+        return at.result(total)
+    values = {key: (x[key] - start[key]) * total[key] for key in x}
+    gap = at.per_example(values) - at_least_float32(at.scores_at(x) - at.scores_at(start))
+    return at.result(values, checks={"completeness_gap": gap})
 
 
-@method(paper="Smilkov et al. 2017", summary="the gradient averaged over noisy copies of the input")
+@method(paper="Smilkov et al. 2017", summary="the gradient averaged over noisy copies of the input", any_model=True)
 def smoothgrad(
-    subject: Subject,
+    subject: Explained,
     *,
     n_samples: int = 25,
     stdevs: float = 0.15,
@@ -77,24 +94,23 @@ def smoothgrad(
 
     The same noise for the same `seed`, whatever else is in the batch and however it is padded.
     """
-    x = subject.x
+    at = leaves_of(subject)
+    x = at.leaves
     n_samples, seed = validate_integer("n_samples", n_samples, 1, MOST_STEPS), validate_seed("seed", seed)
-    spread = validate_float("stdevs", stdevs, 0) * _range(x, subject.mask).view(-1, *[1] * (x.ndim - 1))
-    total = torch.zeros_like(at_least_float32(x))
-    for sample, example in subject.chunks(n_samples, internal_batch_size):
-        noise = torch.stack([_noise(seed, int(k), x[0], by_token=subject.bound.is_text) for k in sample])
-        gradient, _ = subject.input_gradient(x[example] + spread[example] * noise, example)
-        total.index_add_(0, example, gradient.to(total.dtype) / n_samples)
-    return _result(subject, total, absolute=absolute)
-
-
-def _range(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Largest minus least value of each example, (batch,), padding left out."""
-    high = low = x
-    if mask is not None:
-        padding = ~mask.to(x.device)[..., None]
-        high, low = x.masked_fill(padding, -torch.inf), x.masked_fill(padding, torch.inf)
-    return high.flatten(1).amax(1) - low.flatten(1).amin(1)
+    stdevs = validate_float("stdevs", stdevs, 0)
+    spread = {key: stdevs * size for key, size in at.ranges(x).items()}
+    one = {key: value[0] if at.has_examples_first(key) else value for key, value in x.items()}
+    weights = torch.full((n_samples,), 1 / n_samples, dtype=torch.float64)
+    total: dict[str, Tensor] = {}
+    for sample, rows in at.chunks(n_samples, internal_batch_size):
+        noisy: dict[str, Tensor] = {}
+        for key, value in x.items():
+            noise = torch.stack([_noise(seed, int(k), one[key], by_token=at.is_words(key)) for k in sample])
+            noise = noise if at.has_examples_first(key) else noise[0]
+            noisy[key] = value[rows] + spread[key][rows] * noise
+        gradients, _ = at.gradients(noisy, rows)
+        add_up(total, x, gradients, weights[sample.cpu()], rows)
+    return at.result(total, size=absolute)
 
 
 def _noise(seed: int, sample: int, like: Tensor, *, by_token: bool) -> Tensor:
@@ -102,20 +118,5 @@ def _noise(seed: int, sample: int, like: Tensor, *, by_token: bool) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + sample)
     if not by_token:
         return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
-    rows = [torch.randn(like.shape[1], generator=generator, dtype=torch.float32, device="cpu") for _ in like]
+    rows = [torch.randn(like.shape[1:], generator=generator, dtype=torch.float32, device="cpu") for _ in like]
     return torch.stack(rows).to(like)
-
-
-def _score(subject: Subject, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return subject.score(subject.forward(x))
-
-
-def _result(
-    subject: Subject, values: Tensor, checks: dict[str, Tensor] | None = None, *, absolute: bool = False
-) -> Result:
-    """Values in the shape of the input as one number per pixel or token: summed, or their size."""
-    values = at_least_float32(values)
-    if subject.bound.is_text:
-        return Result(scores=values.norm(dim=-1) if absolute else values.sum(-1), checks=checks or {})
-    return Result(pixels=(values.abs() if absolute else values).sum(1), checks=checks or {})

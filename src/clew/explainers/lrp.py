@@ -10,18 +10,25 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, short_repr
-from ..lrp import PositionAggregation, Relevance, add_positional_relevance, propagate, reduced
+from ..lrp import (
+    PositionAggregation,
+    Relevance,
+    add_positional_relevance,
+    propagate,
+    propagate_to_streams,
+    reduced,
+)
 from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
 from ..shapes import Attn, at_least_float32
-from ..subject import Result, Subject
+from ..subject import Result, StreamSubject, Subject, stream_result
 from . import is_released, method
 
 Rules = str | Mapping[str, Any]
 
 
-@method(paper="Bach et al. 2015", summary="relevance by any rule set")
+@method(paper="Bach et al. 2015", summary="relevance by any rule set", any_model=True)
 def lrp(
-    subject: Subject,
+    subject: Subject | StreamSubject,
     *,
     rules: Rules = "epsilon",
     level: str | None = None,
@@ -51,7 +58,7 @@ def lrp(
 
 
 def _lrp(
-    subject: Subject,
+    subject: Subject | StreamSubject,
     rules: Rules,
     level: str | None = None,
     part: str = "semantic",
@@ -66,6 +73,8 @@ def _lrp(
     defaults = DEFAULTS.get(rules, {}) if isinstance(rules, str) else {}
     if gammas != (None, None):
         rules = with_gamma(rule_set(rules)[1], *gammas)
+    if isinstance(subject, StreamSubject):
+        return _of_streams(subject, rules, level, part, reduction, start, clamp)
     text = subject.bound.is_text
     level = level or ("token" if text else str(defaults.get("level", "token")))
     start = start or str(defaults.get("start", "score"))
@@ -95,8 +104,38 @@ def _lrp(
     return Result(scores.clamp(min=0) if clamp else scores, checks=checks, **common)
 
 
-@method(paper="Achtibat et al. 2024", summary="AttnLRP: relevance through attention by half and by Taylor expansion")
-def attn_lrp(subject: Subject, *, level: str = "token", part: str = "semantic", reduction: str = "sum") -> Result:
+def _of_streams(
+    subject: StreamSubject,
+    rules: Rules,
+    level: str | None,
+    part: str,
+    reduction: str,
+    start: str | None,
+    clamp: bool | None,
+) -> Result:
+    """Relevance of all streams of a model that is not declared: it ends where input enters."""
+    _one_of("level", level or "token", ("token",))
+    _one_of("part", part, ("semantic",))
+    _one_of("reduction", reduction, ("sum", "l2"))
+    start = start or "score"
+    _one_of("start", start, ("score", "one"))
+    found = propagate_to_streams(subject, rules, start)
+    subject.relevance.append(found)
+    options = {"rules": found.rules, "start": start, "clamp": bool(clamp)}
+    result = stream_result(subject, found.leaves, size=reduction == "l2", options=options, checks=found.checks())
+    if clamp:
+        result = replace(result, streams={name: R.clamp(min=0) for name, R in (result.streams or {}).items()})
+    return result
+
+
+@method(
+    paper="Achtibat et al. 2024",
+    summary="AttnLRP: relevance through attention by half and by Taylor expansion",
+    any_model=True,
+)
+def attn_lrp(
+    subject: Subject | StreamSubject, *, level: str = "token", part: str = "semantic", reduction: str = "sum"
+) -> Result:
     """AttnLRP with `ε → 0`: gradient × input of a model whose norms are fixed and whose products are halved.
 
     One forward and one backward pass. `lrp(rules="gamma")` is the paper's composite for ViT. Options as in `lrp`.
@@ -104,8 +143,10 @@ def attn_lrp(subject: Subject, *, level: str = "token", part: str = "semantic", 
     return _lrp(subject, "attn_lrp", level, part, reduction)
 
 
-@method(paper="Ali et al. 2022", summary="CP-LRP: relevance through the values, attention held fixed")
-def cp_lrp(subject: Subject, *, level: str = "token", part: str = "semantic", reduction: str = "sum") -> Result:
+@method(paper="Ali et al. 2022", summary="CP-LRP: relevance through the values, attention held fixed", any_model=True)
+def cp_lrp(
+    subject: Subject | StreamSubject, *, level: str = "token", part: str = "semantic", reduction: str = "sum"
+) -> Result:
     """Conservative propagation: attention weights, gates and standard deviations count as constants. As `lrp`."""
     return _lrp(subject, "cp_lrp", level, part, reduction)
 

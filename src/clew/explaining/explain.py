@@ -13,13 +13,14 @@ from ..attributions import Attribution
 from ..errors import ClewError, OptionError, TargetError
 from ..explainers import find_method, parse_method
 from ..inputs import refuse_unreadable
-from ..models import Architecture, LoadedModel, find_pair, supports_logits_to_keep
+from ..models import Architecture, LoadedModel, find_pair, is_declared, supports_logits_to_keep
 from ..progress import progress_bar
 from ..seam import isolated_modes
 from ..subject import Subject
 from ..targets import Target, flatten_targets, head_of, logits_of, resolve, rows_of
 from ..validation import validate_call
 from ..verification import UserCall
+from .any_model import AnyModel, explain_any
 from .assemble import Request, Settings, attribution_of
 from .pair_model import LoadedPair
 from .prepare import PreparedBatch, prepare, unwrap
@@ -38,6 +39,7 @@ def explain(
     side: str | None = None,
     score: str = "logit",
     architecture: Architecture | None = None,
+    at: str | None = None,
     checks: str = "default",
     details: bool = False,
     normalize: str | None = None,
@@ -68,6 +70,7 @@ def explain(
             the classes; labels that do not exclude each other (`config.problem_type`) and an only output have a sigmoid
             each; `checks["probability"]` says which. A regression has none.
         architecture: a declaration to use instead of the registered one.
+        at: the path of a module: scores are those of its output, instead of the input's.
         checks: "default" verifies each step against something independent of it: the model called as you call it (once
             per model and input shape), its own attention output, gradients, the rows that its head reads, padding, the
             score, where scores are placed; "full" calls the model every time; "off" verifies nothing.
@@ -110,6 +113,10 @@ def explain(
     if window is not None:
         more["architecture"] = architecture
         return Windows(explain, window, stride, more, settings).of(model, inputs, target)
+    if at is not None or (architecture is None and not is_declared(module)):
+        with progress_bar(chosen.name, show_progress) as progress:
+            anything = AnyModel.of(model, module, inputs, compute_dtype)
+            return explain_any(anything, chosen, target, score, options, settings, at, progress)
     with progress_bar(chosen.name, show_progress) as progress:
         ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)
         subject = subject_of(ready, target, score, details=details, progress=progress, verify=checks != "off")

@@ -72,14 +72,7 @@ def prepare(
     """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
-    if any(part.training for part in module.modules()):
-        training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
-        raise InputError(
-            f"{type(module).__name__} is in training mode, so dropout makes every pass different",
-            expected="a model in evaluation mode",
-            got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
-            todo="call model.eval()",
-        )
+    refuse_training(module)
     if compute_dtype is not None:
         module = in_dtype(module, compute_dtype)
     module = twin(module)
@@ -90,9 +83,9 @@ def prepare(
         tokenizer = loaded.tokenizer if loaded is not None else None
         tensors, text = text_inputs(inputs, module, bound, tokenizer, truncate=truncate)
     else:
-        tensors, pictures = _as_tensors(inputs, loaded, bound.architecture.input_name or "", bound.channels)
-    like = _like(bound.patches, module)
-    moved = {name: _moved(value, like) for name, value in tensors.items()}
+        tensors, pictures = image_inputs(inputs, loaded, bound.architecture.input_name or "", bound.channels)
+    where = like(bound.patches, module)
+    moved = {name: _moved(value, where) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
     labels = labels_by_index(loaded.labels) if loaded is not None else config_labels(getattr(module, "config", None))
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
@@ -101,7 +94,19 @@ def prepare(
     return PreparedBatch(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
 
 
-def _like(*modules: nn.Module) -> Tensor:
+def refuse_training(module: nn.Module) -> None:
+    """Raise `InputError` for a model in training mode."""
+    if any(part.training for part in module.modules()):
+        training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+        raise InputError(
+            f"{type(module).__name__} is in training mode, so dropout makes every pass different",
+            expected="a model in evaluation mode",
+            got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
+            todo="call model.eval()",
+        )
+
+
+def like(*modules: nn.Module) -> Tensor:
     """A tensor where inputs go, and in their precision: as the first parameter of floats, or if its weights are kept
     elsewhere, where accelerate's hooks say that it runs. Raises `InputError` for a model without weights."""
     first = next((p for m in modules for p in m.parameters() if p.is_floating_point()), torch.empty(0))
@@ -167,14 +172,15 @@ def encoder_inputs(model: LoadedModel, inputs: Any, *, is_text: bool, truncate: 
     if is_text:
         tensors = text_inputs(inputs, model.model, bound, model.tokenizer, truncate=truncate)[0]
     else:
-        tensors = _as_tensors(inputs, model, "pixel_values", None if bound is None else bound.channels)[0]
-    like = _like(model.model)
-    return {name: _moved(value, like) for name, value in tensors.items()}
+        tensors = image_inputs(inputs, model, "pixel_values", None if bound is None else bound.channels)[0]
+    where = like(model.model)
+    return {name: _moved(value, where) for name, value in tensors.items()}
 
 
-def _as_tensors(
+def image_inputs(
     inputs: Any, loaded: LoadedModel | None, name: str, channels: int | None
 ) -> tuple[dict[str, Any], Sequence[Picture]]:
+    """Images as arguments of a model, the images' under `name`, and the pictures to draw on."""
     if isinstance(inputs, Mapping):
         given = _of_mapping(inputs, name, channels)
         main = next(iter(given.values()))

@@ -52,6 +52,7 @@ class OperationBook:
         return sums.new_zeros(self.ledger.batch).index_add_(0, self.rows, sums)
 
     def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
+        self.ledger.dtypes.add(values.dtype)
         summed = self.sums(values)
         if factor != 1:
             summed = summed * factor
@@ -78,6 +79,7 @@ class Ledger:
         self.flow: dict[str, Flow] = {}
         self._found: dict[tuple[str, str], OperationRule] = {}
         self._finally: list[Callable[[], None]] = []
+        self.dtypes: set[torch.dtype] = set()  # in which amounts were written down
         self.rows: Tensor | None = None  # examples of the rows that an expert gets
 
     def examples_are(self, rows: Tensor | None) -> None:
@@ -114,6 +116,8 @@ class Ledger:
 
     def per_example(self, values: Tensor) -> Tensor:
         """Sums over all axes but the batch, which comes first: (batch,), in float32 or more."""
+        if not values.ndim and self.batch == 1:
+            return at_least_float32(values)[None]
         if values.ndim and values.shape[0] == self.batch:
             return at_least_float32(values).sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
         if values.ndim and values.shape[0] and values.shape[0] % self.batch == 0:

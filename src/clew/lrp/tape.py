@@ -23,6 +23,7 @@ from ..rules import PlainGradient, StabilisedFork, as_gradient
 from ..rules.rule_sets import RuleSet
 from ..seam import Back, IdentityWithBackward, OperationWithBackward, RuledBack, Seam, rows_read
 from .ledger import Flow, Ledger
+from .marks import Marks
 from .special_modules import PositionalRelevance, watch_activations, watch_texts
 
 Handler = Callable[["Tape", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -32,10 +33,11 @@ HANDLERS: dict[Any, Handler] = {}
 CONSERVING_FUNCTIONS: set[Any] = set()
 
 
-class Tape(Seam, Ledger):
+class Tape(Seam, Ledger, Marks):
     """One forward pass under a rule set. `level`: relevance ends at the "token" embeddings of patches or words, at the
     "pixel"s, or at the "sequence" that enters the first block of a text.
 
+    Without a declaration (`bound=None`) a pass of `model` has no places; relevance ends where the caller put leaves.
     `reads` are the rows that the head reads, where it is enough that these are right in the last block. `positions`
     lets relevance into rotary tables, `by_head` keeps it for each head.
 
@@ -56,6 +58,7 @@ class Tape(Seam, Ledger):
         keep_attention: bool = False,
         positions: bool = False,
         by_head: bool = False,
+        model: nn.Module | None = None,
     ) -> None:
         Seam.__init__(self)
         Ledger.__init__(self, rules, batch)
@@ -69,15 +72,14 @@ class Tape(Seam, Ledger):
         self.prefix: dict[int, Tensor] = {}
         self.pixels: Tensor | None = None
         self.leaf: Tensor | None = None
-        self.activated: dict[int, Tensor] = {}  # outputs of activations in this block, kept alive so no id is reused
-        self.probs: dict[int, Tensor] = {}  # softmaxes of this attention module and what was made of them, kept alive
-        self.scales: dict[int, float] = {}  # of tensors that were scaled on the way to the scores of attention
-        self._kept: list[Tensor] = []
-        self.positional = PositionalRelevance(wanted=positions, separate=by_head)
+        self.leaf_of: dict[int, tuple[int, Tensor]] = {}  # ids of leaves by those of their copies, kept alive
+        self.handed: dict[int, Tensor] = {}  # relevance as such of leaves, by id, from rules that give that
+        Marks.__init__(self, PositionalRelevance(wanted=positions, separate=by_head))
         self._uses: dict[int, list[Any]] = {}  # of tensors that may fork: the tensor, uses, uses by linear layers
+        self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self.paused = 0  # how many modules deep calls are left alone
         self.mixture = 0  # whether the pass is in a mixture of experts
-        self._bound = bound
+        self._bound, self._model = bound, model
         self._depth = bound.depth if bound is not None else 0
         self._pooled = bound is not None and bound.pooled
         self._places: list[tuple[int | None, str]] = []
@@ -86,7 +88,10 @@ class Tape(Seam, Ledger):
 
     def place_hooks(self) -> None:
         bound = self._bound
-        if bound is None:  # any function, without places
+        if bound is None:  # any model, without places
+            self.place = ""
+            if self._model is not None:
+                watch_activations(self, [self._model])
             self.switch_on()
             return
         if bound.is_text:
@@ -113,9 +118,7 @@ class Tape(Seam, Ledger):
         def leave(output: Any) -> Any:
             self.block, self.place = self._places.pop()
             if place == "attention":
-                self.probs.clear()
-                self.scales.clear()
-                self._kept.clear()
+                self.forget_attention()
             if place == "mlp":
                 self.activated.clear()
                 self.read = False
@@ -164,7 +167,7 @@ class Tape(Seam, Ledger):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in CONSERVING_FUNCTIONS:
-            return self._moved(args, func(*args, **kwargs)) if self._follows else func(*args, **kwargs)
+            return self._moved(args, func(*args, **kwargs)) if self.follows or self.mixture else func(*args, **kwargs)
         if self.paused:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -182,21 +185,12 @@ class Tape(Seam, Ledger):
         """Whether the model reads texts."""
         return self._bound is not None and self._bound.is_text
 
-    @property
-    def _follows(self) -> bool:
-        return bool(self.probs) or bool(self.scales) or self.positional.separate or self.mixture > 0
-
     def _moved(self, args: tuple[Any, ...], result: Any) -> Any:
-        """A call that only moves numbers: what they are is remembered where that matters."""
-        if not (args and isinstance(args[0], Tensor) and isinstance(result, Tensor)):
+        """A call that only moves numbers: what they are is remembered, and whose the rows are that an expert gets."""
+        if not (args and isinstance(args[0], Tensor)):
             return result
-        if id(args[0]) in self.probs:
-            self.probs[id(result)] = result
-        if id(args[0]) in self.scales:
-            self.scaled_by(result, args[0], 1.0)
-        if (key := self.positional.key_of(args[0])) is not None:
-            self.positional.name(result, key)
-        if self.mixture and len(args) > 1 and args[0].ndim == 2:
+        self.moved(args[0], result)
+        if self.mixture and len(args) > 1 and args[0].ndim == 2 and isinstance(result, Tensor):
             index = args[1][-1] if isinstance(args[1], tuple) and args[1][:1] == (None,) else args[1]
             if isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.long:
                 self.examples_are(index // (args[0].shape[0] // self.batch))
@@ -225,14 +219,14 @@ class Tape(Seam, Ledger):
                 todo=f"add one, or allow the plain gradient: rules={{**ATTN_LRP, {name!r}: PlainGradient()}}",
             )
 
-        if isinstance(result, Tensor) and result.requires_grad:
-            return self.hook_backward(result, refuse)
-        return result
+        if isinstance(result, (list, tuple)):
+            hooked = [self.hook_backward(one, refuse) for one in cast("tuple[Any, ...]", result)]
+            return type(result)(hooked) if not hasattr(result, "_fields") else tuple(hooked)
+        return self.hook_backward(result, refuse)
 
-    def scaled_by(self, y: Tensor, x: Any, factor: float) -> None:
-        """Remember that a tensor of attention is `x` times a number; it is kept alive, so that no id is used again."""
-        self.scales[id(y)] = factor * self.scales.get(id(x), 1.0)
-        self._kept.append(y)
+    def entered(self, leaf: Tensor, copy: Tensor) -> None:
+        """Remember the copy of a leaf that the model gets."""
+        self.leaf_of[id(copy)] = id(leaf), copy
 
     # Forks
 
@@ -288,14 +282,16 @@ class Tape(Seam, Ledger):
         """`x` itself; on the way back `back(g, x if keep)` sees the gradient and may return another."""
         if not (isinstance(x, Tensor) and x.requires_grad):
             return x
-        return cast(Tensor, IdentityWithBackward.apply(x, back, keep))
+        y = cast(Tensor, IdentityWithBackward.apply(x, back, keep))
+        return y.clone() if keep and self.copies else y
 
     def ruled(self, compute: Callable[..., Any], back: RuledBack, saves: Iterable[str], *inputs: Tensor) -> Tensor:
         """`compute(*inputs)`, whose backward is `back(g, inputs if "x" in saves, y if "y" in saves)`.
 
         `compute` may return `(y, z)`: then `back` gets `z`, which the backward pass needs, in place of `y`.
         """
-        return cast(Tensor, OperationWithBackward.apply(compute, back, frozenset(saves), *inputs))
+        y = cast(Tensor, OperationWithBackward.apply(compute, back, frozenset(saves), *inputs))
+        return y.clone() if "y" in saves and self.copies else y
 
     def scaled(self, x: Any, factor: float) -> Any:
         """`x`, whose gradient is multiplied by `factor`."""
@@ -357,11 +353,14 @@ class Tape(Seam, Ledger):
         self.positions.clear()
         self.prefix = {order: torch.empty(0) for order in self.prefix}
         self.attention.clear()
+        self.handed.clear()
         self.positional.relevance.clear()
         self.positional.biases.clear()
 
     def forget(self) -> None:
         self.activated.clear()
+        self.gates.clear()
+        self.leaf_of.clear()
         self._uses.clear()
 
 

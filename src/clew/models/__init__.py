@@ -1,6 +1,14 @@
 """Declarations of model families, checks of their heads and files, and the errors for unknown models."""
 
-from .architectures import Architecture, BoundArchitecture, Readout, find_architecture, register
+from .architectures import (
+    Architecture,
+    BoundArchitecture,
+    Readout,
+    find_architecture,
+    how_to_declare,
+    is_declared,
+    register,
+)
 from .checkpoints import Weights, fit_names, load_weights, read_weights, unsafe_pickle_error
 from .forward_arguments import (
     CACHES,

@@ -76,8 +76,13 @@ def unknown(model: nn.Module, known: Mapping[str, Any]) -> UnknownArchitecture:
         expected="one of " + ", ".join(sorted({a.name for a in known.values()})),
         got="a module with "
         + (", ".join(f"{n}: {type(c).__name__}" for n, c in model.named_children()) or "no submodules"),
-        todo=_adapted(model) or _inside(model, known) or _of_another_kind(model) or "declare it:\n" + template(model),
+        todo=advice(model, known),
     )
+
+
+def advice(model: nn.Module, known: Mapping[str, Any]) -> str:
+    """What is known inside a model, why no declaration can describe it, or one to fill in."""
+    return _adapted(model) or _inside(model, known) or _of_another_kind(model) or "declare it:\n" + template(model)
 
 
 def _adapted(model: Any) -> str | None:

@@ -19,7 +19,7 @@ class IdentityWithBackward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, back: Back, keep: bool) -> Tensor:
         ctx.back = back
         ctx.save_for_backward(*([x] if keep else []))
-        return x.view_as(x)
+        return x.detach()  # no view, which a model could not change in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -39,7 +39,7 @@ class OperationWithBackward(torch.autograd.Function):
         ctx.back, ctx.saves, ctx.count = back, saves | ({"y"} if beside else set()), len(inputs)
         # Kept by autograd, which lets go of it as the backward pass moves on; a closure would not.
         ctx.save_for_backward(*(inputs if "x" in saves else ()), *(beside or ([y] if "y" in saves else [])))
-        return y
+        return y.detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

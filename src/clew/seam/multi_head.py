@@ -40,13 +40,15 @@ def multi_head_attention(*args: Any, batch_first: bool = False, **kwargs: Any) -
         same = a["key"] is query and a["value"] is query  # one packed product, as torch makes it
         query = query.transpose(0, 1)
         inputs = [query] * 3 if same else [t.transpose(0, 1) for t in inputs]
+    # Rules tell tensors that depend on the input by asking for a gradient: weights must not.
+    as_found: Callable[[Tensor], Tensor] = Tensor.detach if batch_first else _as_found
     with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
         if a["use_separate_proj_weight"]:
-            weights = [_as_found(a[f"{name}_proj_weight"]) for name in "qkv"]
+            weights = [as_found(a[f"{name}_proj_weight"]) for name in "qkv"]
             biases = a["in_proj_bias"].chunk(3) if a["in_proj_bias"] is not None else [None] * 3
             projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
         else:
-            projected = _packed(*inputs, _as_found(a["in_proj_weight"]), a["in_proj_bias"])
+            projected = _packed(*inputs, as_found(a["in_proj_weight"]), a["in_proj_bias"])
     heads: int = a["num_heads"]
     length, batch, width = query.shape
     if batch_first:

@@ -34,7 +34,7 @@ class DoublePrecision(Seam):
         self.switch_on()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func is torch.full and "dtype" not in kwargs and abs(args[1]) > torch.finfo(torch.float32).max:
+        if func is torch.full and "dtype" not in kwargs and _is_beyond_float32(kwargs.get("fill_value", args[-1:])):
             return func(*args, **kwargs, dtype=torch.float64)  # transformers 4 masks with its least number
         if func in _PRODUCTS and len({a.dtype for a in args if isinstance(a, Tensor)}) > 1:
             args = tuple(a.double() if isinstance(a, Tensor) and _is_shorter(a.dtype) else a for a in args)
@@ -46,6 +46,11 @@ class DoublePrecision(Seam):
         kept = [a for a in rest if not _is_shorter(a)]
         named = {k: v for k, v in kwargs.items() if not _is_shorter(v)}
         return func(x, *kept, **named) if kept or named else x
+
+
+def _is_beyond_float32(value: Any) -> bool:
+    value = value[0] if isinstance(value, tuple) and value else value
+    return isinstance(value, (int, float)) and abs(value) > torch.finfo(torch.float32).max
 
 
 def _is_double(x: Any) -> bool:

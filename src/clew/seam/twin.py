@@ -220,7 +220,8 @@ def _changes(config: Any) -> dict[str, Any]:
         found["_attn_implementation"] = "sdpa"
     if isinstance(experts, str) and experts != "eager":
         found["_experts_implementation"] = "eager"
-    if getattr(config, "use_cache", False):
+    # Decoders of some encoders read their last token alone where there is a cache, so that it is no mere saving there.
+    if getattr(config, "use_cache", False) and not getattr(config, "is_encoder_decoder", False):
         found["use_cache"] = False
     return found
 

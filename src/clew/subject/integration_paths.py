@@ -53,17 +53,21 @@ class PathRecord:
     """
 
     def __init__(self, start: Tensor, x: Tensor) -> None:
-        self._start, self._step = (at_least_float32(t).flatten(1) for t in (start, x - start))
+        self._start, self._step = map(_by_row, (start, x - start))
         self._half = x.dtype.itemsize < 4
         self._length = torch.linalg.vecdot(self._step, self._step).double()
         self._sums = torch.zeros(len(x), 3, dtype=torch.float64, device=x.device)
 
-    def add(self, scaled: Tensor, weights: Tensor, example: Tensor) -> None:
+    def add(self, scaled: Tensor, weights: Tensor, example: Tensor | slice) -> None:
         """Inputs (row, …) that the model got, the weight of each, and whose they are."""
-        gone = torch.linalg.vecdot(at_least_float32(scaled).flatten(1) - self._start[example], self._step[example])
+        gone = torch.linalg.vecdot(_by_row(scaled) - self._start[example], self._step[example])
         alpha = gone.double() / self._length[example].clamp(min=torch.finfo(torch.float64).tiny)
         powers = torch.stack([torch.ones_like(alpha), alpha, alpha.square()], 1)
-        self._sums.index_add_(0, example, powers * weights.double().to(alpha.device)[:, None])
+        moments = powers * weights.double().to(alpha.device)[:, None]
+        if isinstance(example, slice):
+            self._sums[example] += moments
+        else:
+            self._sums.index_add_(0, example, moments)
 
     def measured(self, name: str, n_steps: int) -> Discrepancy:
         """The moments that a rule by its name has, against those that were seen."""
@@ -79,6 +83,10 @@ class PathRecord:
         expected = torch.tensor(uniform if name == "uniform" else middle, dtype=torch.float64)
         moved = self._length > 0
         return expected.to(self._sums).expand_as(self._sums)[moved], self._sums[moved]
+
+
+def _by_row(values: Tensor) -> Tensor:
+    return at_least_float32(values).reshape(len(values), -1)
 
 
 def scaled_along(start: Tensor, x: Tensor, rule: Quadrature, point: Tensor, example: Tensor) -> Tensor:

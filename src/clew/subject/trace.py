@@ -125,7 +125,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Result:
-    """What a method returns: `scores` of all tokens, or `pixels` `(batch, height, width)` of which they are sums.
+    """What a method returns: `scores` of all tokens, or `pixels` `(batch, height, width)` of which they are sums; of a
+    model that is not declared `streams`, one number per token or entry of each stream, (batch, *axes) by name.
 
     `options` are those that were resolved (a default that depends on the model); `checks` and `details` are tensors or
     numbers of the method's own.
@@ -133,6 +134,7 @@ class Result:
 
     scores: Scores | None = None
     pixels: Pixels | None = None
+    streams: dict[str, Tensor] | None = None
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     checks: dict[str, Any] = field(default_factory=dict[str, Any])
     details: dict[str, Tensor] = field(default_factory=dict[str, Tensor])

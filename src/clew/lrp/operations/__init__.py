@@ -7,6 +7,9 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ...rules import PlainGradient, Rule
 from ..tape import CONSERVING_FUNCTIONS, HANDLERS, Handler, Tape, torch_functions
 
@@ -17,13 +20,39 @@ Call = Callable[..., Any]
 # Linear in the tensor that the input reaches, or mere bookkeeping: their own gradient conserves x · g.
 CONSERVING_FUNCTIONS.update(torch_functions([
     "reshape", "view", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "t", "movedim",
-    "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "contiguous", "clone", "chunk",
-    "split", "tensor_split", "unbind", "select", "narrow", "index_select", "gather", "roll", "flip", "pad", "to",
-    "type_as", "float", "double", "view_as", "reshape_as", "__getitem__", "dropout", "feature_dropout", "sum", "neg",
-    "__neg__", "interpolate", "amax", "requires_grad_", "is_floating_point", "numel", "size", "dim", "stride",
-    "data_ptr", "register_hook", "retain_grad", "is_contiguous", "type", "half", "bfloat16", "index_add",
-    "index_add_", "untyped_storage",
+    "moveaxis", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "broadcast_tensors", "repeat", "tile",
+    "repeat_interleave", "contiguous", "clone", "chunk", "split", "split_with_sizes", "tensor_split", "unbind",
+    "select", "narrow", "index_select", "gather", "take_along_dim", "take", "masked_select", "diagonal", "tril", "triu",
+    "roll", "flip", "fliplr", "flipud", "rot90", "to", "type_as", "float", "double", "half", "bfloat16", "type", "cpu",
+    "cuda", "view_as", "reshape_as", "ravel", "__getitem__", "as_strided", "unfold", "fold", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "atleast_1d", "atleast_2d", "atleast_3d", "squeeze_", "unsqueeze_",
+    "transpose_", "t_", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
+    # sums and means of numbers
+    "sum", "nansum", "cumsum", "diff", "trace", "neg", "__neg__", "negative", "positive", "interpolate", "upsample",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    # a choice of some of them
+    "amax", "amin", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d_with_indices", "adaptive_max_pool3d_with_indices",
+    "max_unpool1d", "max_unpool2d", "max_unpool3d", "sort", "msort", "median", "nanmedian", "kthvalue", "mode",
+    "nan_to_num",
+    # complex numbers
+    "view_as_real", "view_as_complex", "resolve_conj", "resolve_neg", "conj", "conj_physical", "real", "imag",
+    # bookkeeping
+    "requires_grad_", "is_floating_point", "is_complex", "numel", "nelement", "size", "dim", "ndimension", "stride",
+    "data_ptr", "register_hook", "retain_grad", "is_contiguous", "untyped_storage", "storage_offset", "element_size",
+    "detach", "item", "tolist", "numpy", "get_device", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor",
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "__len__", "__bool__",
+    "isnan", "isinf", "isfinite", "eq", "ne", "lt", "le", "gt", "ge", "__eq__", "__ne__", "__lt__", "__le__", "__gt__",
+    "__ge__", "argmax", "argmin", "argsort", "any", "all", "logical_not", "nonzero", "allclose", "equal",
+    "bool", "long", "int", "byte", "isclose", "count_nonzero", "__contains__", "__format__", "__repr__", "is_nonzero",
+    "bucketize", "searchsorted", "one_hot", "is_same_size", "__hash__", "signbit", "multinomial", "__array__",
 ]))  # fmt: skip
+for _fft in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):  # linear
+    CONSERVING_FUNCTIONS.update(
+        getattr(torch.fft, found) for n in ("", "2", "n") if hasattr(torch.fft, found := f"{_fft}{n}")
+    )
+CONSERVING_FUNCTIONS.update({torch.fft.fftshift, torch.fft.ifftshift})
 
 
 def handles(*names: str, where: tuple[Any, ...] = ()) -> Callable[[Handler], Handler]:
@@ -34,6 +63,23 @@ def handles(*names: str, where: tuple[Any, ...] = ()) -> Callable[[Handler], Han
         return handler
 
     return add
+
+
+def in_place(name: str, handler: Handler) -> None:
+    """Make a handler that of the functions of a name that change their first argument: computed anew, then copied."""
+    functions = torch_functions([f"{name}_", f"__i{name}__", f"__i{name.strip('_')}__"])
+    other: Any = next(iter(torch_functions([name])))
+
+    def changed(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+        x = args[0]
+        old = x.clone() if x.requires_grad else x
+        tape.moved(x, old)
+        y = handler(tape, other, (old, *args[1:]), kwargs)
+        if y.requires_grad or x.requires_grad:
+            return tape.moved(y, Tensor.copy_(x, y))
+        return func(*args, **kwargs)
+
+    HANDLERS.update(dict.fromkeys(functions, changed))
 
 
 def plain(tape: Tape, operation: str, rule: Rule | None, func: Call, args: Args, kwargs: Kwargs) -> Any:

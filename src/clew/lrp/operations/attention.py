@@ -45,6 +45,8 @@ def sdpa(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
             key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
         softmax_rule, product_rule = tape.rule("softmax"), tape.rule("matmul")
         fused = isinstance(softmax_rule, (Taylor, Stop)) and isinstance(product_rule, Half)
+        if attn_mask is not None and attn_mask.requires_grad:  # a bias made of the input gets its part
+            fused = False
         tape.behind_attention()
         if not fused:
             return tape.seen(eager_attention, (query, key, value, attn_mask, is_causal, scale), {})
@@ -157,9 +159,14 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
     return torch.matmul(torch.softmax(logits, -1), v)
 
 
-@handles("matmul", "bmm", "__matmul__")
+@handles("matmul", "bmm", "mm", "__matmul__", "__rmatmul__")
 def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
-    a, b = args[:2]
+    a, b = (*args, *kwargs.values())[:2]
+    args, kwargs = (), {}
+    if getattr(func, "__name__", "") == "__rmatmul__":
+        a, b, func = b, a, torch.matmul
+    if tape.gates:
+        a, b = tape.held_fixed(a, b)
     if isinstance(b, torch.nn.Parameter) and b.ndim == 2 and not b.requires_grad and not kwargs:
         return tape.seen(torch.nn.functional.linear, (a, b.mT), {})  # a projection that is written as a product
     second = id(a) in tape.probs  # softmax times values

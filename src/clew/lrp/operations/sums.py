@@ -18,12 +18,14 @@ from ...rules import (
     share,
 )
 from ..tape import Tape, torch_functions
-from . import Args, Call, Kwargs, handles, plain
+from . import Args, Call, Kwargs, handles, in_place, plain
+from .moves import joined
+from .products import div
 
 # Sums and products
 
 
-@handles("add", "__add__", "__radd__", "__iadd__", "add_")
+@handles("add", "__add__", "__radd__")
 def add(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b, alpha = args[0], args[1], kwargs.get("alpha", 1)
     b = b * alpha if alpha != 1 else b
@@ -34,7 +36,7 @@ def add(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     if all(tracked):
         return _add_two(tape, a, b, rule)
     x, c = (a, b) if tracked[0] else (b, a)
-    return _add_constant(tape, x, c, rule)
+    return tape.gate_as(_add_constant(tape, x, c, rule), x)
 
 
 def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) -> Tensor:
@@ -88,8 +90,7 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
     def back(g: Tensor, y: Tensor | None) -> Tensor:
         per_unit = share(y * g, y, epsilon, getattr(rule, "signed", False), page) if epsilon and y is not None else g
         own, kept = c * per_unit, 1.0
-        if cause == "attention_bias":
-            own = torch.where(per_unit == 0, 0.0, own)
+        own = torch.where(per_unit == 0, 0.0, own)  # a mask of minus infinity
         if isinstance(rule, ByAbsoluteSum) and cause == "constant":
             assert y is not None
             rest = (y - c) * per_unit
@@ -112,15 +113,15 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
     return tape.hook_backward(torch.add(x, c), back, keep=positional or bool(epsilon))
 
 
-@handles("sub", "__sub__", "__rsub__", "sub_")
+@handles("sub", "__sub__", "__rsub__", "subtract", "rsub")
 def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
-    if func in torch_functions(["__rsub__"]):
+    if func in torch_functions(["__rsub__", "rsub"]):
         a, b = b, a
     return add(tape, torch.add, (a, -b), kwargs)
 
 
-@handles("mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply")
+@handles("mul", "__mul__", "__rmul__", "multiply")
 def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     if not all(isinstance(t, Tensor) and t.requires_grad for t in (a, b)):
@@ -129,7 +130,7 @@ def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         y = torch.mul(a, b)
         if tape.place == "attention" and isinstance(b, (int, float)):
             tape.scaled_by(y, a, float(b))
-        return y
+        return tape.gate_as(y, a, b)
     rule = tape.rule("product")
     if tape.positional.separate and isinstance(rule, (Uniform, StopGate)):
         key = tape.positional.key_of(a) or tape.positional.key_of(b)
@@ -140,7 +141,10 @@ def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         if any(gates):
             return torch.mul(a.detach() if gates[0] else a, b.detach() if gates[1] and not gates[0] else b)
     if isinstance(rule, (Uniform, StopGate)):
-        return torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5))
+        first, second = tape.held_fixed(a, b)
+        if not (first.requires_grad and second.requires_grad):
+            return torch.mul(first, second)
+        return tape.gate_as(torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5)), a, b)
     return plain(tape, "product", rule, torch.mul, (a, b), {})
 
 
@@ -173,21 +177,14 @@ def _rotated(tape: Tape, a: Tensor, b: Tensor, key: tuple[int, str]) -> Tensor:
     return tape.hook_backward(torch.mul(tape.scaled(a, 0.5), tape.scaled(b, 0.5)), back, keep=True)
 
 
-@handles("div", "__truediv__", "__div__", "true_divide")
-def div(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
-    divisor = args[1]
-    if isinstance(divisor, Tensor) and divisor.requires_grad:
-        return tape.without_rule("div", func, args, kwargs)
-    return func(*args, **kwargs)
-
-
 # Tokens
 
 
 @handles("cat", "concat", "concatenate")
 def cat(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     y = func(*args, **kwargs)
-    parts: list[Tensor] = list(args[0] if args else kwargs["tensors"])
+    whole: list[Tensor] = list(args[0] if args else kwargs["tensors"])
+    parts = [t for t in whole if t.shape != (0,)]  # an empty cache of any shape
     axis = (args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))) % y.ndim
     if all(t.requires_grad for t in parts):
         return y
@@ -202,14 +199,15 @@ def cat(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         if prefix:
             tape.prefix[order] = torch.cat(lost, 1)
         else:
-            page.leak("constant", torch.cat([R.flatten(1) for R in lost], 1))
+            for R in lost:
+                page.leak("constant", R)
 
     return tape.hook_backward(y, back)
 
 
 @handles("stack")
 def stack(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
-    y = func(*args, **kwargs)
+    y = joined(tape, func, args, kwargs)
     if not isinstance(tape.rules.get("stack"), AsConcatenated):
         return y
     tape.rule("stack")
@@ -240,3 +238,7 @@ def mean(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return (as_gradient(R, inputs[0], page),)
 
     return tape.ruled(lambda x: func(x, *args[1:], **kwargs), back, ("x", "y"), x)
+
+
+for _name, _handler in (("add", add), ("sub", sub), ("mul", mul), ("div", div), ("true_divide", div)):
+    in_place(_name, _handler)

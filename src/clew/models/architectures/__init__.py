@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ClewError, UnknownArchitecture
 from ...registry import import_submodules
-from ..unknown_models import unknown
+from ..unknown_models import advice, unknown
 
 Path = str | tuple[str, ...]
 Task = Literal["classification", "causal-lm", "token-classification", "question-answering"]
@@ -260,6 +260,15 @@ def architectures() -> dict[str, Architecture]:
     return dict(_registered)
 
 
+def is_declared(model: nn.Module) -> bool:
+    """Whether a declaration fits a model: its own, or that of a class among its ancestors."""
+    try:
+        find_architecture(model)
+    except UnknownArchitecture:
+        return False
+    return True
+
+
 def find_architecture(model: nn.Module) -> Architecture:
     """The declaration for a model: its own, `model.architecture`, or that of the nearest class among its ancestors.
 
@@ -268,12 +277,21 @@ def find_architecture(model: nn.Module) -> Architecture:
     own = getattr(model, "architecture", None)
     if isinstance(own, Architecture):
         return own
-    by_class = {name: a for a in architectures().values() for name in a.classes}
+    by_class = _by_class()
     for cls in type(model).__mro__:
         found = by_class.get(f"{cls.__module__}.{cls.__qualname__}")
         if found is not None:
             return found
     raise unknown(model, by_class)
+
+
+def how_to_declare(model: nn.Module) -> str:
+    """How to declare a model that no declaration fits, or why none can describe it."""
+    return advice(model, _by_class())
+
+
+def _by_class() -> dict[str, Architecture]:
+    return {name: a for a in architectures().values() for name in a.classes}
 
 
 def _applied(block: nn.Module, path: Path) -> Callable[[Tensor], Tensor] | None:

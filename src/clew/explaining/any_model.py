@@ -1,0 +1,353 @@
+"""Explain a model of which nothing is declared: what enters it is seen, what comes out is scored, all is verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..attributions import Attribution, StreamsAttribution
+from ..draw import Picture
+from ..errors import ClewError, OptionError, TargetError, UnknownArchitecture
+from ..explainers import Method, methods
+from ..inputs import holds_pictures
+from ..models import LoadedModel, how_to_declare
+from ..places import Columns, Entries, Pixels, Places, Words
+from ..seam.twin import twin
+from ..streams import ModelCall
+from ..subject import Result, StreamSubject
+from ..targets import Resolved, Target, config_labels, head_of, labels_by_index, logits_of, resolve
+from ..verification import verify_streams
+from ..verification.thread_state import verifying
+from ..version import __version__
+from .assemble import Settings, normalized
+from .prepare import image_inputs, in_dtype, like, refuse_training
+
+_MASKS = ("attention_mask", "decoder_attention_mask", "mask", "padding_mask")
+
+
+@dataclass(frozen=True)
+class AnyModel:
+    """A model, one call of it, and what it is to be explained by."""
+
+    given: nn.Module
+    module: nn.Module
+    call: ModelCall
+    name: str
+    labels: Sequence[str] | None
+    tokenizer: Any = None
+    columns: Mapping[str, Sequence[str]] | None = None
+    pictures: Sequence[Picture] = ()
+    precise: bool = False
+
+    @staticmethod
+    def of(model: nn.Module | LoadedModel, module: nn.Module, inputs: Any, dtype: torch.dtype | None) -> AnyModel:
+        """A model with its input as tensors, on its device. Raises `InputError` where it is in training."""
+        loaded = model if isinstance(model, LoadedModel) else None
+        refuse_training(module)
+        given = loaded.model if loaded is not None else cast(nn.Module, model)
+        tokenizer = loaded.tokenizer if loaded is not None else None
+        pictures: Sequence[Picture] = ()
+        if loaded is not None:
+            inputs, pictures = _encoded(loaded, inputs)
+        columns = _column_names(inputs)
+        call = ModelCall.of(module, _tables_as_tensors(inputs))
+        if dtype is not None:
+            module = in_dtype(module, dtype)
+        call = call.moved(like(module))
+        labels = (
+            labels_by_index(loaded.labels) if loaded is not None else config_labels(getattr(module, "config", None))
+        )
+        name = loaded.name if loaded is not None else type(module).__name__
+        return AnyModel(given, twin(module), call, name, labels, tokenizer, columns, pictures, dtype == torch.float64)
+
+
+def explain_any(
+    ready: AnyModel,
+    method: Method,
+    target: Target,
+    score: str,
+    options: Mapping[str, Any],
+    settings: Settings,
+    at: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Attribution:
+    """Every stream of a model by one method.
+
+    Raises `TargetError` where the output does not say what to explain."""
+    if not method.any_model:
+        kind = type(ready.given)
+        raise UnknownArchitecture(
+            f"{method.name} needs to know where the blocks of a model are, and no declaration fits "
+            f"{kind.__module__}.{kind.__qualname__}",
+            expected="a declared model, or a method that works on any: "
+            + ", ".join(name for name, one in methods().items() if one.any_model),
+            got="a module with "
+            + (", ".join(f"{n}: {type(c).__name__}" for n, c in ready.given.named_children()) or "no submodules"),
+            todo=how_to_declare(ready.given),
+        )
+    is_callable = callable(target) and not isinstance(target, Tensor)
+
+    def fix(output: Any) -> Any:
+        return _resolved(ready, output, target, score)
+
+    subject = StreamSubject(
+        ready.module,
+        ready.call,
+        fix,
+        callable_target=is_callable,
+        at=at,
+        precise=ready.precise,
+        progress=progress,
+        details=settings.details,
+        verify=settings.checks != "off",
+    )
+    result = method(subject, **options)
+    if result.streams is None:
+        expected = "Result(streams={name: (batch, …)}), such as leaves_of(subject).result(values) gives"
+        raise OptionError(f"{method.name} gave no scores of streams", expected=expected, got="scores or pixels")
+    checks: dict[str, Any] = {"streams": ", ".join(result.streams)}
+    if settings.checks != "off":
+        with verifying():
+            checks |= verify_streams(subject, ready.given, result, again=settings.checks == "full")
+    return _attribution(ready, subject, method.name, result, settings, checks, score)
+
+
+def _attribution(
+    ready: AnyModel,
+    subject: StreamSubject,
+    method: str,
+    result: Result,
+    settings: Settings,
+    checks: dict[str, Any],
+    score: str,
+) -> Attribution:
+    with torch.no_grad():
+        value = subject.score(subject.clean_output).detach()
+    resolved: Resolved = subject.target.inner
+    asked: dict[str, Any] = {"normalize": settings.normalize, "zero_cls": settings.zero_cls}
+    logits = subject.target.logits(subject.clean_output)
+    common: dict[str, Any] = {
+        "method": method,
+        "options": {**result.options, "score": resolved.kind, **{k: v for k, v in asked.items() if v}},
+        "target": resolved.names,
+        "score": value,
+        "logits": None if logits is None else logits.detach(),
+        "labels": None if resolved.embedding else ready.labels,
+        "checks": {**_again(result), **subject.target.checks, **checks, **result.checks},
+        "details": {k: v.detach() for k, v in result.details.items()},
+        "provenance": {
+            "model": ready.name,
+            "architecture": "any",
+            "clew": __version__,
+            "torch": torch.__version__,
+        },
+    }
+    parts: dict[str, Attribution] = {}
+    for name, scores in (result.streams or {}).items():
+        places = places_of(ready, subject, name, scores)
+        part = places.attribution(scores.detach(), {**common, "stream": name})
+        parts[name] = _normalized(part, settings.normalize)
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return StreamsAttribution.of(parts)
+
+
+def _again(result: Result) -> dict[str, str]:
+    """A word about tokens that a model looks up several times, whose further look-ups are no part of the scores."""
+    if not result.details:
+        return {}
+    names = ", ".join(name.partition(".")[0] for name in result.details)
+    return {
+        "advice": f"the model looks up the tokens of {names} more than once (a decoder, or tables of later layers): "
+        "scores are of the first look-up, what the others got is in details"
+    }
+
+
+def _normalized(part: Attribution, how: str | None) -> Attribution:
+    if how is None:
+        return part
+    changed: dict[str, Any] = {"all_scores": normalized(part.all_scores, part.all_scores, how)}
+    pixels = getattr(part, "pixels", None)
+    if pixels is not None:
+        changed["pixels"] = normalized(pixels.flatten(1), pixels.flatten(1), how).view_as(pixels)
+    return replace(part, **changed)
+
+
+# Places
+
+
+def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor) -> Places:
+    """How a stream's entries are arranged, by what was seen of it: its shape, and where it entered."""
+    given = ready.call.tensors().get(name)
+    if given is None:  # a station
+        return Entries()
+    if not given.is_floating_point():
+        return _words(ready, given) if given.ndim >= 2 and len(given) == len(scores) else Entries()
+    assert subject.clean is not None
+    patch = subject.clean.entrance.patches.get(name)
+    in_patches = patch is not None and len(patch) == 2
+    if scores.ndim == 4 and (in_patches or scores.shape[1] in (1, 3, 4)):
+        pictures = ready.pictures if len(ready.pictures) == len(scores) else ()
+        return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
+    if scores.ndim == 2:
+        return Columns((ready.columns or {}).get(name, ()))
+    return Entries()
+
+
+def _words(ready: AnyModel, ids: Tensor) -> Places:
+    given = ready.call.tensors()
+    shown = ids.flatten(2)[..., 0] if ids.ndim > 2 else ids
+    mask = next((given[n] for n in _MASKS if n in given and given[n].shape == shown.shape), None)
+    real = torch.ones_like(shown, dtype=torch.bool) if mask is None else mask > 0
+    special = torch.zeros_like(real)
+    tokenizer = ready.tokenizer if ids.ndim == 2 else None
+    if tokenizer is not None:
+        added = set(getattr(tokenizer, "all_special_ids", ()))
+        special = torch.tensor([[i in added for i in row] for row in shown.tolist()]).to(real.device)
+        tokens = [list(tokenizer.convert_ids_to_tokens(row)) for row in shown.tolist()]
+    elif ids.ndim == 2:
+        tokens = [[str(i) for i in row] for row in shown.tolist()]
+    else:
+        tokens = [[str(tuple(i)) for i in row] for row in ids.flatten(2).tolist()]
+    return Words(shown, real, special, tokens)
+
+
+# Inputs
+
+
+def _encoded(loaded: LoadedModel, inputs: Any) -> tuple[Any, Sequence[Picture]]:
+    """Strings and pictures as the loaded model's own tokenizer or preprocessing makes them; pictures to draw on."""
+    texts: list[Any] = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, list) else []
+    tokenizer: Any = loaded.tokenizer
+    if texts and all(isinstance(one, str) for one in texts) and tokenizer is not None:
+        return dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)), ()
+    if loaded.preprocess is not None and holds_pictures(inputs):
+        tensors, pictures = image_inputs(inputs, loaded, str(getattr(loaded.model, "main_input_name", "")), None)
+        return (tensors if all(tensors) else next(iter(tensors.values()))), pictures
+    return inputs, ()
+
+
+def _column_names(inputs: Any) -> dict[str, list[str]]:
+    """Names of the columns of tables (pandas), by argument."""
+    items = inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]
+    return {str(k): [str(c) for c in v.columns] for k, v in items if _is_table(v)}
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "columns") and callable(getattr(value, "to_numpy", None))
+
+
+def _tables_as_tensors(inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        found: Any = {k: _tables_as_tensors(v) if _is_table(v) else v for k, v in inputs.items()}
+        return found if any(_is_table(v) for v in inputs.values()) else inputs
+    return torch.as_tensor(inputs.to_numpy(dtype=np.float64)) if _is_table(inputs) else inputs
+
+
+# Targets
+
+
+@dataclass(frozen=True)
+class AnyTarget:
+    """A target of any output: `inner` on classes, of those of the last real row where each row has some."""
+
+    inner: Resolved
+    rows: Tensor | None = None
+
+    def __call__(self, output: Any, rows: Tensor | None = None) -> Tensor:
+        """One score per example."""
+        return self.inner(self._at(output), rows)
+
+    def logits(self, output: Any) -> Tensor | None:
+        """The logits that the target is one of, (batch, class)."""
+        return self.inner.logits(self._at(output))
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        """What a reader of the score has to know."""
+        return dict(self.inner.checks)
+
+    def _at(self, output: Any) -> Any:
+        if self.inner.function is not None:
+            return output
+        output = _only_table(output)
+        if self.rows is None:
+            return output
+        logits = logits_of(output)
+        return logits[torch.arange(len(logits), device=logits.device), self.rows.to(logits.device)]
+
+
+def _resolved(ready: AnyModel, output: Any, target: Target, score: str) -> AnyTarget:
+    """The target, fixed on the first output. Raises `TargetError` that shows the output where it does not say it."""
+    if callable(target) and not isinstance(target, Tensor):
+        made: Any = target(output)
+        if not isinstance(made, Tensor) or made.ndim > 1:
+            raise _shown(output, "the target function gives no number per example", getattr(made, "shape", made))
+        return AnyTarget(resolve(target, output, made.numel(), None, score))
+    output = _only_table(output)
+    try:
+        logits = logits_of(output)
+    except ClewError as error:
+        raise _shown(
+            output, "the output does not say which of its numbers to explain", type(output).__name__
+        ) from error
+    if logits.ndim not in (2, 3):
+        raise _shown(output, "the output is no table of classes", tuple(logits.shape))
+    kind = "classification" if logits.ndim == 2 else "causal-lm"
+    head, rows = head_of(ready.module, kind), None
+    labels = ready.labels if logits.ndim == 2 and ready.labels and len(ready.labels) == logits.shape[1] else None
+    if logits.ndim == 3:
+        rows = _last_rows(ready, logits)
+        output = logits[torch.arange(len(logits), device=logits.device), rows]
+    return AnyTarget(resolve(target, output, len(logits), labels, score, head=head), rows)
+
+
+def _only_table(output: Any) -> Any:
+    """The only tensor of an output, where it is one (batch, class); else the output as it is."""
+    if isinstance(output, Mapping) and len(cast("Mapping[Any, Any]", output)) == 1:
+        only: Any = next(iter(cast("Mapping[Any, Any]", output).values()))
+        if isinstance(only, Tensor) and only.ndim == 2:
+            return only
+    return output
+
+
+def _last_rows(ready: AnyModel, logits: Tensor) -> Tensor:
+    """The last row of each example that is no padding, as far as a mask of that shape says so."""
+    given = ready.call.tensors()
+    masks = [given[n] for n in ("decoder_attention_mask", "attention_mask") if n in given]
+    mask = next((m for m in masks if m.shape == logits.shape[:2]), None)
+    if mask is None:
+        return torch.full((len(logits),), logits.shape[1] - 1, device=logits.device)
+    places = torch.arange(logits.shape[1], device=mask.device)
+    return (mask.ne(0) * places).amax(1).to(logits.device)
+
+
+def _shown(output: Any, what: str, got: object) -> TargetError:
+    path = next(iter(structure_of(output)), "output").partition(":")[0]
+    example = f"target=lambda output: {path}.flatten(1)[:, 0]"
+    return TargetError(
+        what,
+        expected="logits (batch, class) or (batch, token, class), or a function as target",
+        got=f"{got}; the output is\n    " + "\n    ".join(structure_of(output)),
+        todo=f"pass a function that gives one number per example, such as {example}",
+    )
+
+
+def structure_of(output: Any, path: str = "output") -> list[str]:
+    """The tensors of an output: how each is got, its shape and dtype."""
+    if isinstance(output, Tensor):
+        return [f"{path}: {tuple(output.shape)} {str(output.dtype).removeprefix('torch.')}"]
+    if isinstance(output, Mapping):
+        items = [(f"{path}[{k!r}]", v) for k, v in cast("Mapping[Any, Any]", output).items()]
+    elif hasattr(output, "_fields"):
+        items = [(f"{path}.{k}", getattr(output, k)) for k in output._fields]
+    elif isinstance(output, (list, tuple)):
+        items = [(f"{path}[{i}]", v) for i, v in enumerate(cast("list[Any]", output))]
+    else:
+        items = [(f"{path}.{k}", v) for k, v in vars(output).items()] if hasattr(output, "__dict__") else []
+    return [line for p, v in items for line in structure_of(v, p)][:20]

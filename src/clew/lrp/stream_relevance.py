@@ -1,0 +1,270 @@
+"""Relevance of every stream of a model of which nothing is declared, with the account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CaptureError, ClewError
+from ..rules.rule_sets import rule_set
+from ..seam import owning_model
+from ..shapes import at_least_float32
+from ..subject import StreamSubject
+from ..subject.stream_subject import Leaves
+from ..targets import logits_of
+from . import operations as operations  # fills the tape's table
+from .audit import AuditedCall, AuditedTape
+from .ledger import Leak, OperationRule
+from .tape import Tape
+
+# Models that change tensors in place that the backward pass needs.
+_changing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+# Models, by kind of input, whose examples share rows, so that they are explained one after the other.
+_shared: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+
+# What an account may leave open, relative to its largest amount, times the roundings that there were.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class StreamRelevance:
+    """Where the relevance of each score went: `leaves` (relevance in the shape of each leaf, with an axis of examples
+    in front where a leaf has none), `streams` the same by stream, and what operations leaked."""
+
+    rules: str
+    asked: str | Mapping[str, Any]
+    total: Tensor
+    leaves: Leaves
+    streams: dict[str, Tensor]
+    entries: list[Leak]
+    met: Mapping[OperationRule, int]
+    one_at_a_time: bool
+    dtype: torch.dtype
+    unseen: list[str] = field(default_factory=list[str])
+
+    def account(self) -> dict[str, Tensor]:
+        """What became of `total`: `relevance` of all streams, each `leak_…` by cause, and `unexplained`, the rest."""
+        leaks: dict[str, Tensor] = {}
+        for entry in self.entries:
+            name = f"leak_{entry.cause}"
+            leaks[name] = leaks.get(name, torch.zeros_like(self.total)) + entry.values.to(self.total)
+        kept = torch.stack([R.flatten(1).sum(1).to(self.total) for R in self.streams.values()]).sum(0)
+        unexplained = self.total - kept - sum(leaks.values(), torch.zeros_like(kept))
+        return {"explained": self.total, "relevance": kept, **leaks, "unexplained": unexplained}
+
+    def open_share(self) -> Tensor:
+        """What is unexplained, relative to the largest amount that any operation of the account is about, (batch,)."""
+        account = self.account()
+        sizes = [v.abs() for v in account.values()] + [e.values.abs().to(self.total) for e in self.entries]
+        largest = torch.stack(sizes).amax(0)
+        return account["unexplained"].abs() / largest.clamp(min=torch.finfo(self.total.dtype).tiny)
+
+    @property
+    def allowed(self) -> float:
+        """What rounding may leave open."""
+        return _ROUNDING.get(self.dtype, 3e-2)
+
+    @property
+    def closes(self) -> bool:
+        """Whether every example's account does."""
+        return bool((self.open_share() <= self.allowed).all())
+
+    def checks(self) -> dict[str, Any]:
+        """The account, and conventions that were used."""
+        found: dict[str, Any] = dict(self.account())
+        if self.one_at_a_time and len(self.total) > 1:
+            found["examples"] = "one at a time: they share rows of tensors"
+        return found
+
+
+def propagate_to_streams(
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str = "score"
+) -> StreamRelevance:
+    """One forward pass under `rules` and one backward pass; or one backward pass for each example, where examples share
+    rows of tensors, so that the account of all together would not be theirs.
+
+    Raises `OptionError` for rules that do not fit or that miss an operation.
+    """
+    known = _shared.setdefault(owning_model(subject.model), set())
+    key = subject.call.signature, subject.at
+    if key not in known:
+        try:
+            found = _propagate(subject, rules, start, one_at_a_time=False)
+        except CaptureError:
+            if subject.batch <= 1:
+                raise
+        else:
+            if found.closes or len(found.total) == 1:
+                return found
+        alone = _propagate(subject, rules, start, one_at_a_time=True)
+        if alone.closes:
+            known.add(key)
+        return alone
+    return _propagate(subject, rules, start, one_at_a_time=True)
+
+
+def _propagate(
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool
+) -> StreamRelevance:
+    model = owning_model(subject.model)
+    try:
+        return _propagated(subject, rules, start, one_at_a_time=one_at_a_time)
+    except RuntimeError as error:
+        if "inplace operation" not in str(error) or isinstance(error, ClewError):
+            raise
+        if model in _changing:
+            line = str(error).splitlines()[0]
+            raise CaptureError(
+                "the model changes a tensor in place that its own backward pass needs",
+                expected="a model whose gradients autograd can compute",
+                got=line,
+                todo="replace the change in place (x += …, x[…] = …) by one that makes a new tensor",
+            ) from error
+        _changing[model] = True
+        return _propagated(subject, rules, start, one_at_a_time=one_at_a_time)
+
+
+def _propagated(
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool
+) -> StreamRelevance:
+    name, chosen = rule_set(rules)
+    tape = Tape(None, chosen, max(1, subject.batch), level="stream", model=subject.model)
+    tape.copies = owning_model(subject.model) in _changing
+    inside: list[Tensor] = []
+
+    def score_inside(output: Any) -> None:
+        if subject.callable_target:
+            inside.append(subject.score(output))
+
+    with torch.enable_grad():
+        # Where a model of double precision casts to single, its account would not close to more than that.
+        double = all(p.dtype == torch.float64 for p in subject.model.parameters() if p.is_floating_point())
+        found = subject.run(gradient=True, within=tape, score_within=score_inside, precise=double)
+        output = found.output
+        score = inside[0] if inside else subject.score(output)
+        subject.need_gradient(score)
+        logits = [] if inside else _logits(output)
+        leaves = found.leaves
+        tape.batch = 1 if one_at_a_time else len(score)
+        seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
+        total = at_least_float32((score * seed).detach())
+        axes = subject.axes(score, leaves)
+        parts: list[tuple[list[Tensor], list[Leak]]] = []
+        each = list(range(len(score))) if one_at_a_time or None in axes.values() else [None]
+        try:
+            for one in each:
+                parts.append(_back(tape, score, seed, total, leaves, logits, one))
+        finally:
+            tape.release()
+    relevance = {
+        key: _joined([part[0][i] for part in parts], axes[key], one_by_one=each != [None])
+        for i, key in enumerate(leaves)
+    }
+    entries = parts[0][1]
+    if each != [None]:
+        entries = _in_order([part[1] for part in parts], total, shared=not one_at_a_time)
+    for name, R in subject.by_stream(relevance, again=True).items():
+        entries.append(Leak(name, None, "", "looked_up_again", R.flatten(1).sum(1)))
+    entries.append(Leak("embedding", None, "", "constant", subject.not_given(relevance)))
+    return StreamRelevance(
+        rules=name,
+        asked=rules,
+        total=total,
+        leaves=relevance,
+        streams=subject.by_stream(relevance),
+        entries=entries,
+        met=tape.met,
+        one_at_a_time=one_at_a_time,
+        dtype=_shortest(subject.model, tape, total),
+    )
+
+
+def missed_by(subject: StreamSubject, rules: str | Mapping[str, Any], most: int = 3) -> list[AuditedCall]:
+    """The calls of the model that hand on less or more than they get, the worst first."""
+    tape = AuditedTape(rule_set(rules)[1], 1, subject.model)
+    with torch.enable_grad():
+        inside: list[Tensor] = []
+        found = subject.run(
+            gradient=True,
+            within=tape,
+            score_within=lambda output: inside.append(subject.score(output)) if subject.callable_target else None,
+        )
+        score = inside[0] if inside else subject.score(found.output)
+        tape.open()
+        torch.autograd.grad(score.sum(), list(found.leaves.values()), allow_unused=True)
+        tape.close()
+        tape.release()
+    least = 1e-6 * float(score.detach().abs().sum())
+    return [call for call in tape.worst() if abs(call.missing) > least][:most]
+
+
+def _back(
+    tape: Tape,
+    score: Tensor,
+    seed: Tensor,
+    total: Tensor,
+    leaves: Leaves,
+    logits: list[Tensor],
+    one: int | None,
+) -> tuple[list[Tensor], list[Leak]]:
+    """The backward pass of all scores, or of one."""
+    tape.open()
+    keys = list(leaves)
+    out, start = (score, seed) if one is None else (score[one], seed[one])
+    found = torch.autograd.grad(
+        out, [*leaves.values(), *logits], start, allow_unused=True, materialize_grads=True, retain_graph=one is not None
+    )
+    tape.close()
+    values: list[Tensor] = []
+    for key, g in zip(keys, found, strict=False):
+        handed = tape.handed.get(id(leaves[key]))
+        values.append(at_least_float32(leaves[key].detach() * g) if handed is None else handed)
+    entries = list(tape.entries)
+    if logits:
+        handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found[len(keys) :], strict=True))
+        own = total if one is None else total[one : one + 1]
+        if one is None or tape.batch == 1:
+            entries.append(Leak("score", None, "head", "target", own - handed))
+        else:
+            entries.append(Leak("score", None, "head", "target", _at(total, one) - handed))
+    return values, entries
+
+
+def _at(total: Tensor, one: int) -> Tensor:
+    return torch.zeros_like(total).index_copy_(0, torch.tensor([one], device=total.device), total[one : one + 1])
+
+
+def _joined(parts: list[Tensor], axis: int | None, *, one_by_one: bool) -> Tensor:
+    if not one_by_one:
+        return parts[0]
+    return torch.stack(parts) if axis is None else torch.stack(parts).sum(0)
+
+
+def _in_order(parts: list[list[Leak]], total: Tensor, *, shared: bool) -> list[Leak]:
+    """Leaks of single examples as those of the batch; `shared`: of passes whose books are of all examples."""
+    found: dict[tuple[str, int | None, str, str], Tensor] = {}
+    for i, entries in enumerate(parts):
+        for e in entries:
+            key = e.operation, e.block, e.place, e.cause
+            value = e.values.to(total) if shared else _at(torch.zeros_like(total) + e.values.to(total).sum(), i)
+            found[key] = found[key] + value if key in found else value
+    return [Leak(*key, values) for key, values in found.items()]
+
+
+def _logits(output: Any) -> list[Tensor]:
+    try:
+        found = logits_of(output)
+    except ClewError:
+        return []
+    return [found] if found.requires_grad else []
+
+
+def _shortest(model: nn.Module, tape: Tape, total: Tensor) -> torch.dtype:
+    """The shortest dtype that was computed in."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} | {total.dtype} | tape.dtypes
+    return min(kinds, key=lambda d: torch.finfo(d).bits)

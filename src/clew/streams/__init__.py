@@ -1,0 +1,11 @@
+"""Where explained input enters a model, found by watching one pass: no name of a class and nothing of a model's inside.
+
+A *stream* is an argument of floats as it is, or of token numbers where they are looked up; or, on demand, what a module
+of the model puts out (a *station*).
+"""
+
+from .entrance import Entrance, Entry, Give, station
+from .model_call import ModelCall, refuse_non_finite
+from .provenance import Provenance
+
+__all__ = ["Entrance", "Entry", "Give", "ModelCall", "Provenance", "refuse_non_finite", "station"]
