@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -331,13 +333,21 @@ def test_rules_that_are_gradients_are_gradients(function):
 
 
 def test_an_operation_without_a_rule_is_an_error_only_if_relevance_reaches_it():
-    x, R = random(2, 3), random(2, 3, seed=1)
-    with pytest.raises(OptionError, match=r"operation 'exp', outside the blocks \(mlp\)"):
-        relevance(torch.exp, [x], rule_sets.ATTN_LRP, R)
-    relevance(lambda x: x + x.exp().detach(), [x], rule_sets.ATTN_LRP, R)
-    (found,), tape = relevance(torch.exp, [x], {**rule_sets.ATTN_LRP, "exp": rules.PlainGradient()}, R)
-    torch.testing.assert_close(found, x * R, **CLOSE)
-    torch.testing.assert_close(leaked(tape, "nonlinearity"), (R - x * R).sum(1), **CLOSE)
+    x, R = random(2, 3) / 4, random(2, 3, seed=1)
+    with pytest.raises(OptionError, match=r"operation 'erfinv', outside the blocks \(mlp\)"):
+        relevance(torch.erfinv, [x], rule_sets.ATTN_LRP, R)
+    relevance(lambda x: x + x.erfinv().detach(), [x], rule_sets.ATTN_LRP, R)
+    (found,), tape = relevance(torch.erfinv, [x], {**rule_sets.ATTN_LRP, "erfinv": rules.PlainGradient()}, R)
+    y = torch.erfinv(x)
+    handed = x * R / y * math.sqrt(math.pi) / 2 * y.square().exp()
+    torch.testing.assert_close(found, handed, **CLOSE)
+    torch.testing.assert_close(leaked(tape, "nonlinearity"), (R - handed).sum(1), **CLOSE)
+
+
+def test_several_results_of_one_call_are_refused_too():
+    x, R = random(4, 4), random(4, 4, seed=1)
+    with pytest.raises(OptionError, match="operation 'linalg_qr'|operation 'qr'"):
+        relevance(lambda x: torch.linalg.qr(x)[0], [x], rule_sets.ATTN_LRP, R)
 
 
 def test_rule_sets_are_checked(untyped):

@@ -25,7 +25,7 @@ from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
 from .assemble import Settings, normalized
-from .prepare import image_inputs, in_dtype, like, refuse_training
+from .prepare import image_inputs, in_dtype, like
 
 _MASKS = ("attention_mask", "decoder_attention_mask", "mask", "padding_mask")
 
@@ -48,7 +48,6 @@ class AnyModel:
     def of(model: nn.Module | LoadedModel, module: nn.Module, inputs: Any, dtype: torch.dtype | None) -> AnyModel:
         """A model with its input as tensors, on its device. Raises `InputError` where it is in training."""
         loaded = model if isinstance(model, LoadedModel) else None
-        refuse_training(module)
         given = loaded.model if loaded is not None else cast(nn.Module, model)
         tokenizer = loaded.tokenizer if loaded is not None else None
         pictures: Sequence[Picture] = ()

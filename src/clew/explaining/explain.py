@@ -13,7 +13,7 @@ from ..attributions import Attribution
 from ..errors import ClewError, OptionError, TargetError
 from ..explainers import find_method, parse_method
 from ..inputs import refuse_unreadable
-from ..models import Architecture, LoadedModel, find_pair, is_declared, supports_logits_to_keep
+from ..models import Architecture, LoadedModel, architecture_inside, find_pair, is_declared, supports_logits_to_keep
 from ..progress import progress_bar
 from ..seam import isolated_modes
 from ..subject import Subject
@@ -23,7 +23,7 @@ from ..verification import UserCall
 from .any_model import AnyModel, explain_any
 from .assemble import Request, Settings, attribution_of
 from .pair_model import LoadedPair
-from .prepare import PreparedBatch, prepare, unwrap
+from .prepare import PreparedBatch, prepare, refuse_unexplainable, unwrap
 from .similarity import PairExplainer
 from .windows import Windows
 
@@ -99,6 +99,7 @@ def explain(
     more: dict[str, Any] = {"method": method, "score": score, "checks": checks, "details": details}
     more |= {"compute_dtype": compute_dtype, "show_progress": show_progress, **options}
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
+    refuse_unexplainable(module)
     pair = find_pair(module) if architecture is None else None
     if pair is not None:
         if window is not None or score != "logit":
@@ -113,6 +114,8 @@ def explain(
     if window is not None:
         more["architecture"] = architecture
         return Windows(explain, window, stride, more, settings).of(model, inputs, target)
+    if architecture is None and at is None and not chosen.any_model and not is_declared(module):
+        architecture = architecture_inside(module)
     if at is not None or (architecture is None and not is_declared(module)):
         with progress_bar(chosen.name, show_progress) as progress:
             anything = AnyModel.of(model, module, inputs, compute_dtype)
@@ -173,7 +176,7 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
         each=each,
         **more,
     )
-    if rows is None and ready.bound.readout.by_target and not per_row:
+    if ready.bound.readout.is_seen or (rows is None and ready.bound.readout.by_target and not per_row):
         subject.target_rows = _rows_reached(subject)
     return subject
 

@@ -72,7 +72,6 @@ def prepare(
     """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
-    refuse_training(module)
     if compute_dtype is not None:
         module = in_dtype(module, compute_dtype)
     module = twin(module)
@@ -94,8 +93,24 @@ def prepare(
     return PreparedBatch(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
 
 
-def refuse_training(module: nn.Module) -> None:
-    """Raise `InputError` for a model in training mode."""
+def refuse_unexplainable(module: nn.Module) -> None:
+    """Raise `InputError` for a model in training mode, and for those whose insides no torch function shows."""
+    hidden = next((part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if hidden is not None:
+        raise InputError(
+            "TorchScript hides what it computes, so it cannot be explained",
+            expected="the module that was scripted or traced",
+            got=type(hidden).__name__,
+            todo="explain the model before torch.jit.script or torch.jit.trace",
+        )
+    packed = next((n for n, p in module.named_modules() if "ao.nn.quantized" in type(p).__module__), None)
+    if packed is not None:
+        raise InputError(
+            "int8 kernels have no weights in floats and no gradients, so they cannot be explained",
+            expected="a model with weights in floats, or quantised by bitsandbytes",
+            got=f"{packed}: {type(module.get_submodule(packed)).__name__}",
+            todo="explain the model before torch.ao.quantization",
+        )
     if any(part.training for part in module.modules()):
         training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
         raise InputError(
@@ -150,9 +165,9 @@ def _moved(value: Any, like: Tensor) -> Any:
 
 
 def unwrap(model: Any) -> nn.Module:
-    """The module inside `torch.compile`, `DataParallel` and the like."""
+    """The module inside `torch.compile`, `DataParallel` and the like, and the one whose layers PEFT has adapted."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner = getattr(model, "_orig_mod", None) or _adapted(model)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module  # pyright: ignore[reportUnknownMemberType]
         if inner is None:
@@ -161,6 +176,14 @@ def unwrap(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError("this is no model", expected="a torch.nn.Module or a model from clew.load", got=type(model))
     return model
+
+
+def _adapted(model: Any) -> nn.Module | None:
+    """The model inside a PEFT model whose adapters are in its layers; others add tokens of their own in front."""
+    if not any(cls.__module__.startswith("peft.peft_model") for cls in type(model).__mro__):
+        return None
+    tuner: Any = getattr(model, "base_model", None)
+    return getattr(tuner, "model", None) if hasattr(tuner, "merge_and_unload") else None
 
 
 def encoder_inputs(model: LoadedModel, inputs: Any, *, is_text: bool, truncate: bool = False) -> dict[str, Any]:

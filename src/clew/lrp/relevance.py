@@ -15,6 +15,7 @@ from ..shapes import Pixels, Scores, at_least_float32
 from ..subject import Subject, repeated
 from ..targets import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
+from .changes import with_copies
 from .ledger import Flow, Leak, OperationRule
 from .special_modules import PositionalRelevance
 from .tape import Tape
@@ -156,6 +157,13 @@ def propagate(
     miss an operation.
     """
     subject.refuse_cache()
+    more: dict[str, Any] = {"keep_attention": keep_attention, "positions": positions, "by_head": by_head}
+    return with_copies(subject.model, lambda copies: _propagated(subject, rules, level, start, copies, **more))
+
+
+def _propagated(
+    subject: Subject, rules: str | Mapping[str, Any], level: str, start: str, copies: bool, **more: Any
+) -> Relevance:
     name, chosen = rule_set(rules)
     if subject.token_first(subject.given.shape[0]):  # which the tape could not see
         raise CaptureError(
@@ -172,10 +180,9 @@ def propagate(
         subject.given.shape[0],
         level=level,
         reads=reads,
-        keep_attention=keep_attention,
-        positions=positions,
-        by_head=by_head,
+        **more,
     )
+    tape.copies = copies
     with torch.enable_grad():
         x = None
         if level == "pixel":

@@ -19,11 +19,10 @@ from ..subject.stream_subject import Leaves
 from ..targets import logits_of
 from . import operations as operations  # fills the tape's table
 from .audit import AuditedCall, AuditedTape
+from .changes import with_copies
 from .ledger import Leak, OperationRule
 from .tape import Tape
 
-# Models that change tensors in place that the backward pass needs.
-_changing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 # Models, by kind of input, whose examples share rows, so that they are explained one after the other.
 _shared: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 
@@ -111,30 +110,17 @@ def propagate_to_streams(
 def _propagate(
     subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool
 ) -> StreamRelevance:
-    model = owning_model(subject.model)
-    try:
-        return _propagated(subject, rules, start, one_at_a_time=one_at_a_time)
-    except RuntimeError as error:
-        if "inplace operation" not in str(error) or isinstance(error, ClewError):
-            raise
-        if model in _changing:
-            line = str(error).splitlines()[0]
-            raise CaptureError(
-                "the model changes a tensor in place that its own backward pass needs",
-                expected="a model whose gradients autograd can compute",
-                got=line,
-                todo="replace the change in place (x += …, x[…] = …) by one that makes a new tensor",
-            ) from error
-        _changing[model] = True
-        return _propagated(subject, rules, start, one_at_a_time=one_at_a_time)
+    return with_copies(
+        subject.model, lambda copies: _propagated(subject, rules, start, one_at_a_time=one_at_a_time, copies=copies)
+    )
 
 
 def _propagated(
-    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool, copies: bool
 ) -> StreamRelevance:
     name, chosen = rule_set(rules)
     tape = Tape(None, chosen, max(1, subject.batch), level="stream", model=subject.model)
-    tape.copies = owning_model(subject.model) in _changing
+    tape.place, tape.copies = "", copies
     inside: list[Tensor] = []
 
     def score_inside(output: Any) -> None:
@@ -187,6 +173,7 @@ def _propagated(
 def missed_by(subject: StreamSubject, rules: str | Mapping[str, Any], most: int = 3) -> list[AuditedCall]:
     """The calls of the model that hand on less or more than they get, the worst first."""
     tape = AuditedTape(rule_set(rules)[1], 1, subject.model)
+    tape.place, tape.copies = "", True
     with torch.enable_grad():
         inside: list[Tensor] = []
         found = subject.run(

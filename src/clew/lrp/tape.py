@@ -89,7 +89,6 @@ class Tape(Seam, Ledger, Marks):
     def place_hooks(self) -> None:
         bound = self._bound
         if bound is None:  # any model, without places
-            self.place = ""
             if self._model is not None:
                 watch_activations(self, [self._model])
             self.switch_on()

@@ -4,6 +4,7 @@ from .architectures import (
     Architecture,
     BoundArchitecture,
     Readout,
+    architecture_inside,
     find_architecture,
     how_to_declare,
     is_declared,

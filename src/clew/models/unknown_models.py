@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -68,7 +69,10 @@ _INPUTS = (
 )
 
 
-def unknown(model: nn.Module, known: Mapping[str, Any]) -> UnknownArchitecture:
+Find = Callable[[nn.Module], Any]
+
+
+def unknown(model: nn.Module, known: Mapping[str, Any], find: Find) -> UnknownArchitecture:
     """The error for a model that none of the `known` declarations, by class name, fits."""
     kind = type(model)
     return UnknownArchitecture(
@@ -76,13 +80,13 @@ def unknown(model: nn.Module, known: Mapping[str, Any]) -> UnknownArchitecture:
         expected="one of " + ", ".join(sorted({a.name for a in known.values()})),
         got="a module with "
         + (", ".join(f"{n}: {type(c).__name__}" for n, c in model.named_children()) or "no submodules"),
-        todo=advice(model, known),
+        todo=advice(model, known, find),
     )
 
 
-def advice(model: nn.Module, known: Mapping[str, Any]) -> str:
+def advice(model: nn.Module, known: Mapping[str, Any], find: Find) -> str:
     """What is known inside a model, why no declaration can describe it, or one to fill in."""
-    return _adapted(model) or _inside(model, known) or _of_another_kind(model) or "declare it:\n" + template(model)
+    return _adapted(model) or _inside(model, find) or _of_another_kind(model) or "declare it:\n" + template(model)
 
 
 def _adapted(model: Any) -> str | None:
@@ -97,15 +101,24 @@ def _adapted(model: Any) -> str | None:
     )
 
 
-def _inside(model: nn.Module, known: Mapping[str, Any]) -> str | None:
-    """How to declare a model that holds one of a known family, the outermost of them."""
+@dataclass(frozen=True)
+class KnownInside:
+    """A module of a known family inside a model: its `path`, how it is `declared`, what to change, and the `others`."""
+
+    path: str
+    part: nn.Module
+    declared: Any
+    changes: dict[str, Any]
+    others: list[str]
+
+
+def known_inside(model: nn.Module, find: Find) -> KnownInside | None:
+    """The outermost module of a known family inside a model."""
     found = sorted(
         (
-            (path, part, known[name])
+            (path.replace("._orig_mod", ""), part, declared)
             for path, part in model.named_modules()
-            if path
-            for name in _names(part)
-            if name in known
+            if path and (declared := find(part)) is not None
         ),
         key=lambda one: one[0].count("."),
     )
@@ -113,12 +126,21 @@ def _inside(model: nn.Module, known: Mapping[str, Any]) -> str | None:
         return None
     path, part, declared = found[0]
     takes = list(inspect.signature(model.forward).parameters)
-    more = ""
+    changes: dict[str, Any] = {}
     if declared.input_name is not None and declared.input_name not in takes:
-        text = declared.modality == "text"
-        more = f", input_name={takes[0]!r}" if text and takes else ", input_name=None"
+        changes["input_name"] = takes[0] if declared.modality == "text" and takes else None
     others = sorted({p for p, *_ in found if p != path and not p.startswith(f"{path}.")})
-    also = f"\n(also known: {', '.join(others[:4])}; one of them is explained)" if others else ""
+    return KnownInside(path, part, declared, changes, others)
+
+
+def _inside(model: nn.Module, find: Find) -> str | None:
+    """How to declare a model that holds one of a known family."""
+    found = known_inside(model, find)
+    if found is None:
+        return None
+    path, part, declared = found.path, found.part, found.declared
+    more = "".join(f", {k}={v!r}" for k, v in found.changes.items())
+    also = f"\n(also known: {', '.join(found.others[:4])}; one of them is explained)" if found.others else ""
     inputs = "token_numbers" if declared.modality == "text" else "images"
     return (
         f"its {path!r} is a {type(part).__name__}, which is known: say where it is\n\n"

@@ -253,10 +253,11 @@ class Capture(Seam):
         layer = cast(int, self._layer)
         if layer in self.records:
             raise CaptureError(
-                f"block {layer} computed attention twice in one forward pass",
+                f"block {layer} computed attention twice in one forward pass: the model calls it for several inputs",
                 expected="one attention call in each declared attention module",
                 got=type(self._attentions[layer]).__name__,
-                todo="declare the module that computes attention once: explain(..., architecture=Architecture(...))",
+                todo="leave `architecture` out and take a method that explains all inputs at once (input_x_gradient, "
+                "integrated_gradients, attn_lrp), or declare a module that computes attention once",
             )
         if attention.o.ndim != 4:
             raise CaptureError(

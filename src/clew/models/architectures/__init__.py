@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ClewError, UnknownArchitecture
 from ...registry import import_submodules
-from ..unknown_models import advice, unknown
+from ..unknown_models import advice, known_inside, unknown
 
 Path = str | tuple[str, ...]
 Task = Literal["classification", "causal-lm", "token-classification", "question-answering"]
@@ -29,7 +29,8 @@ class Readout:
     `patches_weight` spreads a weight evenly over all patch tokens (of a text: all tokens), or with `with_prefix` over
     all tokens. `last`: the last token that is not `pad_token_id`. `end`: the first token with the number
     `end_token_id`, or where that is None the one with the largest number. `by_target`: the head has an output for each
-    token, and the target says which are explained. `queries` of an attention pool are read (default: all).
+    token, and the target says which are explained; `is_seen`: the rows are those that the score is seen to reach.
+    `queries` of an attention pool are read (default: all).
     """
 
     rows: tuple[int, ...] = ()
@@ -42,6 +43,7 @@ class Readout:
     end_token_id: int | None = None
     by_target: bool = False
     queries: tuple[int, ...] = ()
+    is_seen: bool = False
 
     @staticmethod
     def cls() -> Readout:
@@ -77,6 +79,11 @@ class Readout:
     def tokens() -> Readout:
         """The head has an output for each token; the target says which are explained."""
         return Readout(by_target=True)
+
+    @staticmethod
+    def seen() -> Readout:
+        """The head reads the rows that the score is seen to reach, in a backward pass of the last block's tail."""
+        return Readout(by_target=True, is_seen=True)
 
 
 def _no_prefix(model: Any) -> int:
@@ -144,6 +151,18 @@ class Architecture:
             "grid": None if grid is None else lambda model, size: grid(find_path(model, path), size),
         }
         return replace(self, **(inner | changes))
+
+    def without(self, stem: str) -> Architecture | None:
+        """The declaration for what this one has at `stem`, a model without its head; None where it keeps more."""
+
+        def stripped(place: Path) -> Path | None:
+            paths = place if isinstance(place, tuple) else (place,)
+            found = tuple(p.removeprefix(f"{stem}.") for p in paths if p.startswith(f"{stem}."))
+            return found if len(found) == len(paths) else None
+
+        inner = {name: stripped(getattr(self, name)) for name in ("blocks", "patches")}
+        inner |= {n: stripped(p) for n in ("embeddings", "position_embeddings") if (p := getattr(self, n))}
+        return None if None in inner.values() else replace(self, **inner, task=_classification)
 
     def bind(self, model: nn.Module) -> BoundArchitecture:
         """Resolve every path on one model. Raises `UnknownArchitecture` where a place is missing."""
@@ -261,7 +280,12 @@ def architectures() -> dict[str, Architecture]:
 
 
 def is_declared(model: nn.Module) -> bool:
-    """Whether a declaration fits a model: its own, or that of a class among its ancestors."""
+    """Whether a declaration fits a model: its own, or that of a class among its ancestors.
+
+    Raises `UnknownArchitecture` for towers that say themselves that they cannot be explained.
+    """
+    if isinstance(getattr(model, "architecture", None), Architecture):
+        return True
     try:
         find_architecture(model)
     except UnknownArchitecture:
@@ -282,12 +306,40 @@ def find_architecture(model: nn.Module) -> Architecture:
         found = by_class.get(f"{cls.__module__}.{cls.__qualname__}")
         if found is not None:
             return found
-    raise unknown(model, by_class)
+    raise unknown(model, by_class, lambda part: _declared(part, by_class))
+
+
+def architecture_inside(model: nn.Module) -> Architecture | None:
+    """A declaration for a model that holds one of a known family, whose head may read other rows; None without one."""
+    known = _by_class()
+    own = _headless(model, known)
+    if own is not None:
+        return replace(own, readout=lambda model: Readout.seen(), check=None)
+    found = known_inside(model, lambda part: _declared(part, known))
+    if found is None:
+        return None
+    return found.declared.within(found.path, readout=lambda model: Readout.seen(), check=None, **found.changes)
+
+
+def _declared(part: nn.Module, known: dict[str, Architecture]) -> Architecture | None:
+    """The declaration of a module by its class or that of an ancestor, or of the models that put a head on it."""
+    names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(part).__mro__)
+    return next((known[name] for name in names if name in known), None) or _headless(part, known)
+
+
+def _headless(part: nn.Module, known: dict[str, Architecture]) -> Architecture | None:
+    """The declaration of a model of transformers without its head, from those with one in the same file."""
+    kind, stem = type(part), getattr(type(part), "base_model_prefix", "")
+    if not stem or not kind.__module__.startswith("transformers.models.") or kind.__name__.partition("For")[1]:
+        return None
+    beside = (a for name, a in known.items() if name.rpartition(".")[0] == kind.__module__)
+    return next((found for a in beside if (found := a.without(stem)) is not None), None)
 
 
 def how_to_declare(model: nn.Module) -> str:
     """How to declare a model that no declaration fits, or why none can describe it."""
-    return advice(model, _by_class())
+    known = _by_class()
+    return advice(model, known, lambda part: _declared(part, known))
 
 
 def _by_class() -> dict[str, Architecture]:
