@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..attributions import Attribution, StreamsAttribution
 from ..draw import Picture
-from ..errors import ClewError, OptionError, TargetError, UnknownArchitecture
+from ..errors import OptionError, UnknownArchitecture
 from ..explainers import Method, methods
 from ..inputs import holds_pictures
 from ..models import LoadedModel, how_to_declare
@@ -20,10 +21,11 @@ from ..places import Columns, Entries, Pixels, Places, Words
 from ..seam.twin import twin
 from ..streams import ModelCall
 from ..subject import Result, StreamSubject
-from ..targets import Resolved, Target, config_labels, head_of, labels_by_index, logits_of, resolve
+from ..targets import Resolved, Similarity, Target, config_labels, labels_by_index
 from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
+from .any_target import AskedTarget, resolve_any
 from .assemble import Settings, normalized
 from .prepare import image_inputs, in_dtype, like
 
@@ -42,7 +44,14 @@ class AnyModel:
     tokenizer: Any = None
     columns: Mapping[str, Sequence[str]] | None = None
     pictures: Sequence[Picture] = ()
+    loaded: LoadedModel | None = None
     precise: bool = False
+
+    def encode(self, inputs: Any) -> ModelCall:
+        """Another input as a call of the same model."""
+        if self.loaded is not None:
+            inputs, _ = _encoded(self.loaded, inputs)
+        return ModelCall.of(self.module, _tables_as_tensors(inputs)).moved(like(self.module))
 
     @staticmethod
     def of(model: nn.Module | LoadedModel, module: nn.Module, inputs: Any, dtype: torch.dtype | None) -> AnyModel:
@@ -62,7 +71,9 @@ class AnyModel:
             labels_by_index(loaded.labels) if loaded is not None else config_labels(getattr(module, "config", None))
         )
         name = loaded.name if loaded is not None else type(module).__name__
-        return AnyModel(given, twin(module), call, name, labels, tokenizer, columns, pictures, dtype == torch.float64)
+        return AnyModel(
+            given, twin(module), call, name, labels, tokenizer, columns, pictures, loaded, dtype == torch.float64
+        )
 
 
 def explain_any(
@@ -89,16 +100,13 @@ def explain_any(
             + (", ".join(f"{n}: {type(c).__name__}" for n, c in ready.given.named_children()) or "no submodules"),
             todo=how_to_declare(ready.given),
         )
-    is_callable = callable(target) and not isinstance(target, Tensor)
-
-    def fix(output: Any) -> Any:
-        return _resolved(ready, output, target, score)
+    fix = partial(resolve_any, AskedTarget(target, score, ready.module, ready.call, ready.labels, ready.encode))
 
     subject = StreamSubject(
         ready.module,
         ready.call,
         fix,
-        callable_target=is_callable,
+        callable_target=isinstance(target, Similarity) or (callable(target) and not isinstance(target, Tensor)),
         at=at,
         precise=ready.precise,
         progress=progress,
@@ -186,7 +194,8 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     if given is None:  # a station
         return Entries()
     if not given.is_floating_point():
-        return _words(ready, given) if given.ndim >= 2 and len(given) == len(scores) else Entries()
+        ids = given.mT if given.ndim == 2 and given.shape != scores.shape == given.mT.shape else given
+        return _words(ready, ids) if ids.ndim >= 2 and len(ids) == len(scores) else Entries()
     assert subject.clean is not None
     patch = subject.clean.entrance.patches.get(name)
     in_patches = patch is not None and len(patch) == 2
@@ -194,7 +203,8 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
         pictures = ready.pictures if len(ready.pictures) == len(scores) else ()
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
-        return Columns((ready.columns or {}).get(name, ()))
+        columns = ready.columns or {}
+        return Columns(columns.get(name, columns.get("", ())))  # a table that is the only argument has no name yet
     return Entries()
 
 
@@ -246,107 +256,3 @@ def _tables_as_tensors(inputs: Any) -> Any:
         found: Any = {k: _tables_as_tensors(v) if _is_table(v) else v for k, v in inputs.items()}
         return found if any(_is_table(v) for v in inputs.values()) else inputs
     return torch.as_tensor(inputs.to_numpy(dtype=np.float64)) if _is_table(inputs) else inputs
-
-
-# Targets
-
-
-@dataclass(frozen=True)
-class AnyTarget:
-    """A target of any output: `inner` on classes, of those of the last real row where each row has some."""
-
-    inner: Resolved
-    rows: Tensor | None = None
-
-    def __call__(self, output: Any, rows: Tensor | None = None) -> Tensor:
-        """One score per example."""
-        return self.inner(self._at(output), rows)
-
-    def logits(self, output: Any) -> Tensor | None:
-        """The logits that the target is one of, (batch, class)."""
-        return self.inner.logits(self._at(output))
-
-    @property
-    def checks(self) -> dict[str, Any]:
-        """What a reader of the score has to know."""
-        return dict(self.inner.checks)
-
-    def _at(self, output: Any) -> Any:
-        if self.inner.function is not None:
-            return output
-        output = _only_table(output)
-        if self.rows is None:
-            return output
-        logits = logits_of(output)
-        return logits[torch.arange(len(logits), device=logits.device), self.rows.to(logits.device)]
-
-
-def _resolved(ready: AnyModel, output: Any, target: Target, score: str) -> AnyTarget:
-    """The target, fixed on the first output. Raises `TargetError` that shows the output where it does not say it."""
-    if callable(target) and not isinstance(target, Tensor):
-        made: Any = target(output)
-        if not isinstance(made, Tensor) or made.ndim > 1:
-            raise _shown(output, "the target function gives no number per example", getattr(made, "shape", made))
-        return AnyTarget(resolve(target, output, made.numel(), None, score))
-    output = _only_table(output)
-    try:
-        logits = logits_of(output)
-    except ClewError as error:
-        raise _shown(
-            output, "the output does not say which of its numbers to explain", type(output).__name__
-        ) from error
-    if logits.ndim not in (2, 3):
-        raise _shown(output, "the output is no table of classes", tuple(logits.shape))
-    kind = "classification" if logits.ndim == 2 else "causal-lm"
-    head, rows = head_of(ready.module, kind), None
-    labels = ready.labels if logits.ndim == 2 and ready.labels and len(ready.labels) == logits.shape[1] else None
-    if logits.ndim == 3:
-        rows = _last_rows(ready, logits)
-        output = logits[torch.arange(len(logits), device=logits.device), rows]
-    return AnyTarget(resolve(target, output, len(logits), labels, score, head=head), rows)
-
-
-def _only_table(output: Any) -> Any:
-    """The only tensor of an output, where it is one (batch, class); else the output as it is."""
-    if isinstance(output, Mapping) and len(cast("Mapping[Any, Any]", output)) == 1:
-        only: Any = next(iter(cast("Mapping[Any, Any]", output).values()))
-        if isinstance(only, Tensor) and only.ndim == 2:
-            return only
-    return output
-
-
-def _last_rows(ready: AnyModel, logits: Tensor) -> Tensor:
-    """The last row of each example that is no padding, as far as a mask of that shape says so."""
-    given = ready.call.tensors()
-    masks = [given[n] for n in ("decoder_attention_mask", "attention_mask") if n in given]
-    mask = next((m for m in masks if m.shape == logits.shape[:2]), None)
-    if mask is None:
-        return torch.full((len(logits),), logits.shape[1] - 1, device=logits.device)
-    places = torch.arange(logits.shape[1], device=mask.device)
-    return (mask.ne(0) * places).amax(1).to(logits.device)
-
-
-def _shown(output: Any, what: str, got: object) -> TargetError:
-    path = next(iter(structure_of(output)), "output").partition(":")[0]
-    example = f"target=lambda output: {path}.flatten(1)[:, 0]"
-    return TargetError(
-        what,
-        expected="logits (batch, class) or (batch, token, class), or a function as target",
-        got=f"{got}; the output is\n    " + "\n    ".join(structure_of(output)),
-        todo=f"pass a function that gives one number per example, such as {example}",
-    )
-
-
-def structure_of(output: Any, path: str = "output") -> list[str]:
-    """The tensors of an output: how each is got, its shape and dtype."""
-    if isinstance(output, Tensor):
-        return [f"{path}: {tuple(output.shape)} {str(output.dtype).removeprefix('torch.')}"]
-    if isinstance(output, Mapping):
-        items = [(f"{path}[{k!r}]", v) for k, v in cast("Mapping[Any, Any]", output).items()]
-    elif hasattr(output, "_fields"):
-        items = [(f"{path}.{k}", getattr(output, k)) for k in output._fields]
-    elif isinstance(output, (list, tuple)):
-        items = [(f"{path}[{i}]", v) for i, v in enumerate(cast("list[Any]", output))]
-    else:
-        items = [(f"{path}.{k}", v) for k, v in vars(output).items()] if hasattr(output, "__dict__") else []
-    return [line for p, v in items for line in structure_of(v, p)][:20]

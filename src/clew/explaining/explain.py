@@ -16,14 +16,16 @@ from ..inputs import refuse_unreadable
 from ..models import Architecture, LoadedModel, architecture_inside, find_pair, is_declared, supports_logits_to_keep
 from ..progress import progress_bar
 from ..seam import isolated_modes
+from ..streams import ModelCall
 from ..subject import Subject
-from ..targets import Target, flatten_targets, head_of, logits_of, resolve, rows_of
+from ..targets import Similarity, Target, flatten_targets, head_of, logits_of, resolve, rows_of
 from ..validation import validate_call
 from ..verification import UserCall
 from .any_model import AnyModel, explain_any
+from .any_target import AskedTarget, resolved_by_function
 from .assemble import Request, Settings, attribution_of
 from .pair_model import LoadedPair
-from .prepare import PreparedBatch, prepare, refuse_unexplainable, unwrap
+from .prepare import PreparedBatch, like, prepare, refuse_unexplainable, unwrap
 from .similarity import PairExplainer
 from .windows import Windows
 
@@ -140,7 +142,7 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
     each = flatten_targets(target, ready.batch)[1]
     if text is not None and each > 1:
         raise TargetError("texts take one target at a time", expected="a target for each text", got=target)
-    per_row = not callable(target) or isinstance(target, Tensor)
+    per_row = not isinstance(target, Similarity) and (not callable(target) or isinstance(target, Tensor))
     rows = slots = None
     kept = torch.empty(0)
     if text is not None and task != "classification":
@@ -161,6 +163,8 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
         if places is not None and "logits_to_keep" in constant and _logits_given(output) == len(kept):
             places = torch.where(places >= 0, torch.searchsorted(kept, places.clamp(min=0)), -1)
         more: dict[str, Any] = {"text": text, "rows": rows, "slots": places, "answers": task == "question-answering"}
+        if isinstance(target, Similarity) or (per_row and task == "classification" and not _has_logits(output)):
+            return resolved_by_function(_asked(ready, target, score), output)
         return resolve(target, output, batch, labels, score, head=head, **more)
 
     subject = Subject(
@@ -179,6 +183,25 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
     if ready.bound.readout.is_seen or (rows is None and ready.bound.readout.by_target and not per_row):
         subject.target_rows = _rows_reached(subject)
     return subject
+
+
+def _has_logits(output: Any) -> bool:
+    try:
+        logits_of(output)
+    except ClewError:
+        return False
+    return True
+
+
+def _asked(ready: PreparedBatch, target: Target, score: str) -> AskedTarget:
+    """A target of a model without a head, whose output is scored as a whole."""
+    inputs = {k: v for k, v in ready.inputs.items() if k}
+    call = ModelCall.of(ready.model, inputs or next(iter(ready.inputs.values())))
+
+    def encode(other: Any) -> ModelCall:
+        return ModelCall.of(ready.model, other).moved(like(ready.model))
+
+    return AskedTarget(target, score, ready.model, call, None, encode)
 
 
 def _logits_given(output: Any) -> int | None:

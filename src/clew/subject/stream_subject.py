@@ -228,7 +228,7 @@ class StreamSubject:
         found: dict[str, Tensor] = {}
         for key, value in values.items():
             entry, axis, value = self.clean_entries[key], score_axes[key], at_least_float32(value)
-            if again != (entry.places is not None and key != entry.argument):
+            if again != entry.again:
                 continue
             if entry.places is None:
                 moved = value if axis in (0, None) else value.movedim(axis, 0)
