@@ -50,7 +50,7 @@ class AnyModel:
     def encode(self, inputs: Any) -> ModelCall:
         """Another input as a call of the same model."""
         if self.loaded is not None:
-            inputs, _ = _encoded(self.loaded, inputs)
+            inputs, _ = encoded(self.loaded, inputs)
         return ModelCall.of(self.module, _tables_as_tensors(inputs)).moved(like(self.module))
 
     @staticmethod
@@ -61,7 +61,7 @@ class AnyModel:
         tokenizer = loaded.tokenizer if loaded is not None else None
         pictures: Sequence[Picture] = ()
         if loaded is not None:
-            inputs, pictures = _encoded(loaded, inputs)
+            inputs, pictures = encoded(loaded, inputs)
         columns = _column_names(inputs)
         call = ModelCall.of(module, _tables_as_tensors(inputs))
         if dtype is not None:
@@ -229,7 +229,7 @@ def _words(ready: AnyModel, ids: Tensor) -> Places:
 # Inputs
 
 
-def _encoded(loaded: LoadedModel, inputs: Any) -> tuple[Any, Sequence[Picture]]:
+def encoded(loaded: LoadedModel, inputs: Any) -> tuple[Any, Sequence[Picture]]:
     """Strings and pictures as the loaded model's own tokenizer or preprocessing makes them; pictures to draw on."""
     texts: list[Any] = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, list) else []
     tokenizer: Any = loaded.tokenizer

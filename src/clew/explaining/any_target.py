@@ -139,8 +139,8 @@ def _embedded(asked: AskedTarget, other: Any) -> Tensor:
 def embedding_of(output: Any, call: ModelCall) -> tuple[Tensor, str] | None:
     """The embedding (batch, feature) in an output, and what it is in words; None where there is none.
 
-    A tensor (batch, feature); by the names that libraries give it; or the mean of the last hidden states over the tokens
-    that are real.
+    A tensor (batch, feature); by the names that libraries give it; or the mean of the last hidden states over real
+    tokens.
     """
     if isinstance(output, Tensor):
         return (output, "the output") if output.ndim == 2 else None

@@ -13,7 +13,15 @@ from ..attributions import Attribution
 from ..errors import ClewError, OptionError, TargetError
 from ..explainers import find_method, parse_method
 from ..inputs import refuse_unreadable
-from ..models import Architecture, LoadedModel, architecture_inside, find_pair, is_declared, supports_logits_to_keep
+from ..models import (
+    Architecture,
+    LoadedModel,
+    architecture_inside,
+    as_loaded,
+    find_pair,
+    is_declared,
+    supports_logits_to_keep,
+)
 from ..progress import progress_bar
 from ..seam import isolated_modes
 from ..streams import ModelCall
@@ -21,7 +29,7 @@ from ..subject import Subject
 from ..targets import Similarity, Target, flatten_targets, head_of, logits_of, resolve, rows_of
 from ..validation import validate_call
 from ..verification import UserCall
-from .any_model import AnyModel, explain_any
+from .any_model import AnyModel, encoded, explain_any
 from .any_target import AskedTarget, resolved_by_function
 from .assemble import Request, Settings, attribution_of
 from .pair_model import LoadedPair
@@ -56,12 +64,14 @@ def explain(
     """Explain a model's output for a batch of images or texts by one method.
 
     Args:
-        model: any supported `nn.Module` in evaluation mode, or what `clew.load` returned.
-        inputs: images as the model takes them, floats `(batch, channel, height, width)` or without batch, for a model
-            of one channel also `(batch, height, width)`, as tensor, array or a list of these; token numbers
-            `(batch, token)`, also in lists or arrays; a mapping of arguments, as a tokenizer gives it; or, for a loaded
-            model, PIL images, arrays of 8 bits `(height, width, 3)` in RGB order, strings, pairs of strings (question,
-            context), lists of words, or a chat, a list of messages {"role": …, "content": …}; single or in a list.
+        model: any `nn.Module` in evaluation mode, what `clew.load` returned, a pipeline of transformers, a
+            SentenceTransformer or CrossEncoder. Methods of gradients and LRP need to know nothing of it.
+        inputs: what the model takes: a tensor, a mapping of arguments, as a tokenizer gives it, or a tuple of them;
+            images as the model takes them, floats `(batch, channel, height, width)` or without batch, of one
+            channel also `(batch, height, width)`, as tensor, array or a list of these; token numbers `(batch, token)`,
+            also in lists or arrays; a table of pandas; or, for a loaded model, PIL images, arrays of 8 bits `(height,
+            width, 3)` in RGB order, strings, pairs of strings (question, context), lists of words, or a chat, a list of
+            messages {"role": …, "content": …}; single or in a list.
         method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
         target: None (the predicted class, next token or answer; of an embedding its norm), an index, a label,
             `Contrast(a, b)`, of texts also `Span(…)` and `Token(…)`, one of these per example, or a callable
@@ -100,6 +110,7 @@ def explain(
     settings = Settings(checks, details, normalize, zero_cls)
     more: dict[str, Any] = {"method": method, "score": score, "checks": checks, "details": details}
     more |= {"compute_dtype": compute_dtype, "show_progress": show_progress, **options}
+    model = as_loaded(model)
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
     refuse_unexplainable(module)
     pair = find_pair(module) if architecture is None else None
@@ -199,7 +210,8 @@ def _asked(ready: PreparedBatch, target: Target, score: str) -> AskedTarget:
     call = ModelCall.of(ready.model, inputs or next(iter(ready.inputs.values())))
 
     def encode(other: Any) -> ModelCall:
-        return ModelCall.of(ready.model, other).moved(like(ready.model))
+        own = other if ready.loaded is None else encoded(ready.loaded, other)[0]
+        return ModelCall.of(ready.model, own).moved(like(ready.model))
 
     return AskedTarget(target, score, ready.model, call, None, encode)
 

@@ -44,6 +44,7 @@ class PreparedBatch:
     precise: bool
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
+    loaded: LoadedModel | None = None
     preprocess: Any = None  # what made the model's input of pictures, if something did
 
     @property
@@ -90,7 +91,9 @@ def prepare(
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
         labels = None
     made = loaded.preprocess if loaded is not None and text is None and holds_pictures(inputs) else None
-    return PreparedBatch(module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, made)
+    return PreparedBatch(
+        module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, loaded, made
+    )
 
 
 def refuse_unexplainable(module: nn.Module) -> None:

@@ -6,7 +6,6 @@ import copy
 import logging
 import os
 import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,11 @@ from ..models import (
 )
 from ..seam import never_repacked
 from ..targets import config_labels
+from .any_hugging_face import named_class
 
 logger = logging.getLogger("clew")
+
+ANY = "any"  # what the configuration names
 
 # What a model's class ends in, by task, and the automatic class that loads it.
 TASKS = {
@@ -69,8 +71,6 @@ def load_hf(
     import transformers
     from transformers.utils import logging as hf_logging
 
-    if (adapter := adapter_only_error(Path(path))) is not None:
-        raise adapter
     if not Path(path).is_dir():
         announce(path, "model.safetensors", "pytorch_model.bin")
     bar_was_shown = hf_logging.is_progress_bar_enabled()
@@ -91,7 +91,7 @@ def load_hf(
         own = {k: v for k, v in model_args.items() if k not in _LOADING}
         config = configuration(path, **own)
         task = _task(config, task, name, weights)
-        cls: Any = getattr(transformers, TASKS[task][1])
+        cls: Any = named_class(config, name) if task == ANY else getattr(transformers, TASKS[task][1])
         if weights is not None:
             model = _with_weights(cls, config, weights, str(checkpoint))
         else:
@@ -117,6 +117,8 @@ def load_hf(
             raise LoadError(f"{name} is no image–text model that is known", expected=expected, got=type(model).__name__)
         preprocess = hf_preprocess(path, model.config.vision_config, backend)
         return LoadedModel(model, preprocess, None, name, tokenizer=_tokenizer(path))
+    if task == ANY:
+        return _with_what_belongs_to_it(model, path, name, backend)
     if task != "image-classification":
         return LoadedModel(model, None, labels, name, tokenizer=_tokenizer(path))
     return LoadedModel(model, hf_preprocess(path, model.config, backend), labels, name)
@@ -177,38 +179,25 @@ def _task(config: Any, task: str | None, name: str, weights: Weights | None) -> 
         return "image-classification"
     if weights is not None:
         return "image-classification" if hasattr(config, "image_size") else "classification"
-    heads = ", ".join(f"…{ending}" for ending, _ in TASKS.values() if ending)
     if not built:
         raise LoadError(
             f"the configuration of {name} names no class, so it does not tell what its head is for",
             expected="task= with one of " + ", ".join(TASKS),
             got="no `architectures`",
         )
-    if re.search(r"For[A-Z]\w*$|LMHead|WithLMHead", built):
-        what = f"{name} is a {built}, which clew does not explain yet"
-        todo = "choose a model with one of these heads"
-    else:
-        what = f"{name} is a {built}, without a head: its outputs are features, and there is no class to explain"
-        todo = "choose a model fine-tuned for one of these, or load its weights with checkpoint="
-    raise LoadError(what, expected="a model with one of the heads " + heads, got=built, todo=todo)
+    return ANY
 
 
-def adapter_only_error(folder: Path) -> LoadError | None:
-    """The error for a folder that holds an adapter without its model."""
-    file = folder / "adapter_config.json"
-    if not file.is_file() or (folder / "config.json").is_file():
-        return None
-    try:
-        base = read_object(file).get("base_model_name_or_path")
-    except LoadError:
-        base = None
-    return LoadError(
-        f"{folder} holds an adapter of PEFT alone, not the model that it belongs to",
-        expected="a folder with config.json and all weights",
-        got=f"adapter_config.json{f' for {base}' if base else ''}",
-        todo="merged = peft.PeftModel.from_pretrained(base_model, folder).merge_and_unload(); save it with its "
-        "tokenizer by save_pretrained and load that folder, or pass clew.LoadedModel(merged, tokenizer=…)",
-    )
+def _with_what_belongs_to_it(model: Any, path: str, name: str, backend: Backend | None) -> LoadedModel:
+    """A model of any kind with its tokenizer and its preprocessing of pictures, as far as it has them."""
+    tokenizer = preprocess = None
+    folder = Path(path)
+    local = folder.is_dir()
+    if not local or any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
+        tokenizer = _tokenizer(path)
+    if hasattr(model.config, "image_size") and hasattr(model.config, "num_channels"):
+        preprocess = hf_preprocess(path, model.config, backend)
+    return LoadedModel(model, preprocess, config_labels(model.config), name, tokenizer=tokenizer)
 
 
 def _implied_by(weights: Weights) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from ..files import is_valid_filename, read_object
 from ..models import DinoLinear, LoadedModel, find_pair, no_foreign_code
 from ..targets import labels_by_index
 from ..validation import validate_arguments, validate_call
-from .hugging_face import adapter_only_error, load_hf
+from .any_hugging_face import is_sentence_encoder, load_adapter, load_sentence_encoder
+from .hugging_face import load_hf
 from .open_clip_models import load_open_clip
 from .timm_models import LinearHead, load_timm, timm_configuration
 
@@ -55,7 +56,8 @@ def load(
 
     Args:
         name: `"mini:digits"` (bundled), `"timm:NAME"`, `"hf:ORG/NAME"`, `"open_clip:NAME/TAG"` (the tag names weights),
-            or a folder in timm's or Hugging Face's format.
+            or a folder in timm's or Hugging Face's format: any model that transformers has, adapters of PEFT (their
+            base is loaded, too), or a sentence encoder.
         checkpoint: weights to use instead: `.safetensors`, or `.pth` as training codes write it, read as weights only.
             The number of classes and mean pooling (`fc_norm`, as in MAE) are taken from it.
         linear: weights of a DINO linear head (CLS and mean of the patches) on top of a timm backbone.
@@ -149,8 +151,16 @@ def _load_folder(
     task: str | None,
     dtype: torch.dtype,
 ) -> LoadedModel:
-    if (adapter := adapter_only_error(folder)) is not None:
-        raise adapter
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        _refuse(str(folder), checkpoint=checkpoint, linear=linear)
+
+        def base(place: str, own_task: str | None) -> LoadedModel:
+            return load(place, task=task or own_task, dtype=dtype, **model_args)
+
+        return load_adapter(folder, base)
+    if is_sentence_encoder(folder) and task is None:
+        _refuse(str(folder), checkpoint=checkpoint, linear=linear, **model_args)
+        return load_sentence_encoder(folder)
     expected = "a readable config.json, of timm or of Hugging Face"
     config = read_object(folder / "config.json", expected=expected)
     if "architecture" in config:

@@ -34,4 +34,5 @@ from .model_files import (
     stored_size,
 )
 from .module_paths import block_and_head_names
+from .objects import as_loaded
 from .pair import SIDES, Pair, Side, find_pair, pairs, register_pair, tower

@@ -47,7 +47,8 @@ def answer_logits_of(output: Any, *, asked: bool = False) -> tuple[Tensor, Tenso
 
 
 def comparable_outputs(output: Any, *, answers: bool = False) -> list[Tensor]:
-    """The numbers that scores are made of, without a graph: logits, of an answer both; else all that there are."""
+    """The numbers that scores are made of, without a graph: logits, of an answer both; else embeddings (batch, feature)
+    where there are any, or all that there is."""
     both = answer_logits_of(output, asked=answers)
     if both is not None:
         return [t.detach() for t in both]
@@ -56,7 +57,8 @@ def comparable_outputs(output: Any, *, answers: bool = False) -> list[Tensor]:
     except ClewError:
         values: Any = cast("Mapping[str, Any]", output).values() if isinstance(output, Mapping) else output
         found = list(values) if isinstance(output, (Mapping, tuple, list)) else []
-        return [v.detach() for v in found if isinstance(v, Tensor) and v.is_floating_point()]
+        floats = [v.detach() for v in found if isinstance(v, Tensor) and v.is_floating_point()]
+        return [v for v in floats if v.ndim == 2] or floats
 
 
 def kept_rows(asked: Tensor | None, output: Any) -> list[int] | None:

@@ -333,6 +333,8 @@ class _Call:
                 given["logits_to_keep"] = torch.tensor(rows[i], device=self.subject.given.device)
             found = comparable_outputs(self._output(**given), answers=self._answers)
             parts.append([t[0] if kept is not None else t[0, rows[i]] for t in found] if self._by_token else found)
+        if any(len({t.shape[1:] for t in several}) > 1 for several in zip(*parts, strict=True)):
+            raise _Raised("nothing, but gives as many rows as each text has tokens, which are not compared")
         return [torch.cat([part[k] for part in parts]) for k in range(len(parts[0]))]
 
     def _cut_out(self, i: int, length: int) -> dict[str, Any]:
