@@ -40,7 +40,7 @@ ROOMS = [
     "metrics",
     "evaluation",
     "requests",
-    "demo", "diagnosis",
+    "demo", "any_diagnosis", "diagnosis",
     "training",
     "app",
     "cli",

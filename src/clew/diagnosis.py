@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .any_diagnosis import Finding, examine_any, state
 from .errors import ClewError
 from .explaining import LoadedPair, PreparedBatch, SideInputs, encode_features, subject_of, unwrap
 from .explaining.explain import explain
@@ -17,19 +18,21 @@ from .explaining.prepare import prepare
 from .explaining.side_inputs import side_inputs
 from .loading import LoadedModel
 from .lrp import propagate
-from .models import SIDES, Architecture, BoundArchitecture, Pair, Side, find_architecture, find_pair, tower
+from .models import (
+    SIDES,
+    Architecture,
+    BoundArchitecture,
+    Pair,
+    Side,
+    as_loaded,
+    find_architecture,
+    find_pair,
+    is_declared,
+    tower,
+)
 from .seam import is_quantized, isolated_modes, original
 from .targets import Token, answer_logits_of, logits_of
 from .verification import check_pixels
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried: its name, whether it held, and what was seen."""
-
-    name: str
-    ok: bool
-    seen: str
 
 
 @isolated_modes()
@@ -37,6 +40,7 @@ def doctor(
     model: nn.Module | LoadedModel,
     inputs: Any = None,
     *,
+    target: Any = None,
     architecture: Architecture | None = None,
     rules: str | Mapping[str, Any] = "attn_lrp",
 ) -> list[Finding]:
@@ -48,13 +52,20 @@ def doctor(
     output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
     padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
     LRP's account closes; nothing is left behind. Of an image–text model both towers are tried, or that of the inputs.
+
+    Of a model that is not declared (its `inputs` are needed, and a `target` where its output does not say what to
+    explain): where input enters and why, gradients, completeness along a path, rules and account, and what attention
+    was seen, so that one knows which methods work on it.
     """
+    model = as_loaded(model)
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
     pair = find_pair(inside) if architecture is None else None
     if pair is not None:
         given = None if inputs is None else side_inputs(inputs)
         sides: Sequence[Side] = SIDES if given is None else [given.side]
         return [one for side in sides for one in _tower(model, inside, pair, side, rules, given)]
+    if architecture is None and not is_declared(inside):
+        return examine_any(model, inside, inputs, target, rules)
     before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
     tolerance = 2e-2 if half else 1e-4
@@ -62,7 +73,7 @@ def doctor(
         declared = architecture or find_architecture(inside)
         example = _example(model, inside, declared.bind(inside)) if inputs is None else inputs
         ready = prepare(model, example, declared)
-        target = _target(ready)
+        target = _target(ready) if target is None else target
         subject = subject_of(ready, target)
     except ClewError as error:
         return [Finding("declaration", False, str(error))]
@@ -229,15 +240,3 @@ def _example(model: nn.Module | LoadedModel, inside: Any, bound: BoundArchitectu
         size = size or getattr(inside, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return torch.randn(2, bound.channels or 3, height, width, generator=generator, device="cpu")
-
-
-def state(model: nn.Module) -> list[Any]:
-    """Everything that a careless library would leave changed."""
-    modules: list[Any] = [
-        (len(m._forward_hooks), len(m._forward_pre_hooks), m.training)  # pyright: ignore[reportPrivateUsage]
-        for m in model.modules()
-    ]
-    parameters = [(p.requires_grad, p.grad is None) for p in model.parameters()]
-    config: Any = getattr(model, "config", None)
-    names = ("_attn_implementation", "_experts_implementation", "use_cache")
-    return [*modules, *parameters, *(getattr(config, name, None) for name in names)]

@@ -100,18 +100,8 @@ def explain_any(
             + (", ".join(f"{n}: {type(c).__name__}" for n, c in ready.given.named_children()) or "no submodules"),
             todo=how_to_declare(ready.given),
         )
-    fix = partial(resolve_any, AskedTarget(target, score, ready.module, ready.call, ready.labels, ready.encode))
-
-    subject = StreamSubject(
-        ready.module,
-        ready.call,
-        fix,
-        callable_target=isinstance(target, Similarity) or (callable(target) and not isinstance(target, Tensor)),
-        at=at,
-        precise=ready.precise,
-        progress=progress,
-        details=settings.details,
-        verify=settings.checks != "off",
+    subject = subject_of_any(
+        ready, target, score, at=at, progress=progress, details=settings.details, verify=settings.checks != "off"
     )
     result = method(subject, **options)
     if result.streams is None:
@@ -122,6 +112,19 @@ def explain_any(
         with verifying():
             checks |= verify_streams(subject, ready.given, result, again=settings.checks == "full")
     return _attribution(ready, subject, method.name, result, settings, checks, score)
+
+
+def subject_of_any(ready: AnyModel, target: Target = None, score: str = "logit", **more: Any) -> StreamSubject:
+    """What a method gets: a model and one call of it, with a target."""
+    asked = AskedTarget(target, score, ready.module, ready.call, ready.labels, ready.encode)
+    return StreamSubject(
+        ready.module,
+        ready.call,
+        partial(resolve_any, asked),
+        callable_target=isinstance(target, Similarity) or (callable(target) and not isinstance(target, Tensor)),
+        precise=ready.precise,
+        **more,
+    )
 
 
 def _attribution(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from ..errors import CaptureError, OptionError
 from ..models import BoundArchitecture
 from ..rules import PlainGradient, StabilisedFork, as_gradient
 from ..rules.rule_sets import RuleSet
@@ -128,6 +128,13 @@ class Tape(Seam, Ledger, Marks):
 
     def _embedded(self, output: Any) -> Tensor:
         """The patch embedding's output: where relevance ends on the level of tokens."""
+        if self.level != "pixel" and self.leaf is not None:
+            raise CaptureError(
+                "the declared patch embedding was called twice in one forward pass: for several inputs",
+                expected="one input that is explained",
+                got=type(output).__name__,
+                todo="leave `architecture` out: all inputs are explained at once",
+            )
         if self.level != "pixel":
             output = output.detach().requires_grad_()
             self.leaf = output

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError
 from ..shapes import Attn, Hidden, Keys, Outputs, Queries, Values, at_least_float32
 from .interception import Seam
+from .matrix_product import MatrixProduct, matrix_product
 from .multi_head import multi_head_attention
 from .readout import Rows, take
 from .row_sparse import input_gradient, linear_of, rows_read
@@ -184,6 +185,8 @@ class Capture(Seam):
             return self.seen(multi_head_attention, args, kwargs)
         if func in _PRODUCTS:
             return self._product(func, args, kwargs)
+        if func is torch.einsum and (form := matrix_product(args)) is not None:
+            return self._einsum(args[1:], form)
         result = func(*args, **kwargs)
         if self._logits and isinstance(result, Tensor):
             self._follow(func, args, result)
@@ -230,6 +233,17 @@ class Capture(Seam):
         probs = probs.view(*apart[:2], *probs.shape[-2:]) if merged else probs
         self._record(Attention(value, output, "eager", probs=probs))
         return output.flatten(0, 1) if merged else output
+
+    def _einsum(self, given: tuple[Any, ...], form: MatrixProduct) -> Tensor:
+        """A product written as an Einstein sum. What its factors are, these are with their axes in another order."""
+        for old, new in zip(given, form.factors, strict=False):
+            if id(old) in self._probs:
+                self._probs[id(new)] = new
+        product = self._product(torch.matmul, form.factors, {})
+        result = form.of(product)
+        if id(product) in self._logits:
+            self._logits[id(result)] = result
+        return result
 
     def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
         sources = [id(a) for a in args if isinstance(a, Tensor)]

@@ -4,8 +4,8 @@ A *stream* is an argument of floats as it is, or of token numbers where they are
 of the model puts out (a *station*).
 """
 
-from .entrance import Entrance, Entry, Give, station
+from .entrance import ABOUT_INPUT, Entrance, Entry, Give, station
 from .model_call import ModelCall, refuse_non_finite
 from .provenance import Provenance
 
-__all__ = ["Entrance", "Entry", "Give", "ModelCall", "Provenance", "refuse_non_finite", "station"]
+__all__ = ["ABOUT_INPUT", "Entrance", "Entry", "Give", "ModelCall", "Provenance", "refuse_non_finite", "station"]

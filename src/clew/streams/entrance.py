@@ -17,7 +17,7 @@ from .model_call import ModelCall
 from .provenance import Provenance
 
 # Arguments that say something about the input (which of it is real, where it stands): they are looked up or added, too.
-_ABOUT_INPUT = re.compile(r"mask|position|type_ids|segment|ratio|label|cu_seqlens|cache")
+ABOUT_INPUT = re.compile(r"mask|position|type_ids|segment|ratio|label|cu_seqlens|cache")
 _CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 
 Give = Callable[[str, Tensor], Tensor]
@@ -57,7 +57,7 @@ class Entrance(Seam):
 
     def __post_init__(self) -> None:
         super().__init__()
-        given = {name: t for name, t in self.model_call.tensors().items() if not _ABOUT_INPUT.search(name)}
+        given = {name: t for name, t in self.model_call.tensors().items() if not ABOUT_INPUT.search(name)}
         self._floats = {name: t for name, t in given.items() if t.is_floating_point()}
         self.provenance = Provenance({name: t for name, t in given.items() if _is_number(t)})
         self._looked_up = torch.zeros(self.provenance.count, dtype=torch.bool, device=_device(given))

@@ -23,6 +23,13 @@ _ARGUMENTS = re.compile(
 )
 
 
+def is_about_input(error: Exception) -> bool:
+    """Whether an error that a model raised may be about what it was given."""
+    if isinstance(error, (ValueError, AssertionError, TypeError, IndexError)):
+        return True
+    return type(error) is RuntimeError and bool(_SIZES.search(str(error).lower())) and "inplace" not in str(error)
+
+
 def input_error(model: nn.Module, error: Exception, shape: tuple[int, ...], *, is_text: bool) -> InputError:
     """The error for an input on which the model raised one. Advice on sizes is given only where it is about sizes."""
     said, what, place = str(error), f"{type(model).__name__} does not take this input", _place(model, error)

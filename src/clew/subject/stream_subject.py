@@ -20,7 +20,7 @@ from ..seam import DoublePrecision, Seam, in_callers_autocast, no_gradient_error
 from ..shapes import at_least_float32
 from ..streams import Entrance, Entry, ModelCall, station
 from .discrepancy import Discrepancy
-from .input_errors import input_error
+from .input_errors import input_error, is_about_input
 from .integration_paths import PathRecord, baseline
 
 Leaves = dict[str, Tensor]
@@ -104,8 +104,8 @@ class StreamSubject:
                 stack.enter_context(within)
             try:
                 output = self.model(*given.args, **given.kwargs)
-            except (ValueError, AssertionError, TypeError, IndexError) as error:
-                if isinstance(error, ClewError):
+            except Exception as error:
+                if isinstance(error, ClewError) or not is_about_input(error):
                     raise
                 shape = next(iter(self.call.tensors().values())).shape
                 raise input_error(owning_model(self.model), error, shape, is_text=False) from error

@@ -38,7 +38,7 @@ from ..seam import (
 )
 from ..shapes import Values
 from .discrepancy import Discrepancy
-from .input_errors import input_error, not_shown, refused_cache
+from .input_errors import input_error, is_about_input, not_shown, refused_cache
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .reached_rows import cache_key, should_refresh
 from .trace import Trace, gradients_of, repeated, some_rows
@@ -193,9 +193,9 @@ class Subject:
             stack.enter_context(in_callers_autocast())
             try:
                 return self.model(*args, **kwargs)
-            except ClewError:
-                raise
-            except (ValueError, AssertionError, TypeError, IndexError) as error:
+            except Exception as error:
+                if isinstance(error, ClewError) or not is_about_input(error):
+                    raise
                 raise input_error(
                     owning_model(self.model), error, self.given.shape, is_text=self.bound.is_text
                 ) from error
