@@ -156,7 +156,8 @@ def _propagated(
         entries = _in_order([part[1] for part in parts], total, shared=not one_at_a_time)
     for name, R in subject.by_stream(relevance, again=True).items():
         entries.append(Leak(name, None, "", "looked_up_again", R.flatten(1).sum(1)))
-    entries.append(Leak("embedding", None, "", "constant", subject.not_given(relevance)))
+    if (rest := subject.not_given(relevance)) is not None:
+        entries.append(Leak("embedding", None, "", "constant", rest))
     return StreamRelevance(
         rules=name,
         asked=rules,

@@ -242,8 +242,11 @@ class StreamSubject:
         words = {entry.argument for entry in self.clean_entries.values() if entry.places is not None}
         return {k: v.sqrt() if size and k in words else v for k, v in found.items()}
 
-    def not_given(self, leaves: Mapping[str, Tensor]) -> Tensor:
-        """Sums (batch,) of values at leaves whose tokens are none of the input: padding and beginnings of its own."""
+    def not_given(self, leaves: Mapping[str, Tensor]) -> Tensor | None:
+        """Sums (batch,) of values at leaves whose tokens are none of the input: padding and beginnings of its own.
+
+        None where all are of the input.
+        """
         found: list[Tensor] = []
         for key, value in leaves.items():
             places = self.clean_entries[key].places
@@ -254,7 +257,7 @@ class StreamSubject:
             each = value.flatten(places.ndim + ahead).sum(-1) * (places < 0)
             if len(each) == self.batch:
                 found.append(each.flatten(1).sum(1))
-        return torch.stack(found).sum(0) if found else torch.zeros(self.batch)
+        return torch.stack(found).sum(0) if found else None
 
     # What methods compute with
 
