@@ -74,10 +74,6 @@ MOVES = named(
     "double", "view_as", "reshape_as", "__getitem__", "sum", "cumsum", "neg", "__neg__", "amax", "amin", "sort",
     "nan_to_num", "float", "tril", "triu", "diff",
 )  # fmt: skip
-PRODUCTS = named("mul", "__mul__", "__rmul__", "multiply")
-QUOTIENTS = named("div", "__truediv__", "true_divide", "divide")
-SUMS, DIFFERENCES = named("add", "__add__", "__radd__"), named("sub", "__sub__", "subtract")
-MATMULS = named("matmul", "bmm", "mm", "__matmul__")
 MULTILINEAR = named("einsum", "dot", "inner", "outer", "mv", "tensordot", "kron", "cross", "bilinear")
 IN_PLACE = {
     changing: function
@@ -112,9 +108,7 @@ class AttnLRP(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def gate(self, y: Any) -> Any:
-        for one in y if isinstance(y, (list, tuple)) else [y]:
-            if isinstance(one, Tensor):
-                self.gates[id(one)] = one
+        self.gates |= {id(one): one for one in (y if isinstance(y, (list, tuple)) else [y]) if isinstance(one, Tensor)}
         return y
 
     def is_gate(self, x: Any) -> bool:
@@ -248,9 +242,9 @@ def _normalize(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _cosine(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
-    a, b, dim, eps = _given(args, kwargs, "x1", "x2", "dim", "eps")
+    *vectors, dim, eps = _given(args, kwargs, "x1", "x2", "dim", "eps")
     dim = 1 if dim is None else dim
-    a, b = (_normalize(mode, func, (x, 2.0, dim, 1e-8 if eps is None else eps), {}) for x in (a, b))
+    a, b = (_normalize(mode, func, (x, 2.0, dim, 1e-8 if eps is None else eps), {}) for x in vectors)
     return _ungated(mode, torch.mul, a, b).sum(dim)
 
 
@@ -325,6 +319,11 @@ def _extreme(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
     return torch.where(a >= b if "max" in func.__name__ else a <= b, a, b)
 
 
+def _composed(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
+    with mode:
+        return RECURRENT[func.__name__](*args)
+
+
 def _change(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
     x, old = args[0], args[0].clone()
     if mode.is_gate(x):
@@ -337,11 +336,6 @@ def _change(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
     return mode.gate(x) if is_gate else x
 
 
-def _recurrent(mode: AttnLRP, func: Any, args: Any, kwargs: Any) -> Any:
-    with mode:
-        return RECURRENT[func.__name__](*args)
-
-
 RULES: list[tuple[Any, Rule]] = [
     (ACTIVATIONS, _activation),
     (named("pow", "__pow__", "__rpow__", "float_power"), _power),
@@ -349,10 +343,10 @@ RULES: list[tuple[Any, Rule]] = [
     (named("clamp", "clip", "clamp_min", "clamp_max"), lambda m, f, a, k: m.as_gates(f(*a, **k), a[0])),
     (named("topk"), lambda mode, func, args, kwargs: (lambda y: (mode.gate(y[0]), y)[1])(func(*args, **kwargs))),
     (STEPS, lambda mode, func, args, kwargs: func(*args, **kwargs).detach()),
-    (SUMS | DIFFERENCES | named("__rsub__", "rsub"), _add),
-    (PRODUCTS, _multiply),
-    (QUOTIENTS | named("__rtruediv__", "__rdiv__"), _divide),
-    (MATMULS, _matmul),
+    (named("add", "__add__", "__radd__", "sub", "__sub__", "subtract", "__rsub__", "rsub"), _add),
+    (named("mul", "__mul__", "__rmul__", "multiply"), _multiply),
+    (named("div", "__truediv__", "true_divide", "divide", "__rtruediv__", "__rdiv__"), _divide),
+    (named("matmul", "bmm", "mm", "__matmul__"), _matmul),
     (MULTILINEAR, _multilinear),
     (named("linear"), _linear),
     (named("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"), _convolution),
@@ -369,7 +363,7 @@ RULES: list[tuple[Any, Rule]] = [
     (named("solve_triangular"), _solve),
     (named("maximum", "minimum", "max", "min"), _extreme),
     (set(IN_PLACE), _change),
-    (named("lstm", "gru"), _recurrent),
+    (named("lstm", "gru"), _composed),
 ]
 
 _ACTIVATION = re.compile(r"gelu|silu|swish|relu|mish|tanh|activation", re.IGNORECASE)
