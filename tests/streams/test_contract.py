@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from support.attn_lrp_twin import twin_relevance
 from support.plain_calls import difference, plain_gradient, streams_of
 from support.zoo import ZOO, build, called
+from support.zoo_common import NEWER
 from torch.overrides import TorchFunctionMode
 
 import clew
@@ -71,6 +72,8 @@ def test_fused_and_written_attention_give_the_same(name):
     for specimen, some in ((fused, True), (written, False)):
         with _Kernels() as seen, torch.no_grad():
             specimen.run()
+        if some and not NEWER and not seen.calls[F.scaled_dot_product_attention]:
+            pytest.skip("this release of transformers has no fused attention for it")
         assert bool(seen.calls[F.scaled_dot_product_attention]) == some
     one, other = (streams_of(explain(specimen, "attn_lrp")) for specimen in (fused, written))
     for stream, part in one.items():

@@ -124,6 +124,7 @@ def test_numbers_of_several_arguments_are_told_apart():
         lambda x: x.sum(1),
         lambda x: x.float(),
         lambda x: x != 10,
+        lambda x: F.pad(torch.arange(3), (0, x[0, 0])),
     ],
 )
 def test_what_is_made_of_numbers_but_is_not_these_is_not_followed(make):

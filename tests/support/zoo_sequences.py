@@ -96,7 +96,7 @@ def _written(encoder: Any, decoder: Any, kernel: str) -> Made:
 DECODER: dict[str, Any] = {"vocab_size": 64, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
 
 
-@in_zoo("pixel_values", "decoder_input_ids", kernels=("eager",))
+@in_zoo("pixel_values", "decoder_input_ids", kernels=("eager",), newer=True)
 def trocr(kernel: str) -> Made:
     decoder = T.TrOCRConfig(**DECODER, d_model=32, max_position_embeddings=64, cross_attention_hidden_size=32)
     return _written(T.ViTConfig(**TOWER), decoder, kernel)
@@ -165,7 +165,14 @@ def _codes(which: int) -> Arrange:
 CODES = {f"decoder.model.decoder.embed_tokens.{which}": _codes(which) for which in range(2)}
 
 
-@in_zoo("input_ids", "decoder_input_ids", alone=False, kernels=("eager",), looked_up={"decoder_input_ids": CODES})
+@in_zoo(
+    "input_ids",
+    "decoder_input_ids",
+    alone=False,
+    newer=True,
+    kernels=("eager",),
+    looked_up={"decoder_input_ids": CODES},
+)
 def musicgen(kernel: str) -> Made:
     """Sound in two rows of codes for each text, which are looked up in a table each."""
     coder = {"num_filters": 4, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8, "upsampling_ratios": [4, 2]}

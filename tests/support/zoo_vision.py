@@ -206,7 +206,7 @@ def vitpose(kernel: str) -> Made:
     return _seen("VitPoseForPoseEstimation", config, kernel, score=score)
 
 
-@in_zoo("input_ids", "pixel_values")
+@in_zoo("input_ids", "pixel_values", newer=True)
 def owlvit(kernel: str) -> Made:
     """How much a place of a picture is what a text says."""
     sizes = {k: v for k, v in TOWER.items() if k not in ("image_size", "patch_size")}
