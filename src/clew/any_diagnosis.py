@@ -74,6 +74,7 @@ def _streams(ready: AnyModel, subject: StreamSubject) -> tuple[bool, str]:
     """Where input enters, and why."""
     tables = {id(p): n for n, p in subject.model.named_parameters()}
     lines: list[str] = []
+    before = subject.looked_up_before()
     for key, entry in subject.clean_entries.items():
         shape = tuple(entry.value.shape)
         if entry.places is None:
@@ -81,7 +82,7 @@ def _streams(ready: AnyModel, subject: StreamSubject) -> tuple[bool, str]:
             lines.append(f"{key}: floats {shape} as they are given" + (f", in patches of {patches}" if patches else ""))
         else:
             table = tables.get(id(entry.table), "a table")
-            again = "; the same numbers once more" if entry.again else ""
+            again = "; the same numbers once more" if bool(before[key].any()) else ""
             lines.append(f"{key}: numbers that are looked up in {table}, {shape}{again}")
     entered = {entry.argument for entry in subject.clean_entries.values()}
     for name, value in ready.call.tensors().items():

@@ -346,7 +346,7 @@ def test_an_operation_without_a_rule_is_an_error_only_if_relevance_reaches_it():
 
 def test_several_results_of_one_call_are_refused_too():
     x, R = random(4, 4), random(4, 4, seed=1)
-    with pytest.raises(OptionError, match="operation 'linalg_qr'|operation 'qr'"):
+    with pytest.raises(OptionError, match=r"operation '(linalg_)?qr'"):
         relevance(lambda x: torch.linalg.qr(x)[0], [x], rule_sets.ATTN_LRP, R)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..attributions import Attribution, ImageAttribution, TextAttribution
 from ..errors import InputError, OptionError
 from ..inputs import TextBatch
-from ..seam import is_quantized
+from ..seam import is_quantized, modules_of
 from ..subject import Result, Subject, repeated
 from ..targets import logits_of
 from ..verification import ResultToVerify, UserCall, verify_result
@@ -197,7 +197,7 @@ def _checked(
     found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1), **subject.target.checks}
     if subject.backend is not None:
         found["attention"] = subject.backend
-    if packed := sum(map(is_quantized, subject.model.modules())):
+    if packed := sum(map(is_quantized, modules_of(subject.model))):
         found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
         made = replace(made, quantised=packed > 0)

@@ -26,7 +26,7 @@ from ..inputs import (
     refuse_labelled_batch,
 )
 from ..models import Architecture, BoundArchitecture, LoadedModel, copy_cache, find_architecture
-from ..seam import is_quantized
+from ..seam import is_quantized, modules_of
 from ..seam.twin import twin
 from ..targets import config_labels, labels_by_index
 from .prepare_text import text_inputs
@@ -98,7 +98,14 @@ def prepare(
 
 def refuse_unexplainable(module: nn.Module) -> None:
     """Raise `InputError` for a model in training mode, and for those whose insides no torch function shows."""
-    hidden = next((part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    odd: list[nn.Module] = [
+        part
+        for part in modules_of(module)
+        if part.training or isinstance(part, torch.jit.ScriptModule) or "ao.nn.quantized" in type(part).__module__
+    ]
+    if not odd:
+        return
+    hidden = next((part for part in odd if isinstance(part, torch.jit.ScriptModule)), None)
     if hidden is not None:
         raise InputError(
             "TorchScript hides what it computes, so it cannot be explained",
@@ -106,22 +113,21 @@ def refuse_unexplainable(module: nn.Module) -> None:
             got=type(hidden).__name__,
             todo="explain the model before torch.jit.script or torch.jit.trace",
         )
-    packed = next((n for n, p in module.named_modules() if "ao.nn.quantized" in type(p).__module__), None)
+    packed = next((part for part in odd if "ao.nn.quantized" in type(part).__module__), None)
     if packed is not None:
         raise InputError(
             "int8 kernels have no weights in floats and no gradients, so they cannot be explained",
             expected="a model with weights in floats, or quantised by bitsandbytes",
-            got=f"{packed}: {type(module.get_submodule(packed)).__name__}",
+            got=type(packed).__name__,
             todo="explain the model before torch.ao.quantization",
         )
-    if any(part.training for part in module.modules()):
-        training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
-        raise InputError(
-            f"{type(module).__name__} is in training mode, so dropout makes every pass different",
-            expected="a model in evaluation mode",
-            got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
-            todo="call model.eval()",
-        )
+    training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+    raise InputError(
+        f"{type(module).__name__} is in training mode, so dropout makes every pass different",
+        expected="a model in evaluation mode",
+        got=f"training == True in {', '.join(training[:4])}{' …' if len(training) > 4 else ''}",
+        todo="call model.eval()",
+    )
 
 
 def like(*modules: nn.Module) -> Tensor:
@@ -148,7 +154,7 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model itself if it is in that precision, else a copy. Raises `InputError` for what cannot be copied so."""
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise InputError("no dtype to compute in", expected="torch.float64 or another float", got=dtype)
-    if any(is_quantized(part) for part in module.modules()):
+    if any(map(is_quantized, modules_of(module))):
         raise InputError(
             "a quantised model is explained in its own precision",
             expected="compute_dtype=None",

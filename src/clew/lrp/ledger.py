@@ -79,6 +79,7 @@ class Ledger:
         self.flow: dict[str, Flow] = {}
         self._found: dict[tuple[str, str], OperationRule] = {}
         self._finally: list[Callable[[], None]] = []
+        self._at_first: list[Callable[[], None]] = []
         self.dtypes: set[torch.dtype] = set()  # in which amounts were written down
         self.rows: Tensor | None = None  # examples of the rows that an expert gets
 
@@ -133,9 +134,15 @@ class Ledger:
         """Do something when the backward pass is over."""
         self._finally.append(finish)
 
+    def at_beginning(self, begin: Callable[[], None]) -> None:
+        """Do something when a backward pass begins."""
+        self._at_first.append(begin)
+
     def open(self) -> None:
         """Say that a backward pass begins: what an earlier one over the same graph wrote down is forgotten."""
         self.entries.clear()
+        for begin in self._at_first:
+            begin()
         self.flow = {name: Flow(torch.empty(0), torch.empty(0)) for name in self.flow}
 
     def close(self) -> None:
@@ -148,3 +155,4 @@ class Ledger:
         """Let go of the graph: what is done at its end holds tensors of it, and its nodes hold this ledger, a circle
         that Python cannot see."""
         self._finally.clear()
+        self._at_first.clear()

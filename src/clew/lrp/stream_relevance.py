@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, ClewError
 from ..rules.rule_sets import rule_set
-from ..seam import owning_model
+from ..seam import floats_of, owning_model
 from ..shapes import at_least_float32
 from ..subject import StreamSubject
 from ..subject.stream_subject import Leaves
@@ -129,7 +129,7 @@ def _propagated(
 
     with torch.enable_grad():
         # Where a model of double precision casts to single, its account would not close to more than that.
-        double = all(p.dtype == torch.float64 for p in subject.model.parameters() if p.is_floating_point())
+        double = all(p.dtype == torch.float64 for p in floats_of(subject.model))
         found = subject.run(gradient=True, within=tape, score_within=score_inside, precise=double)
         output = found.output
         score = inside[0] if inside else subject.score(output)
@@ -254,5 +254,5 @@ def _logits(output: Any) -> list[Tensor]:
 
 def _shortest(model: nn.Module, tape: Tape, total: Tensor) -> torch.dtype:
     """The shortest dtype that was computed in."""
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} | {total.dtype} | tape.dtypes
+    kinds = {p.dtype for p in floats_of(model)} | {total.dtype} | tape.dtypes
     return min(kinds, key=lambda d: torch.finfo(d).bits)

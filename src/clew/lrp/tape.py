@@ -333,6 +333,7 @@ class Tape(Seam, Ledger, Marks):
     def counted(self, operation: str, cause: str) -> tuple[Callable[[Any, float], Any], Callable[[], None]]:
         """`count(x, sign)` is `x`, whose relevance is added up with a sign; `finish()` books the sum at the end."""
         page, sums = self.page(operation), list[Tensor]()
+        self.at_beginning(sums.clear)  # an earlier backward pass over the same graph may have ended without `book`
 
         def count(value: Any, sign: float) -> Any:
             def note(g: Tensor, x: Tensor | None) -> None:

@@ -28,7 +28,7 @@ class Entry:
     """One tensor in which input entered: `value` as the model had it, `leaf` what it was given in its place.
 
     `argument`: whose numbers these are. Of words `places` says which number of the arguments each row is, `table` what
-    was looked up; `again`: all of these numbers were looked up before.
+    was looked up.
     """
 
     argument: str
@@ -36,7 +36,6 @@ class Entry:
     leaf: Tensor
     places: Tensor | None = None
     table: Tensor | None = None
-    again: bool = False
 
 
 @dataclass(eq=False)
@@ -60,7 +59,6 @@ class Entrance(Seam):
         given = {name: t for name, t in self.model_call.tensors().items() if not ABOUT_INPUT.search(name)}
         self._floats = {name: t for name, t in given.items() if t.is_floating_point()}
         self.provenance = Provenance({name: t for name, t in given.items() if _is_number(t)})
-        self._looked_up = torch.zeros(self.provenance.count, dtype=torch.bool, device=_device(given))
         self._inside: list[tuple[Tensor, Tensor] | None] = []  # look-ups of the embeddings that the pass is in
 
     def place_hooks(self) -> None:
@@ -109,19 +107,11 @@ class Entrance(Seam):
             count += 1
             key = f"{argument}#{count}"
         leaf = self.give(key, value.detach())
-        again = places is not None and not self._first_look(places)
-        self.entries[key] = Entry(argument, value.detach(), leaf, places, table, again)
+        self.entries[key] = Entry(argument, value.detach(), leaf, places, table)
         copy = leaf.clone()
         if self.entered is not None:
             self.entered(leaf, copy)
         return copy
-
-    def _first_look(self, places: Tensor) -> bool:
-        """Whether any of these numbers is looked up for the first time."""
-        given = places[places >= 0]
-        first = bool((~self._looked_up[given]).any())
-        self._looked_up[given] = True
-        return first
 
     def _leaves_station(self, output: Any) -> Any:
         if isinstance(output, Tensor):
@@ -147,10 +137,6 @@ class Entrance(Seam):
             if same and kernel == stride and max(kernel) > 1 and name not in self.patches:
                 self.patches[name] = kernel
                 return
-
-
-def _device(tensors: Mapping[str, Tensor]) -> torch.device:
-    return next((t.device for t in tensors.values() if _is_number(t)), torch.device("cpu"))
 
 
 def _is_number(value: Tensor) -> bool:

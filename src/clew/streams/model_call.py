@@ -81,6 +81,10 @@ class ModelCall:
         args, kwargs = _map(self.args, move), {k: _map(v, move) for k, v in self.kwargs.items()}
         return ModelCall(args, kwargs, self.names)
 
+    def copied(self) -> ModelCall:
+        """The call with copies of its tensors."""
+        return self.replaced({name: t.clone() for name, t in self.tensors().items()})
+
     @property
     def signature(self) -> tuple[Any, ...]:
         """What decides how a model treats the input, as far as can be said: names, shapes and dtypes."""

@@ -75,6 +75,13 @@ class Provenance:
         first = int(places[places >= 0].flatten()[0])
         return self._names[max(i for i, start in enumerate(self._starts) if start <= first)]
 
+    def arguments(self, places: Tensor) -> list[str]:
+        """All arguments that any of these numbers is in."""
+        known = places[places >= 0]
+        ends = [start + shape.numel() for start, shape in zip(self._starts, self._shapes, strict=True)]
+        inside = [(known >= start) & (known < end) for start, end in zip(self._starts, ends, strict=True)]
+        return [name for name, some in zip(self._names, inside, strict=True) if bool(some.any())]
+
     def spread(self, values: Tensor, places: Tensor) -> dict[str, Tensor]:
         """Values (…, one for each of `places`) added up where the numbers stand in the arguments, by argument."""
         known = places.flatten() >= 0
@@ -133,7 +140,9 @@ class Provenance:
                 return torch.where(condition, self._or_none(one), self._or_none(other))
             return func(self._or_none(args[0]), *args[1:-1], self._or_none(args[-1]))
         if func in _PAD:
-            return F.pad(self._shadows[id(args[0])][1], args[1] if len(args) > 1 else kwargs["pad"], value=NOT_GIVEN)
+            padded = self.of(args[0] if args else kwargs["input"])
+            sides = args[1] if len(args) > 1 else kwargs["pad"]
+            return None if padded is None else F.pad(padded, sides, value=NOT_GIVEN)
         own = self.of(args[0]) if args else None
         if func in _MOVES or name == "__get__":
             moved = func(own, *args[1:], **kwargs) if own is not None else None

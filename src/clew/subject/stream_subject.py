@@ -204,18 +204,35 @@ class StreamSubject:
 
     def _axis(self, key: str, g: Tensor, batch: int) -> int | None:
         entry, sizes = self.clean_entries[key], g.abs()
-        reached = sizes if entry.places is None else self._of_words(entry, sizes, size=False)
+        reached = sizes if entry.places is None else self._of_words(entry, sizes, size=False)[entry.argument]
         for axis in range(reached.ndim):
             if reached.shape[axis] == batch and not bool((reached.movedim(axis, 0)[1:] > 0).any()):
                 return axis
         return None
 
-    def _of_words(self, entry: Entry, values: Tensor, *, size: bool) -> Tensor:
-        """Values (*places, width) as one number for each token number of the argument."""
+    def _of_words(self, entry: Entry, values: Tensor, *, size: bool) -> dict[str, Tensor]:
+        """Values (*places, width) as one number for each token number, by argument."""
         assert entry.places is not None and self.clean is not None
         flat = values.flatten(entry.places.ndim)
         each = flat.square().sum(-1) if size else flat.sum(-1)
-        return self.clean.entrance.provenance.spread(each, entry.places)[entry.argument]
+        provenance = self.clean.entrance.provenance
+        found = provenance.spread(each, entry.places)
+        return {name: found[name] for name in provenance.arguments(entry.places)}
+
+    def looked_up_before(self) -> dict[str, Tensor]:
+        """Of each look-up, which of its numbers an earlier one had."""
+        assert self.clean is not None
+        found: dict[str, Tensor] = {}
+        seen: Tensor | None = None
+        for key, entry in self.clean_entries.items():
+            if entry.places is None:
+                continue
+            if seen is None:
+                seen = torch.zeros(self.clean.entrance.provenance.count, dtype=torch.bool, device=entry.places.device)
+            given = entry.places >= 0
+            found[key] = given & seen[entry.places.clamp(min=0)]
+            seen[entry.places[given]] = True
+        return found
 
     def by_stream(self, values: Mapping[str, Tensor], *, size: bool = False, again: bool = False) -> dict[str, Tensor]:
         """Values of leaves as (batch, *axes of the argument): words summed over their features, or with `size` the norm
@@ -226,20 +243,24 @@ class StreamSubject:
         """
         score_axes = _axes[owning_model(self.model)][self.call.signature, self.at, self.batch]
         found: dict[str, Tensor] = {}
+        words, before = set[str](), self.looked_up_before()
         for key, value in values.items():
             entry, axis, value = self.clean_entries[key], score_axes[key], at_least_float32(value)
-            if again != entry.again:
-                continue
             if entry.places is None:
-                moved = value if axis in (0, None) else value.movedim(axis, 0)
-                found[key] = moved.abs() if size else moved
+                if not again:
+                    moved = value if axis in (0, None) else value.movedim(axis, 0)
+                    found[key] = moved.abs() if size else moved
                 continue
-            if axis is None:
-                made = torch.stack([self._of_words(entry, one, size=size) for one in value])
-            else:
-                made = self._of_words(entry, value, size=size).movedim(axis, 0)
-            found[entry.argument] = found[entry.argument] + made if entry.argument in found else made
-        words = {entry.argument for entry in self.clean_entries.values() if entry.places is not None}
+            kept = before[key] if again else ~before[key]
+            if not bool(kept.any()):
+                continue
+            each = value if axis is None else value[None]
+            each = each * kept.view(1, *kept.shape, *[1] * (each.ndim - 1 - kept.ndim))
+            made = [self._of_words(entry, one, size=size) for one in each]
+            for name in made[0]:
+                one = torch.stack([m[name] for m in made]) if axis is None else made[0][name].movedim(axis, 0)
+                found[name] = found[name] + one if name in found else one
+                words.add(name)
         return {k: v.sqrt() if size and k in words else v for k, v in found.items()}
 
     def not_given(self, leaves: Mapping[str, Tensor]) -> Tensor | None:

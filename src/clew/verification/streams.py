@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CheckFailed
 from ..lrp import missed_by
 from ..rules.rule_sets import RULE_SETS, rule_for
-from ..seam import in_callers_autocast, is_quantized
+from ..seam import floats_of, in_callers_autocast, is_quantized, modules_of
 from ..streams import ModelCall
 from ..subject import Discrepancy, Result, StreamSubject
 from ..targets import comparable_outputs
@@ -58,7 +58,8 @@ def _compared(subject: StreamSubject, model: nn.Module) -> Discrepancy | None:
     explained = comparable_outputs(subject.clean_output)
     if not explained:
         return None
-    precise = subject.precise and any(p.dtype != torch.float64 for p in model.parameters() if p.is_floating_point())
+    call = call.copied()  # which the model may change
+    precise = subject.precise and any(p.dtype != torch.float64 for p in floats_of(model))
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if precise and like is not None:
         call = call.moved(like)
@@ -73,8 +74,8 @@ def _compared(subject: StreamSubject, model: nn.Module) -> Discrepancy | None:
 
 
 def _allowed(model: nn.Module, own: list[Tensor]) -> float:
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} | {t.dtype for t in own}
-    if any(map(is_quantized, model.modules())):
+    kinds = {p.dtype for p in floats_of(model)} | {t.dtype for t in own}
+    if any(map(is_quantized, modules_of(model))):
         return 0.1
     return max(_ALLOWED.get(kind, 0.1) for kind in kinds)
 

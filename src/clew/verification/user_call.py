@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..inputs import BOOKKEEPING, TextBatch
 from ..models import NON_INPUT_ARGUMENTS, copy_cache
-from ..seam import callers_autocast, in_callers_autocast, is_quantized, owning_model
+from ..seam import callers_autocast, floats_of, in_callers_autocast, is_quantized, modules_of, owning_model
 from ..seam.twin import twin
 from ..shapes import at_least_float32
 from ..subject import LEAST_LOGIT, Discrepancy, Subject
@@ -137,7 +137,7 @@ class _Call:
     def _own(self) -> nn.Module:
         """The user's model; of one whose layers are packed anew when called, a twin, which takes the change."""
         model = self.call.model
-        return twin(model, as_is=True) if any(map(is_quantized, model.modules())) else model
+        return twin(model, as_is=True) if any(map(is_quantized, modules_of(model))) else model
 
     def signature(self) -> Any:
         """What calls that are alike share."""
@@ -217,8 +217,8 @@ class _Call:
     def _allowed(self) -> float:
         """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
         model = self.call.model
-        floats = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        if not floats or any(map(is_quantized, model.modules())) or callers_autocast():
+        floats = {p.dtype for p in floats_of(model)}
+        if not floats or any(map(is_quantized, modules_of(model))) or callers_autocast():
             return 0.1
         if self.subject.given.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
             return 2e-2
@@ -386,7 +386,7 @@ def strings_of(inputs: Any) -> list[Any] | None:
 def _plainly(model: nn.Module) -> Generator[None]:
     """Around a plain call: the caller's autocast, and no graph."""
     with in_callers_autocast(), torch.no_grad():
-        if not any(map(is_quantized, model.modules())):
+        if not any(map(is_quantized, modules_of(model))):
             yield
             return
         with warnings.catch_warnings():  # which other threads see: not where it is not needed

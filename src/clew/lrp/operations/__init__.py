@@ -53,6 +53,7 @@ for _fft in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):  # linear
         getattr(torch.fft, found) for n in ("", "2", "n") if hasattr(torch.fft, found := f"{_fft}{n}")
     )
 CONSERVING_FUNCTIONS.update({torch.fft.fftshift, torch.fft.ifftshift})
+CONSERVING_FUNCTIONS.update(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "real", "imag"))
 
 
 def handles(*names: str, where: tuple[Any, ...] = ()) -> Callable[[Handler], Handler]:
@@ -74,6 +75,7 @@ def in_place(name: str, handler: Handler) -> None:
         x = args[0]
         old = x.clone() if x.requires_grad else x
         tape.moved(x, old)
+        tape.gates.pop(id(x), None)
         y = handler(tape, other, (old, *args[1:]), kwargs)
         if y.requires_grad or x.requires_grad:
             return tape.moved(y, Tensor.copy_(x, y))

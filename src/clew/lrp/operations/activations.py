@@ -21,6 +21,8 @@ def activation(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     rule = tape.rule("activation")
     if not isinstance(rule, Identity):
         return plain(tape, "activation", rule, func, args, kwargs)
+    if kwargs.get("inplace"):
+        return _in_place(tape, func, args, kwargs)
     kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
 
     def compute(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,6 +32,13 @@ def activation(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     y = tape.ruled(compute, lambda g, inputs, ratio: (g * cast(Tensor, ratio),), (), args[0])
     tape.activated[id(y)] = y
     return tape.gate_as(y, args[0])
+
+
+def _in_place(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """The argument itself is changed, whether or not the model takes what is returned."""
+    x = args[0]
+    old = tape.moved(x, x.clone())
+    return tape.moved(y := activation(tape, func, (old, *args[1:]), {**kwargs, "inplace": False}), x.copy_(y))
 
 
 @handles("clamp", "clip", "clamp_min", "clamp_max")

@@ -86,6 +86,7 @@ def _fused(
     # One factor for all goes in at the output, the rest at queries and keys.
     common = to_v if valued else to_a
     page, layer, sums = tape.page("attention"), tape.block, dict[str, Tensor]()
+    tape.at_beginning(sums.clear)
     biased = mask is not None and mask.dtype != torch.bool and attends
 
     def at_output(g: Tensor, o: Tensor | None) -> Tensor:

@@ -79,16 +79,12 @@ def put(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 def put_in_place(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """The same in place: relevance of what stood there before comes by what comes after."""
     x = args[0]
-    constants = constant_part(func, args, kwargs) if _has_constants((*args, *kwargs.values())) else None
-    result = func(*args, **kwargs)
-    if constants is not None and x.requires_grad:
-        page = tape.page("put")
-
-        def note(g: Tensor) -> None:
-            page.leak("constant", torch.where(g == 0, 0.0, constants * g))
-
-        x.register_hook(note)
-    return result
+    tape.gates.pop(id(x), None)
+    if not _has_constants((*args, *kwargs.values())):
+        return func(*args, **kwargs)
+    constants, new = constant_part(func, args, kwargs), x.clone()
+    func(new, *args[1:], **kwargs)
+    return Tensor.copy_(x, book_constants(tape, new, constants, "put"))  # by a copy: x may be a view
 
 
 HANDLERS.update(

@@ -89,7 +89,9 @@ def norm(
 
     def fixed(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor]:
         G = g if y is None else share(y * g, y, eps, False, page)
-        if bias is not None:
+        if bias is not None and G.numel() % (tape.batch * bias.numel()):  # examples share its rows, which is told
+            page.leak("bias", G * bias)
+        elif bias is not None:
             page.leak("bias", G.reshape(tape.batch, -1, bias.numel()).sum(1) * bias.flatten())
         return (pull(G),)
 
@@ -200,7 +202,12 @@ def batch_norm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
         shift = (-running_mean * scale + (0 if bias is None else bias)).view(per_channel)
         y = F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-        return tape.hook_backward(y, lambda g, _: page.leak("bias", shift * g))
+
+        def back(g: Tensor, _: Tensor | None) -> Tensor:
+            page.leak("bias", shift * g)
+            return g.contiguous()  # torch's own backward is wrong for some strides of a single example
+
+        return tape.hook_backward(y, back)
 
     return call(*args, **kwargs)
 

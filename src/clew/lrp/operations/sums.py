@@ -118,7 +118,7 @@ def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     if func in torch_functions(["__rsub__", "rsub"]):
         a, b = b, a
-    return add(tape, torch.add, (a, -b), kwargs)
+    return add(tape, torch.add, (a, tape.moved(b, -b) if isinstance(b, Tensor) else -b), kwargs)
 
 
 @handles("mul", "__mul__", "__rmul__", "multiply")

@@ -1,0 +1,27 @@
+"""All modules of a model, as `nn.Module.modules()` gives them, without the names that take most of its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+
+def modules_of(model: nn.Module) -> Iterator[nn.Module]:
+    """The model and all modules inside it, each once, in no particular order."""
+    seen: set[int] = set()
+    rest = [model]
+    while rest:
+        module = rest.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            yield module
+            rest += [child for child in vars(module)["_modules"].values() if child is not None]
+
+
+def floats_of(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters of floats of all modules; shared ones several times."""
+    for module in modules_of(model):
+        for parameter in vars(module)["_parameters"].values():
+            if parameter is not None and parameter.is_floating_point():
+                yield parameter
