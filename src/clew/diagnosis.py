@@ -37,7 +37,7 @@ from .verification import check_pixels
 
 @isolated_modes()
 def doctor(
-    model: nn.Module | LoadedModel,
+    model: Any,
     inputs: Any = None,
     *,
     target: Any = None,

@@ -258,4 +258,4 @@ def _tables_as_tensors(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         found: Any = {k: _tables_as_tensors(v) if _is_table(v) else v for k, v in inputs.items()}
         return found if any(_is_table(v) for v in inputs.values()) else inputs
-    return torch.as_tensor(inputs.to_numpy(dtype=np.float64)) if _is_table(inputs) else inputs
+    return torch.tensor(inputs.to_numpy(dtype=np.float64, copy=True)) if _is_table(inputs) else inputs

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attributions import Attribution
 from ..errors import ClewError, OptionError, TargetError
@@ -41,7 +41,7 @@ from .windows import Windows
 @validate_call
 @isolated_modes()
 def explain(
-    model: nn.Module | LoadedModel,
+    model: Any,
     inputs: Any,
     *,
     method: str | Callable[..., Any] = "beyond_intuition_token",

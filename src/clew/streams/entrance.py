@@ -49,7 +49,7 @@ class Entrance(Seam):
     model: nn.Module
     model_call: ModelCall
     give: Give
-    at: nn.Module | None = None
+    at: str | None = None
     entered: Callable[[Tensor, Tensor], None] | None = None  # called with each leaf and the copy that the model gets
     entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     patches: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
@@ -64,7 +64,7 @@ class Entrance(Seam):
     def place_hooks(self) -> None:
         """See look-ups, or the station alone. What an embedding makes of its look-up (scales, norms) belongs to it."""
         if self.at is not None:
-            self.watch(self.at, after=self._leaves_station)
+            self.watch(station(self.model, self.at), after=self._leaves_station)
             return
         for module in self.model.modules():
             if isinstance(module, nn.Embedding):
@@ -115,12 +115,12 @@ class Entrance(Seam):
 
     def _leaves_station(self, output: Any) -> Any:
         if isinstance(output, Tensor):
-            return self._enter("station", output)
+            return self._enter(self.at or "", output)
         if isinstance(output, tuple):
             items = list(cast("tuple[Any, ...]", output))
             first = next((i for i, t in enumerate(items) if isinstance(t, Tensor) and t.is_floating_point()), None)
             if first is not None:
-                items[first] = self._enter("station", items[first])
+                items[first] = self._enter(self.at or "", items[first])
                 return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
         return None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ClewError, InputError
 from ..seam import DoublePrecision, Seam, in_callers_autocast, no_gradient_error, owning_model
 from ..shapes import at_least_float32
-from ..streams import Entrance, Entry, ModelCall, station
+from ..streams import Entrance, Entry, ModelCall
 from .discrepancy import Discrepancy
 from .input_errors import input_error, is_about_input
 from .integration_paths import PathRecord, baseline
@@ -91,8 +91,7 @@ class StreamSubject:
                 value = leaves.get(key, value)
             return value.detach().requires_grad_(gradient and (value.is_floating_point() or value.is_complex()))
 
-        at = None if self.at is None else station(self.model, self.at)
-        entrance = Entrance(self.model, self.call, give, at, getattr(within, "entered", None))
+        entrance = Entrance(self.model, self.call, give, self.at, getattr(within, "entered", None))
         with ExitStack() as stack:
             if self.precise or precise:
                 stack.enter_context(DoublePrecision(self.model))
