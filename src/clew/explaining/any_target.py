@@ -108,7 +108,7 @@ def _feature(asked: AskedTarget, found: tuple[Tensor, str]) -> AnyTarget:
 
 def _similarity(asked: AskedTarget, output: Any, target: Similarity) -> AnyTarget:
     """The cosine of an input's embedding with that of another input, or of one for each example."""
-    own = embedding_of(output, asked.call)
+    own = _compared(asked, output, asked.call)
     if own is None:
         raise _shown(output, "the output has no embedding to compare", type(output).__name__)
     batch = len(own[0])
@@ -120,7 +120,7 @@ def _similarity(asked: AskedTarget, output: Any, target: Similarity) -> AnyTarge
     reference = torch.cat([other.expand(batch if len(others) == 1 else 1, -1) for other in others])
 
     def cosine(output: Any) -> Tensor:
-        found = cast("tuple[Tensor, str]", embedding_of(output, asked.call))[0]
+        found = cast("tuple[Tensor, str]", _compared(asked, output, asked.call))[0]
         return torch.cosine_similarity(found, reference.to(found), dim=-1)
 
     names = [f"similarity with {str(one)[:40] if isinstance(one, str) else 'the other'}" for one in target.others]
@@ -128,9 +128,17 @@ def _similarity(asked: AskedTarget, output: Any, target: Similarity) -> AnyTarge
     return AnyTarget(resolved, told=(("embedding", own[1]),))
 
 
+def _compared(asked: AskedTarget, output: Any, call: ModelCall) -> tuple[Tensor, str] | None:
+    """The embedding of an output; what a model without a head calls logits is one."""
+    logits = _named(output, "logits")
+    if isinstance(logits, Tensor) and logits.ndim == 2 and head_of(asked.model).of(logits.shape[1]) == "embedding":
+        return logits, "logits of a model without a head"
+    return embedding_of(output, call)
+
+
 def _embedded(asked: AskedTarget, other: Any) -> Tensor:
     call = asked.encode(other)
-    found = embedding_of(asked.model(*call.args, **call.kwargs), call)
+    found = _compared(asked, asked.model(*call.args, **call.kwargs), call)
     if found is None or len(found[0]) != 1:
         raise TargetError("the other input is no single example", expected="an embedding (1, feature) of it", got=found)
     return found[0].detach()

@@ -174,7 +174,12 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
         if places is not None and "logits_to_keep" in constant and _logits_given(output) == len(kept):
             places = torch.where(places >= 0, torch.searchsorted(kept, places.clamp(min=0)), -1)
         more: dict[str, Any] = {"text": text, "rows": rows, "slots": places, "answers": task == "question-answering"}
-        if isinstance(target, Similarity) or (per_row and task == "classification" and not _has_logits(output)):
+        embedding = not _has_logits(output) or head.of(logits_of(output).shape[-1]) == "embedding"
+        if (
+            embedding
+            and task == "classification"
+            and (_others_fit(target, ready) if not per_row else not _has_logits(output))
+        ):
             return resolved_by_function(_asked(ready, target, score), output)
         return resolve(target, output, batch, labels, score, head=head, **more)
 
@@ -194,6 +199,13 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
     if ready.bound.readout.is_seen or (rows is None and ready.bound.readout.by_target and not per_row):
         subject.target_rows = _rows_reached(subject)
     return subject
+
+
+def _others_fit(target: Target, ready: PreparedBatch) -> bool:
+    """Whether a target compares with inputs of the same model: words only where it reads words."""
+    tokenizer = None if ready.loaded is None else ready.loaded.tokenizer
+    words = isinstance(target, Similarity) and any(isinstance(one, str) for one in target.others)
+    return isinstance(target, Similarity) and (tokenizer is not None or not words)
 
 
 def _has_logits(output: Any) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 
 from ..errors import LoadError, optional_import
 from ..files import read_object
-from ..models import LoadedModel
-from ..models.objects import as_loaded
+from ..models import LoadedModel, as_loaded
 
 # What PEFT calls a task, as `clew.load` does.
 _ADAPTED = {

@@ -16,12 +16,12 @@ def modules_of(model: nn.Module) -> Iterator[nn.Module]:
         if id(module) not in seen:
             seen.add(id(module))
             yield module
-            rest += [child for child in vars(module)["_modules"].values() if child is not None]
+            rest += [child for child in vars(module).get("_modules", {}).values() if child is not None]
 
 
 def floats_of(model: nn.Module) -> Iterator[Tensor]:
     """The parameters of floats of all modules; shared ones several times."""
     for module in modules_of(model):
-        for parameter in vars(module)["_parameters"].values():
+        for parameter in vars(module).get("_parameters", {}).values():
             if parameter is not None and parameter.is_floating_point():
                 yield parameter

@@ -220,10 +220,10 @@ class StreamSubject:
 
     def looked_up_before(self) -> dict[str, Tensor]:
         """Of each look-up, which of its numbers an earlier one had."""
+        entries, found = self.clean_entries, dict[str, Tensor]()
         assert self.clean is not None
-        found: dict[str, Tensor] = {}
         seen: Tensor | None = None
-        for key, entry in self.clean_entries.items():
+        for key, entry in entries.items():
             if entry.places is None:
                 continue
             if seen is None:
