@@ -135,6 +135,7 @@ def _comparable(part: Attribution, each: Tensor) -> tuple[Tensor, Tensor]:
         return part.pixels, whole.sum(1)
     if isinstance(part, TextAttribution):
         whole = whole.flatten(2).sum(-1) if whole.ndim > 2 else whole
+        whole = whole if whole.shape == part.scores.shape else whole.mT  # tokens first
         return part.scores, whole.masked_fill(~part.mask, 0.0)
     if part.scores.shape == each.shape:
         return part.scores, each
