@@ -26,7 +26,7 @@ class Places(Protocol):
         """
         ...
 
-    def erase(self, x: Tensor, keep: Tensor, value: float | Tensor) -> Tensor:
+    def erase(self, x: Tensor, keep: Tensor, value: int | float | Tensor) -> Tensor:
         """The argument with `value` in the place of what is not kept; `keep` is shaped as the result's `scores`."""
         ...
 
@@ -59,7 +59,7 @@ class Words:
             **common,
         )
 
-    def erase(self, x: Tensor, keep: Tensor, value: float | Tensor) -> Tensor:
+    def erase(self, x: Tensor, keep: Tensor, value: int | float | Tensor) -> Tensor:
         """Another token number where words are not kept."""
         return torch.where(keep, x, torch.as_tensor(value, dtype=x.dtype, device=x.device))
 
@@ -89,7 +89,7 @@ class Pixels:
             **common,
         )
 
-    def erase(self, x: Tensor, keep: Tensor, value: float | Tensor) -> Tensor:
+    def erase(self, x: Tensor, keep: Tensor, value: int | float | Tensor) -> Tensor:
         """Another colour in the patches that are not kept."""
         height, width = x.shape[-2:]
         grid = self._grid(height, width)
@@ -113,7 +113,7 @@ class Entries:
             all_scores=scores.reshape(len(scores), prod(shape)), shape=shape, columns=list(self.columns), **common
         )
 
-    def erase(self, x: Tensor, keep: Tensor, value: float | Tensor) -> Tensor:
+    def erase(self, x: Tensor, keep: Tensor, value: int | float | Tensor) -> Tensor:
         """Another value in the entries that are not kept."""
         return torch.where(keep.view(x.shape), x, torch.as_tensor(value, dtype=x.dtype, device=x.device))
 
