@@ -54,14 +54,21 @@ class AnyModel:
         return ModelCall.of(self.module, _tables_as_tensors(inputs)).moved(like(self.module))
 
     @staticmethod
-    def of(model: nn.Module | LoadedModel, module: nn.Module, inputs: Any, dtype: torch.dtype | None) -> AnyModel:
+    def of(
+        model: nn.Module | LoadedModel,
+        module: nn.Module,
+        inputs: Any,
+        dtype: torch.dtype | None,
+        *,
+        truncate: bool = False,
+    ) -> AnyModel:
         """A model with its input as tensors, on its device. Raises `InputError` where it is in training."""
         loaded = model if isinstance(model, LoadedModel) else None
         given = loaded.model if loaded is not None else cast(nn.Module, model)
         tokenizer = loaded.tokenizer if loaded is not None else None
         pictures: Sequence[Picture] = ()
         if loaded is not None:
-            inputs, pictures = encoded(loaded, inputs)
+            inputs, pictures = encoded(loaded, inputs, truncate=truncate)
         columns = _column_names(inputs)
         call = ModelCall.of(module, _tables_as_tensors(inputs))
         if dtype is not None:
@@ -232,12 +239,12 @@ def _words(ready: AnyModel, ids: Tensor) -> Places:
 # Inputs
 
 
-def encoded(loaded: LoadedModel, inputs: Any) -> tuple[Any, Sequence[Picture]]:
+def encoded(loaded: LoadedModel, inputs: Any, *, truncate: bool = False) -> tuple[Any, Sequence[Picture]]:
     """Strings and pictures as the loaded model's own tokenizer or preprocessing makes them; pictures to draw on."""
     texts: list[Any] = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, list) else []
     tokenizer: Any = loaded.tokenizer
     if texts and all(isinstance(one, str) for one in texts) and tokenizer is not None:
-        return dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)), ()
+        return dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, truncation=truncate)), ()
     if loaded.preprocess is not None and holds_pictures(inputs):
         tensors, pictures = image_inputs(inputs, loaded, str(getattr(loaded.model, "main_input_name", "")), None)
         return (tensors if all(tensors) else next(iter(tensors.values()))), pictures

@@ -130,8 +130,11 @@ def explain(
     if architecture is None and at is None and not chosen.any_model and not is_declared(module):
         architecture = architecture_inside(module)
     if at is not None or (architecture is None and not is_declared(module)):
+        if zero_cls:
+            todo = "leave it out; the first token is not known to be one of the model's own"
+            raise OptionError("zero_cls is for declared models", expected="False", got=zero_cls, todo=todo)
         with progress_bar(chosen.name, show_progress) as progress:
-            anything = AnyModel.of(model, module, inputs, compute_dtype)
+            anything = AnyModel.of(model, module, inputs, compute_dtype, truncate=truncate)
             return explain_any(anything, chosen, target, score, options, settings, at, progress)
     with progress_bar(chosen.name, show_progress) as progress:
         ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)

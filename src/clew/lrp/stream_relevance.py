@@ -254,5 +254,10 @@ def _logits(output: Any) -> list[Tensor]:
 
 def _shortest(model: nn.Module, tape: Tape, total: Tensor) -> torch.dtype:
     """The shortest dtype that was computed in."""
-    kinds = {p.dtype for p in floats_of(model)} | {total.dtype} | tape.dtypes
+    kinds = (
+        {p.dtype for p in floats_of(model)}
+        | {total.dtype}
+        | tape.dtypes
+        | ({tape.shorter} if tape.shorter is not None else set())
+    )
     return min(kinds, key=lambda d: torch.finfo(d).bits)

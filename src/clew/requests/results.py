@@ -7,8 +7,8 @@ from typing import Any
 
 from ..attributions import Attribution
 from ..errors import OptionError, UnknownArchitecture
-from ..explaining import LoadedPair, explain_in_batches
-from ..models import LoadedModel, find_architecture
+from ..explaining import LoadedPair, explain_in_batches, unwrap
+from ..models import LoadedModel, find_architecture, is_declared
 from ..targets import Contrast, Similarity, Span, Target, labels_by_index
 from .inputs import NamedInput, ReadInputs, read_images, read_texts
 from .targets import target_of, texts_of
@@ -16,14 +16,22 @@ from .targets import target_of, texts_of
 
 def kind_of(loaded: LoadedModel) -> str:
     """What a model reads: "image", "text" or "pair"."""
-    return "pair" if isinstance(loaded, LoadedPair) else find_architecture(loaded.model).modality
+    if isinstance(loaded, LoadedPair):
+        return "pair"
+    module = unwrap(loaded.model)
+    if not is_declared(module):
+        return "image" if loaded.preprocess is not None else "text"
+    return find_architecture(module).modality
 
 
 def labels_of(loaded: LoadedModel) -> Sequence[str] | None:
     """Names of the classes that a target may be: none where outputs are words or places in a text."""
     if isinstance(loaded, LoadedPair):
         return None
-    task = find_architecture(loaded.model).task(loaded.model)
+    module = unwrap(loaded.model)
+    if not is_declared(module):
+        return labels_by_index(loaded.labels)
+    task = find_architecture(module).task(module)
     return None if task in ("causal-lm", "question-answering") else labels_by_index(loaded.labels)
 
 

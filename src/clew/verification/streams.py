@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CheckFailed
 from ..lrp import missed_by
 from ..rules.rule_sets import RULE_SETS, rule_for
-from ..seam import floats_of, in_callers_autocast, is_quantized, modules_of
+from ..seam import callers_autocast, floats_of, in_callers_autocast, is_quantized, modules_of
 from ..streams import ModelCall
 from ..subject import Discrepancy, Result, StreamSubject
 from ..targets import comparable_outputs
@@ -28,7 +28,8 @@ def verify_streams(subject: StreamSubject, model: nn.Module, result: Result, *, 
     """
     found: dict[str, Any] = {}
     measured = list(subject.measured)
-    known, key = _known.setdefault(model, {}), subject.call.signature
+    kinds = frozenset(p.dtype for p in floats_of(model))
+    known, key = _known.setdefault(model, {}), (subject.call.signature, kinds, subject.precise, callers_autocast())
     if again or key not in known:
         own = _compared(subject, model)
         if own is not None:
@@ -75,7 +76,7 @@ def _compared(subject: StreamSubject, model: nn.Module) -> Discrepancy | None:
 
 def _allowed(model: nn.Module, own: list[Tensor]) -> float:
     kinds = {p.dtype for p in floats_of(model)} | {t.dtype for t in own}
-    if any(map(is_quantized, modules_of(model))):
+    if any(map(is_quantized, modules_of(model))) or callers_autocast():
         return 0.1
     return max(_ALLOWED.get(kind, 0.1) for kind in kinds)
 
