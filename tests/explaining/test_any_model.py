@@ -244,6 +244,15 @@ def test_shares_add_up_and_results_are_kept(tmp_path):
         a["tables"]
 
 
+def test_maps_are_drawn_on_the_pictures_that_were_given():
+    a = clew.explain(Heads().double().eval(), pictures(), method="saliency", target=lambda out: out["site"][:, 0])
+    drawn = [picture.pixels for picture in a.pictures]
+    assert [one.shape for one in drawn] == [(32, 32, 3)] * 2
+    x = pictures()[1]
+    expected = ((x - x.amin()) / (x.amax() - x.amin()) * 255).permute(1, 2, 0)
+    assert (torch.from_numpy(drawn[1].copy()).double() - expected).abs().max() <= 1
+
+
 def test_a_table_keeps_the_names_of_its_columns(tmp_path):
     pandas = pytest.importorskip("pandas")
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from ..attributions import Attribution, StreamsAttribution
 from ..draw import Picture
 from ..errors import OptionError, UnknownArchitecture
 from ..explainers import Method, methods
-from ..inputs import holds_pictures
+from ..inputs import holds_pictures, picture_of
 from ..models import LoadedModel, how_to_declare
 from ..places import Columns, Entries, Pixels, Places, Words
 from ..seam.twin import twin
@@ -210,7 +210,12 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     patch = subject.clean.entrance.patches.get(name)
     in_patches = patch is not None and len(patch) == 2
     if scores.ndim == 4 and (in_patches or scores.shape[1] in (1, 3, 4)):
-        pictures = ready.pictures if len(ready.pictures) == len(scores) else ()
+        pictures: Sequence[Picture] = ready.pictures
+        if len(pictures) != len(scores):
+            shown = given.detach().cpu()
+            pictures = (
+                [picture_of(x) for x in shown] if given.shape == scores.shape and given.shape[1] in (1, 3) else ()
+            )
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
         columns = ready.columns or {}
