@@ -6,7 +6,7 @@ DEV := .venv/.dev-installed
 
 OLDEST := .venv/oldest-transformers
 
-.PHONY: demo test test-all coverage check matrix bench parity mini clean
+.PHONY: demo test test-all families coverage check matrix bench parity mini clean
 
 demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
 	$(BIN)/clew demo
@@ -16,6 +16,9 @@ test: $(DEV)  ## run the tests: of those that try many cases a fixed part
 
 test-all: $(DEV)  ## run the tests with all their cases
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases
+
+families: $(DEV)  ## explain a tiny model of every family of transformers and timm (three minutes on two cores)
+	CLEW_FAMILIES=all HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/streams/test_families.py
 
 coverage: $(DEV)  ## branch coverage of `make test`
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --cov=clew --cov-branch --cov-report=term
