@@ -17,7 +17,7 @@ from .lrp import propagate_to_streams
 from .models import LoadedModel, architecture_inside
 from .seam import Seam
 from .streams import ABOUT_INPUT
-from .subject import StreamSubject
+from .subject import Result, StreamSubject
 from .verification import verify_streams
 
 _STEPS = 32  # of the path whose completeness is measured
@@ -100,8 +100,6 @@ def _target(subject: StreamSubject) -> tuple[bool, str]:
 
 
 def _unchanged(subject: StreamSubject, model: nn.Module) -> tuple[bool, str]:
-    from .subject import Result
-
     found = verify_streams(subject, model, Result(streams={}), again=True)
     return True, f"largest relative difference to the model's own call {found.get('forward_difference', 0.0):.1e}"
 

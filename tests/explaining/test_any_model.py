@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import captum.attr
+import pandas
 import peft
 import pytest
 import timm
@@ -102,7 +103,10 @@ def test_the_known_module_inside_is_found_with_the_rows_that_the_head_reads(meth
     net = Heads().double().eval()
     declared = clew.architectures()["timm_vit"].within("backbone", readout=lambda m: clew.Readout.cls())
     more = {"n_steps": 3} if method.startswith("beyond") else {}
-    score = lambda out: out["grade"][:, 3]  # noqa: E731
+
+    def score(out):
+        return out["grade"][:, 3]
+
     expected = clew.explain(net, pictures(), method=method, target=score, architecture=declared, **more)
     found = clew.explain(net, pictures(), method=method, target=score, **more)
     torch.testing.assert_close(found.scores, expected.scores, **EXACT)
@@ -254,7 +258,6 @@ def test_maps_are_drawn_on_the_pictures_that_were_given():
 
 
 def test_a_table_keeps_the_names_of_its_columns(tmp_path):
-    pandas = pytest.importorskip("pandas")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.SELU(), nn.Linear(8, 2)).double().eval()
     table = pandas.DataFrame({"age": [1.0, 2.0], "income": [0.3, 0.1], "height": [0.5, 0.6]})
@@ -264,6 +267,111 @@ def test_a_table_keeps_the_names_of_its_columns(tmp_path):
     again = clew.Attribution.load(a.save(tmp_path / "a.safetensors"))
     assert again.columns == a.columns
     assert torch.equal(again.scores, a.scores)
+
+
+def test_names_that_only_contain_a_word_for_masks_are_no_masks():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 2)
+
+        def forward(self, duration, composition, concentration, labelled, attention_mask, aspect_ratio, pixel_mask):
+            whole = torch.cat([duration, composition, concentration, labelled], 1)
+            return self.inner(whole * attention_mask) + aspect_ratio + pixel_mask
+
+    names = ("duration", "composition", "concentration", "labelled")
+    about = {"attention_mask": torch.ones(2, 4), "aspect_ratio": torch.ones(2, 1), "pixel_mask": torch.zeros(2, 1)}
+    x = {name: torch.full((2, 1), float(i + 1)) for i, name in enumerate(names)}
+    a = clew.explain(Named().eval(), {**x, **about}, method="input_x_gradient", target=1)
+    assert list(a.streams) == list(names)
+
+
+def test_the_padding_of_a_source_is_not_that_of_the_words_beside_it():
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=40, d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=3)
+    model = transformers.T5ForConditionalGeneration(config).double().eval()
+    source = torch.tensor([[5, 9, 22, 7], [6, 8, 0, 0]])
+    words = torch.tensor([[0, 31, 12, 9], [0, 14, 8, 3]])
+    x = {"input_ids": source, "attention_mask": (source > 0).long(), "decoder_input_ids": words}
+    a = clew.explain(model, x, method="input_x_gradient", target=7)
+    torch.testing.assert_close(a.score, model(**x).logits[:, -1, 7].detach(), **EXACT)
+    assert a["input_ids"].mask.tolist() == (source > 0).tolist()
+    assert bool(a["decoder_input_ids"].mask.all())
+    assert bool((a["decoder_input_ids"].scores != 0).all())
+
+
+def test_arguments_of_torch_functions_by_their_names():
+    class Keywords(nn.Module):
+        def __init__(self, named):
+            super().__init__()
+            self.cut, self.head, self.named = nn.Conv2d(1, 6, 4, 4), nn.Linear(6, 2), named
+
+        def forward(self, x):
+            F = nn.functional
+            if not self.named:
+                h = torch.add(F.gelu(F.conv2d(x, self.cut.weight, self.cut.bias, 4)), 1.0)
+                return F.linear(torch.mul(h, torch.sigmoid(h)).mean((2, 3)), self.head.weight)
+            h = F.gelu(input=F.conv2d(input=x, weight=self.cut.weight, bias=self.cut.bias, stride=4))
+            h = torch.add(input=h, other=1.0)
+            return F.linear(
+                input=torch.mul(input=h, other=torch.sigmoid(input=h)).mean((2, 3)), weight=self.head.weight
+            )
+
+    torch.manual_seed(0)
+    plain = Keywords(False).double().eval()
+    named = Keywords(True).double().eval()
+    named.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    for method in ("attn_lrp", "input_x_gradient"):
+        expected = clew.explain(plain, x, method=method, target=1)
+        found = clew.explain(named, x, method=method, target=1)
+        torch.testing.assert_close(found.pixels, expected.pixels, **EXACT)
+        assert found.patch_size == expected.patch_size == (4, 4)
+
+
+# What is verified
+
+
+class Watched(nn.Module):
+    """Says something else where it is looked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 2)
+
+    def forward(self, x):
+        seen = torch.overrides._get_current_function_mode_stack()
+        return self.inner(x) + (1 if seen else 0)
+
+
+def test_a_pass_that_is_not_the_models_own_call_is_refused_every_time():
+    torch.manual_seed(0)
+    model, x = Watched().eval(), torch.randn(2, 4)
+    for _ in range(2):
+        with pytest.raises(CheckFailed, match="called as its user calls it"):
+            clew.explain(model, x, method="saliency", target=1)
+
+
+def test_a_layer_that_is_written_out_wrongly_is_noticed(monkeypatch):
+    from clew.lrp.operations import recurrent
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.cell(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randn(2, 5, 4)
+    clew.explain(model, x, method="saliency", target=1)  # a pass of another kind was verified
+    right = recurrent._layer
+    monkeypatch.setattr(recurrent, "_layer", lambda name, steps, *rest: right(name, steps[::-1], *rest))
+    with pytest.raises(CheckFailed, match="forward"):
+        clew.explain(model, x, method="attn_lrp", target=1)
+    monkeypatch.undo()
+    assert "forward" in clew.explain(model, x, method="attn_lrp", target=1).checks["verified"]
 
 
 # What is refused
@@ -338,6 +446,7 @@ CAPTUM = {
     "BasicLinearReLULinear": ((4, 3), noise((2, 4)), 0),
     "BasicLinearModel_Multilayer": ((4, 5, 3), noise((2, 4)), 0),
     "ReLULinearModel": ((), noise((2, 3), (2, 3)), None),
+    "BasicModel6_MultiTensor": ((), noise((2, 3), (2, 3)), None),
     "BasicModel_MultiLayer_TrueMultiInput": ((), noise((2, 3), (2, 3), (2, 3)), 1),
     "BasicModel_ConvNet": ((), noise((2, 1, 10, 10)), 3),
     "BasicModel_ConvNet_MaxPool1d": ((), noise((2, 1, 10)), 3),

@@ -6,8 +6,10 @@ import json
 
 import peft
 import pytest
+import sentence_transformers
 import torch
 import transformers
+from sentence_transformers import models as parts
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import clew
@@ -70,9 +72,6 @@ def test_a_folder_of_adapters_is_opened_with_its_base(tmp_path):
 
 
 def test_sentence_encoders_as_objects_and_folders(tmp_path):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    from sentence_transformers import models as parts
-
     torch.manual_seed(0)
     transformers.BertModel(transformers.BertConfig(**SMALL, vocab_size=40)).save_pretrained(tmp_path / "bert")
     tokenizer().save_pretrained(tmp_path / "bert")

@@ -309,6 +309,16 @@ def test_a_bound_gets_the_relevance_of_what_it_takes_the_place_of():
     close(relevance(lambda x: (x * 1.0).clamp_(min=0.2), x)[0][0], relevance(lambda x: x.clamp(min=0.2), x)[0][0])
 
 
+def test_bounds_that_depend_on_the_input_get_what_they_give():
+    x, low, high = random(3, 4), random(3, 4, seed=1), torch.full((3, 4), 0.9, dtype=torch.float64)
+    (found, bound), y, g, _ = relevance(lambda x, low: torch.clamp(x, min=low, max=high), x, low)
+    expected = torch.minimum(torch.maximum(x, low), high)
+    close(y, expected)
+    inside = expected < 0.9
+    close(found, torch.where((x >= low) & inside, x * g, 0.0))
+    close(bound, torch.where((x < low) & inside, low * g, 0.0))
+
+
 def test_of_two_the_larger_hands_on():
     x, y = random(2, 3), random(2, 3, seed=1)
     for function, larger in ((torch.maximum, x >= y), (torch.minimum, x <= y), (torch.max, x >= y)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clew.places import Columns, Entries, Pixels, Places, Words
+from clew.places import Entries, Pixels, Places, Words
 
 COMMON = {"method": "m", "options": {}, "target": ["t"], "score": torch.zeros(2)}
 
@@ -41,7 +41,7 @@ def test_words_leave_padding_out_and_sum_over_coordinates():
 
 
 def test_columns_and_entries_of_any_shape():
-    table = Columns(["age", "height"])
+    table = Entries(["age", "height"])
     a = table.attribution(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), COMMON)
     assert [(one.name, one.score) for one in a.top(1, absolute=True)[0]] == [("height", -3.0)]
     x = torch.randn(2, 3, 4)

@@ -64,6 +64,20 @@ def test_every_family_of_transformers(kind, name):
     check(specimen, reference=name not in WITHOUT_REFERENCE)
 
 
+# Skips must not hide that nothing is built any more.
+ALWAYS = [("causal", "gpt_neox"), ("causal", "opt"), ("classify", "albert"), ("seq2seq", "bart"), ("image", "resnet")]
+
+
+@pytest.mark.parametrize(("kind", "name"), ALWAYS)
+@pytest.mark.filterwarnings("ignore")
+def test_well_known_families_are_built(kind, name):
+    try:
+        specimen = family(kind, name)
+    except pytest.skip.Exception as error:
+        pytest.fail(f"it was not built: {error}")
+    check(specimen)
+
+
 @pytest.mark.sampled(PART)
 @pytest.mark.parametrize("module", TIMM)
 @pytest.mark.filterwarnings("ignore")

@@ -78,7 +78,10 @@ def pvt_v2(kernel: str) -> Made:
 def segformer(kernel: str) -> Made:
     """The mean of a class over the picture."""
     config = T.SegformerConfig(**STAGES, num_attention_heads=[1, 2, 4, 4], decoder_hidden_size=32, num_labels=5)
-    score = lambda output: output.logits[:, 2].flatten(1).mean(1)  # noqa: E731
+
+    def score(output):
+        return output.logits[:, 2].flatten(1).mean(1)
+
     return _seen("SegformerForSemanticSegmentation", config, "eager", 64, score)
 
 
@@ -176,7 +179,10 @@ def mask2former(kernel: str) -> Made:
         num_queries=5,
         num_labels=3,
     )
-    score = lambda output: output.class_queries_logits[:, 2, 1]  # noqa: E731
+
+    def score(output):
+        return output.class_queries_logits[:, 2, 1]
+
     return _seen("Mask2FormerForUniversalSegmentation", config, "eager", 64, score)
 
 
@@ -202,7 +208,10 @@ def vitpose(kernel: str) -> Made:
     backbone = T.VitPoseBackboneConfig(**tower)
     more = {k: v for k, v in NO_WEIGHTS.items() if k != "use_timm_backbone"}
     config = T.VitPoseConfig(backbone_config=backbone, use_simple_decoder=True, num_labels=4, **more)
-    score = lambda output: output.heatmaps[:, 1].flatten(1).amax(1)  # noqa: E731
+
+    def score(output):
+        return output.heatmaps[:, 1].flatten(1).amax(1)
+
     return _seen("VitPoseForPoseEstimation", config, kernel, score=score)
 
 

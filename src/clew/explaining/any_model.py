@@ -17,7 +17,8 @@ from ..errors import OptionError, UnknownArchitecture
 from ..explainers import Method, methods
 from ..inputs import holds_pictures, picture_of
 from ..models import LoadedModel, how_to_declare
-from ..places import Columns, Entries, Pixels, Places, Words
+from ..places import Entries, Pixels, Places, Words
+from ..seam import floats_of
 from ..seam.twin import twin
 from ..streams import ModelCall
 from ..subject import Result, StreamSubject
@@ -25,11 +26,9 @@ from ..targets import Resolved, Similarity, Target, config_labels, labels_by_ind
 from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
-from .any_target import AskedTarget, resolve_any
+from .any_target import AskedTarget, mask_of, resolve_any
 from .assemble import Settings, normalized
 from .prepare import image_inputs, in_dtype, like
-
-_MASKS = ("attention_mask", "decoder_attention_mask", "mask", "padding_mask")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class AnyModel:
         """Another input as a call of the same model."""
         if self.loaded is not None:
             inputs, _ = encoded(self.loaded, inputs)
-        return ModelCall.of(self.module, _tables_as_tensors(inputs)).moved(like(self.module))
+        return ModelCall.of(self.module, _tables_as_tensors(inputs)).moved(_like(self.module))
 
     @staticmethod
     def of(
@@ -73,7 +72,7 @@ class AnyModel:
         call = ModelCall.of(module, _tables_as_tensors(inputs))
         if dtype is not None:
             module = in_dtype(module, dtype)
-        call = call.moved(like(module))
+        call = call.moved(_like(module))
         labels = (
             labels_by_index(loaded.labels) if loaded is not None else config_labels(getattr(module, "config", None))
         )
@@ -95,7 +94,8 @@ def explain_any(
 ) -> Attribution:
     """Every stream of a model by one method.
 
-    Raises `TargetError` where the output does not say what to explain."""
+    Raises `TargetError` where the output does not say what to explain.
+    """
     if not method.any_model:
         kind = type(ready.given)
         raise UnknownArchitecture(
@@ -118,7 +118,7 @@ def explain_any(
     if settings.checks != "off":
         with verifying():
             checks |= verify_streams(subject, ready.given, result, again=settings.checks == "full")
-    return _attribution(ready, subject, method.name, result, settings, checks, score)
+    return _attribution(ready, subject, method.name, result, settings, checks)
 
 
 def subject_of_any(ready: AnyModel, target: Target = None, score: str = "logit", **more: Any) -> StreamSubject:
@@ -141,7 +141,6 @@ def _attribution(
     result: Result,
     settings: Settings,
     checks: dict[str, Any],
-    score: str,
 ) -> Attribution:
     with torch.no_grad():
         value = subject.score(subject.clean_output).detach()
@@ -205,7 +204,7 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
         return Entries()
     if not given.is_floating_point():
         ids = given.mT if given.ndim == 2 and given.shape != scores.shape == given.mT.shape else given
-        return _words(ready, ids) if ids.ndim >= 2 and len(ids) == len(scores) else Entries()
+        return _words(ready, name, ids) if ids.ndim >= 2 and len(ids) == len(scores) else Entries()
     assert subject.clean is not None
     patch = subject.clean.entrance.patches.get(name)
     in_patches = patch is not None and len(patch) == 2
@@ -219,15 +218,14 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
         columns = ready.columns or {}
-        return Columns(columns.get(name, columns.get("", ())))  # a table that is the only argument has no name yet
+        return Entries(columns.get(name, columns.get("", ())))  # a table that is the only argument has no name yet
     return Entries()
 
 
-def _words(ready: AnyModel, ids: Tensor) -> Places:
-    given = ready.call.tensors()
+def _words(ready: AnyModel, name: str, ids: Tensor) -> Places:
     shown = ids.flatten(2)[..., 0] if ids.ndim > 2 else ids
-    mask = next((given[n] for n in _MASKS if n in given and given[n].shape == shown.shape), None)
-    real = torch.ones_like(shown, dtype=torch.bool) if mask is None else mask > 0
+    mask = mask_of(ready.call, name, tuple(shown.shape))
+    real = torch.ones_like(shown, dtype=torch.bool) if mask is None else mask
     special = torch.zeros_like(real)
     tokenizer = ready.tokenizer if ids.ndim == 2 else None
     if tokenizer is not None:
@@ -242,6 +240,11 @@ def _words(ready: AnyModel, ids: Tensor) -> Places:
 
 
 # Inputs
+
+
+def _like(module: nn.Module) -> Tensor | None:
+    """A tensor where inputs go and in their precision; None for a model without weights, which takes any."""
+    return None if next(floats_of(module), None) is None else like(module)
 
 
 def encoded(loaded: LoadedModel, inputs: Any, *, truncate: bool = False) -> tuple[Any, Sequence[Picture]]:

@@ -183,15 +183,21 @@ def _only_table(output: Any) -> Any:
     return output
 
 
+def mask_of(call: ModelCall, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Which token numbers of an argument are no padding, as libraries name it: `decoder_attention_mask` belongs to
+    `decoder_input_ids`. None where there is no such mask of that shape."""
+    found = call.tensors().get(name.replace("input_ids", "attention_mask"))
+    return found.ne(0) if found is not None and name.endswith("input_ids") and tuple(found.shape) == shape else None
+
+
 def _last_rows(call: ModelCall, logits: Tensor) -> Tensor:
-    """The last row of each example that is no padding, as far as a mask of that shape says so."""
-    given = call.tensors()
-    masks = [given[n] for n in ("decoder_attention_mask", "attention_mask") if n in given]
-    mask = next((m for m in masks if m.shape == logits.shape[:2]), None)
+    """The last row of each example that is no padding; of an encoder with a decoder those of the decoder."""
+    prefix = "decoder_" if any(name.startswith("decoder_") for name in call.tensors()) else ""
+    mask = mask_of(call, f"{prefix}input_ids", tuple(logits.shape[:2]))
     if mask is None:
         return torch.full((len(logits),), logits.shape[1] - 1, device=logits.device)
     places = torch.arange(logits.shape[1], device=mask.device)
-    return (mask.ne(0) * places).amax(1).to(logits.device)
+    return (mask * places).amax(1).to(logits.device)
 
 
 def _shown(output: Any, what: str, got: object) -> TargetError:

@@ -25,7 +25,7 @@ from ..inputs import (
     pil_images,
     refuse_labelled_batch,
 )
-from ..models import Architecture, BoundArchitecture, LoadedModel, copy_cache, find_architecture
+from ..models import Architecture, BoundArchitecture, LoadedModel, find_architecture, moved
 from ..seam import is_quantized, modules_of
 from ..seam.twin import twin
 from ..targets import config_labels, labels_by_index
@@ -85,14 +85,14 @@ def prepare(
     else:
         tensors, pictures = image_inputs(inputs, loaded, bound.architecture.input_name or "", bound.channels)
     where = like(bound.patches, module)
-    moved = {name: _moved(value, where) for name, value in tensors.items()}
+    here = {name: moved(value, where) for name, value in tensors.items()}
     name = loaded.name if loaded is not None else type(module).__name__
     labels = labels_by_index(loaded.labels) if loaded is not None else config_labels(getattr(module, "config", None))
     if bound.task in ("causal-lm", "question-answering"):  # what configurations name there are no classes of the output
         labels = None
     made = loaded.preprocess if loaded is not None and text is None and holds_pictures(inputs) else None
     return PreparedBatch(
-        module, bound, moved, labels, name, compute_dtype == torch.float64, pictures, text, loaded, made
+        module, bound, here, labels, name, compute_dtype == torch.float64, pictures, text, loaded, made
     )
 
 
@@ -165,14 +165,6 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module if same else copy.deepcopy(module).to(dtype)
 
 
-def _moved(value: Any, like: Tensor) -> Any:
-    """An input on the model's device, floats in its dtype, free of any graph; what is no tensor as it is."""
-    if not isinstance(value, Tensor):
-        return copy_cache(value, like=like)  # a cache
-    moved = value.to(like.device, like.dtype if value.is_floating_point() else None)
-    return moved.clone() if moved.is_inference() else moved.detach()
-
-
 def unwrap(model: Any) -> nn.Module:
     """The module inside `torch.compile`, `DataParallel` and the like, and the one whose layers PEFT has adapted."""
     while True:
@@ -206,7 +198,7 @@ def encoder_inputs(model: LoadedModel, inputs: Any, *, is_text: bool, truncate: 
     else:
         tensors = image_inputs(inputs, model, "pixel_values", None if bound is None else bound.channels)[0]
     where = like(model.model)
-    return {name: _moved(value, where) for name, value in tensors.items()}
+    return {name: moved(value, where) for name, value in tensors.items()}
 
 
 def image_inputs(

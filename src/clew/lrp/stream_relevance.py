@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -44,7 +44,6 @@ class StreamRelevance:
     met: Mapping[OperationRule, int]
     one_at_a_time: bool
     dtype: torch.dtype
-    unseen: list[str] = field(default_factory=list[str])
 
     def account(self) -> dict[str, Tensor]:
         """What became of `total`: `relevance` of all streams, each `leak_…` by cause, and `unexplained`, the rest."""
@@ -120,7 +119,7 @@ def _propagated(
 ) -> StreamRelevance:
     name, chosen = rule_set(rules)
     tape = Tape(None, chosen, max(1, subject.batch), level="stream", model=subject.model)
-    tape.place, tape.copies = "", copies
+    tape.copies = copies
     inside: list[Tensor] = []
 
     def score_inside(output: Any) -> None:
@@ -174,7 +173,7 @@ def _propagated(
 def missed_by(subject: StreamSubject, rules: str | Mapping[str, Any], most: int = 3) -> list[AuditedCall]:
     """The calls of the model that hand on less or more than they get, the worst first."""
     tape = AuditedTape(rule_set(rules)[1], 1, subject.model)
-    tape.place, tape.copies = "", True
+    tape.copies = True
     with torch.enable_grad():
         inside: list[Tensor] = []
         found = subject.run(

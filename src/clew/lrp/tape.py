@@ -14,14 +14,22 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CaptureError, OptionError
 from ..models import BoundArchitecture
 from ..rules import PlainGradient, StabilisedFork, as_gradient
 from ..rules.rule_sets import RuleSet
-from ..seam import Back, IdentityWithBackward, OperationWithBackward, RuledBack, Seam, rows_read
+from ..seam import (
+    Back,
+    IdentityWithBackward,
+    OperationWithBackward,
+    RuledBack,
+    Seam,
+    by_position,
+    rows_read,
+    tensors_in,
+)
 from .ledger import Flow, Ledger
 from .marks import Marks
 from .special_modules import PositionalRelevance, watch_activations, watch_texts
@@ -80,6 +88,8 @@ class Tape(Seam, Ledger, Marks):
         self.paused = 0  # how many modules deep calls are left alone
         self.mixture = 0  # whether the pass is in a mixture of experts
         self._bound, self._model = bound, model
+        if model is not None:
+            self.place = ""
         self._depth = bound.depth if bound is not None else 0
         self._pooled = bound is not None and bound.pooled
         self._places: list[tuple[int | None, str]] = []
@@ -183,7 +193,7 @@ class Tape(Seam, Ledger, Marks):
             return func(*args, **kwargs)
         handler = HANDLERS.get(func)
         if handler is not None:
-            return handler(self, func, args, kwargs)
+            return handler(self, func, *(by_position(args, kwargs) if kwargs else (args, kwargs)))
         return self.without_rule(name or str(func), func, args, kwargs)
 
     @property
@@ -369,17 +379,3 @@ class Tape(Seam, Ledger, Marks):
         self.gates.clear()
         self.leaf_of.clear()
         self._uses.clear()
-
-
-def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterable[Tensor]:
-    """The tensors among arguments, also in lists."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
-
-
-def torch_functions(names: Iterable[str]) -> set[Any]:
-    """torch functions of these names: of `torch`, `torch.nn.functional` and `Tensor`."""
-    return {found for name in names for home in (torch, F, Tensor) if (found := getattr(home, name, None)) is not None}

@@ -20,6 +20,7 @@ from .forward_arguments import (
     for_call,
     forward_signature,
     is_cache,
+    moved,
     supports_logits_to_keep,
 )
 from .hub import announce, download_error

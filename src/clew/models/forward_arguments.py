@@ -129,6 +129,15 @@ def copy_cache(value: Any, rows: Tensor | None = None, like: Tensor | None = Non
     return whole
 
 
+def moved(value: Any, like: Tensor | None) -> Any:
+    """An input on the device of `like`, floats in its dtype (None: where and as it is), free of any graph; a cache is
+    copied."""
+    if not isinstance(value, Tensor):
+        return copy_cache(value, like=like)
+    here = value if like is None else value.to(like.device, like.dtype if value.is_floating_point() else None)
+    return here.clone() if here.is_inference() else here.detach()
+
+
 def _tensors(value: Any, seen: set[int]) -> list[Tensor]:
     """All tensors inside an object, however deep."""
     if isinstance(value, Tensor):

@@ -16,7 +16,9 @@ logger = logging.getLogger("clew")
 
 
 class Keyworded(nn.Module):
-    """A model whose `forward` takes one mapping, called with keywords."""
+    """A model whose `forward` takes one mapping, called with keywords; made anew for each call, for the same model."""
+
+    lends = "inner"
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

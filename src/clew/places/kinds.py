@@ -116,11 +116,3 @@ class Entries:
     def erase(self, x: Tensor, keep: Tensor, value: int | float | Tensor) -> Tensor:
         """Another value in the entries that are not kept."""
         return torch.where(keep.view(x.shape), x, torch.as_tensor(value, dtype=x.dtype, device=x.device))
-
-
-@dataclass(frozen=True)
-class Columns(Entries):
-    """A table (batch, column), whose columns have names."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", list(self.columns))

@@ -5,7 +5,7 @@ of the model puts out (a *station*).
 """
 
 from .entrance import ABOUT_INPUT, Entrance, Entry, Give, station
-from .model_call import ModelCall, refuse_non_finite
+from .model_call import ModelCall
 from .provenance import Provenance
 
-__all__ = ["ABOUT_INPUT", "Entrance", "Entry", "Give", "ModelCall", "Provenance", "refuse_non_finite", "station"]
+__all__ = ["ABOUT_INPUT", "Entrance", "Entry", "Give", "ModelCall", "Provenance", "station"]

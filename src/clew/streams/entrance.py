@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError, close_matches
-from ..seam import Seam
+from ..seam import Seam, by_position, tensors_in
 from .model_call import ModelCall
 from .provenance import Provenance
 
 # Arguments that say something about the input (which of it is real, where it stands): they are looked up or added, too.
-ABOUT_INPUT = re.compile(r"mask|position|type_ids|segment|ratio|label|cu_seqlens|cache")
+# Whole words of names: a `duration` is no ratio, a `composition` no position.
+ABOUT_INPUT = re.compile(
+    r"(?<![a-z])(masks?|masked|positions?|type_ids|segments?|ratio|labels?|cu_seqlens|cache)(?![a-z])", re.IGNORECASE
+)
 _CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 
 Give = Callable[[str, Tensor], Tensor]
@@ -57,7 +60,7 @@ class Entrance(Seam):
     def __post_init__(self) -> None:
         super().__init__()
         given = {name: t for name, t in self.model_call.tensors().items() if not ABOUT_INPUT.search(name)}
-        self._floats = {name: t for name, t in given.items() if t.is_floating_point()}
+        self._floats = {name: t for name, t in given.items() if t.is_floating_point() and t.ndim}
         self.provenance = Provenance({name: t for name, t in given.items() if _is_number(t)})
         self._inside: list[tuple[Tensor, Tensor] | None] = []  # look-ups of the embeddings that the pass is in
 
@@ -86,11 +89,10 @@ class Entrance(Seam):
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look-ups of the numbers that are followed enter; other calls with them are followed."""
         if func in _CONVOLUTIONS:
-            self._note_patches(args, kwargs)
-        parts = (*args, *kwargs.values())
-        inside = (v for part in parts for v in (part if isinstance(part, (list, tuple)) else (part,)))
-        if not self.provenance.touches(inside):
+            self._note_patches(*by_position(args, kwargs))
+        if not self.provenance.touches(tensors_in(args, kwargs)):
             return func(*args, **kwargs)
+        args, kwargs = by_position(args, kwargs)
         found = self.provenance.looked_up(func, args, kwargs)
         result = func(*args, **kwargs)
         if found is not None and self._inside:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..models import copy_cache
+from ..models import moved
 
 Path = tuple[Any, ...]
 
@@ -54,7 +54,7 @@ class ModelCall:
                 got=type(inputs).__name__,
             )
         for name, value in made.tensors().items():
-            refuse_non_finite(name, value)
+            _refuse_non_finite(name, value)
         return made
 
     def tensors(self) -> dict[str, Tensor]:
@@ -69,16 +69,9 @@ class ModelCall:
         kwargs = {k: _replaced(v, by_path, (k,)) for k, v in self.kwargs.items()}
         return ModelCall(args, kwargs, self.names)
 
-    def moved(self, like: Tensor) -> ModelCall:
-        """The call on a device, floats in the dtype of `like`, outside of any graph; caches are copied."""
-
-        def move(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return copy_cache(value, like=like)
-            here = value.to(like.device, like.dtype if value.is_floating_point() else None)
-            return here.clone() if here.is_inference() else here.detach()
-
-        args, kwargs = _map(self.args, move), {k: _map(v, move) for k, v in self.kwargs.items()}
+    def moved(self, like: Tensor | None) -> ModelCall:
+        """The call on the device of `like`, floats in its dtype (None: as it is), out of any graph; caches are copied."""
+        args, kwargs = (_map(value, lambda one: moved(one, like)) for value in (self.args, dict(self.kwargs)))
         return ModelCall(args, kwargs, self.names)
 
     def copied(self) -> ModelCall:
@@ -91,7 +84,7 @@ class ModelCall:
         return tuple((name, tuple(t.shape), t.dtype) for name, t in self.tensors().items())
 
 
-def refuse_non_finite(name: str, value: Tensor) -> None:
+def _refuse_non_finite(name: str, value: Tensor) -> None:
     """Raise `InputError` where floats hold NaN or plus infinity; minus infinity masks."""
     if not value.is_floating_point() or bool(value.sum().isfinite()):
         return

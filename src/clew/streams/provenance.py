@@ -14,38 +14,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..seam import torch_functions
+
 NOT_GIVEN = -1  # of entries that come from nowhere in the input
 
 
-def _functions(*names: str) -> frozenset[Any]:
-    homes = (torch, F, Tensor)
-    return frozenset(f for name in names for home in homes if (f := getattr(home, name, None)) is not None)
-
-
 # Functions that move the numbers of their first argument.
-_MOVES = _functions(
+_MOVES = torch_functions([
     "view", "reshape", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes", "t", "squeeze",
     "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "tile", "clone", "contiguous", "to", "long",
     "int", "type", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "index_select", "gather", "roll",
     "flip", "__getitem__", "detach", "view_as", "reshape_as", "cpu", "cuda", "masked_select", "take", "ravel",
     "take_along_dim", "as_strided", "unfold", "type_as", "requires_grad_", "alias_copy", "squeeze_", "unsqueeze_",
-)  # fmt: skip
-_JOINS = _functions("cat", "concat", "concatenate", "stack", "hstack", "vstack")
-_CHOICES = _functions("where", "masked_fill", "masked_scatter", "index_put", "scatter", "index_copy")
-_IN_PLACE = _functions(
+])  # fmt: skip
+_JOINS = torch_functions(["cat", "concat", "concatenate", "stack", "hstack", "vstack"])
+_CHOICES = torch_functions(["where", "masked_fill", "masked_scatter", "index_put", "scatter", "index_copy"])
+_IN_PLACE = torch_functions([
     "__setitem__", "copy_", "masked_fill_", "masked_scatter_", "index_put_", "scatter_", "index_copy_", "fill_",
     "zero_", "index_fill_",
-)  # fmt: skip
+])  # fmt: skip
 # Whole numbers that are made of others, but are not these.
-_OTHERS = _functions(
+_OTHERS = torch_functions([
     "cumsum", "argmax", "argmin", "argsort", "sort", "sum", "max", "min", "amax", "amin", "nonzero", "bincount",
     "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like",
     "empty_like", "rand_like", "randint_like", "unique", "topk", "searchsorted", "bucketize", "cumprod", "diff",
     "count_nonzero", "prod",
-)  # fmt: skip
-_PAD = _functions("pad")
+])  # fmt: skip
+_PAD = torch_functions(["pad"])
 _EMBEDDING = frozenset({F.embedding})
-_TABLE_FIRST = _functions("__getitem__", "index_select") | frozenset({torch.embedding})
+_TABLE_FIRST = torch_functions(["__getitem__", "index_select"]) | {torch.embedding}
 
 
 class Provenance:
@@ -61,9 +58,6 @@ class Provenance:
             self._shadows[id(value)] = value, shadow
             start += value.numel()
         self.count = start
-
-    def __bool__(self) -> bool:
-        return bool(self._shadows)
 
     def of(self, value: Any) -> Tensor | None:
         """The shadow of a tensor, where it holds numbers that are followed."""

@@ -7,18 +7,18 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CheckFailed
 from ..lrp import missed_by
 from ..rules.rule_sets import RULE_SETS, rule_for
-from ..seam import callers_autocast, floats_of, in_callers_autocast, is_quantized, modules_of
+from ..seam import callers_autocast, floats_of, in_callers_autocast, owning_model
 from ..streams import ModelCall
-from ..subject import Discrepancy, Result, StreamSubject
+from ..subject import LEAST_LOGIT, Discrepancy, Result, StreamSubject
 from ..targets import comparable_outputs
+from .user_call import allowed_difference
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
-_ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
 
 def verify_streams(subject: StreamSubject, model: nn.Module, result: Result, *, again: bool) -> dict[str, Any]:
@@ -28,13 +28,16 @@ def verify_streams(subject: StreamSubject, model: nn.Module, result: Result, *, 
     """
     found: dict[str, Any] = {}
     measured = list(subject.measured)
-    kinds = frozenset(p.dtype for p in floats_of(model))
-    known, key = _known.setdefault(model, {}), (subject.call.signature, kinds, subject.precise, callers_autocast())
+    owner, kinds = owning_model(model), frozenset(p.dtype for p in floats_of(model))
+    # A pass under rules computes the output in a way of its own.
+    ruled = bool(subject.relevance)
+    key = subject.call.signature, kinds, subject.precise, callers_autocast(), ruled
+    known = _known.setdefault(owner, {})
     if again or key not in known:
-        own = _compared(subject, model)
-        if own is not None:
-            known[key] = float(own.error)
+        for own in _compared(subject, model):
             measured.append(own)
+            if own.name == "forward" and float(own.error) <= own.allowed:
+                known[key] = float(own.error)
     if key in known:
         found["forward_difference"] = known[key]
     measured += _account(subject)
@@ -48,37 +51,37 @@ def verify_streams(subject: StreamSubject, model: nn.Module, result: Result, *, 
             todo="run clew.doctor(model, inputs), which tells what works on this model; checks='off' gives the result "
             "all the same",
         )
+    found["non_finite"] = sum((~v.isfinite()).flatten(1).sum(1) for v in (result.streams or {}).values())
     found["verified"] = ", ".join(dict.fromkeys(one.name for one in measured)) or "nothing"
     subject.relevance.clear()
     return found
 
 
-def _compared(subject: StreamSubject, model: nn.Module) -> Discrepancy | None:
-    """The output that was explained, against the model called as its user calls it."""
-    call: ModelCall = subject.call
+def _compared(subject: StreamSubject, model: nn.Module) -> Iterator[Discrepancy]:
+    """The output that was explained, and its score, against the model called as its user calls it."""
     explained = comparable_outputs(subject.clean_output)
     if not explained:
-        return None
-    call = call.copied()  # which the model may change
-    precise = subject.precise and any(p.dtype != torch.float64 for p in floats_of(model))
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if precise and like is not None:
+        return
+    call: ModelCall = subject.call.copied()  # which the model may change
+    like = next(floats_of(model), None)
+    if like is not None and like.dtype != next(floats_of(subject.model)).dtype:  # explained in another precision
         call = call.moved(like)
     with in_callers_autocast(), torch.no_grad():
-        own = comparable_outputs(model(*call.args, **call.kwargs))
+        output = model(*call.args, **call.kwargs)
+        scores = subject.score(output), subject.score(subject.clean_output)
+    own, allowed = comparable_outputs(output), allowed_difference(model, explained[0].device)
     words = "the pass that was explained, against the model called as its user calls it"
+    if len(own) != len(explained):
+        yield Discrepancy("forward", torch.tensor(torch.inf), allowed, words)
+        return
     errors = [
-        Discrepancy.of("forward", a, b.to(a.device), words).error.double().cpu()
-        for a, b in zip(own, explained, strict=False)
+        Discrepancy.of("forward", a, b.to(a.device), words, least=LEAST_LOGIT).error.double().cpu()
+        for a, b in zip(own, explained, strict=True)
     ]
-    return Discrepancy("forward", torch.stack(errors).amax(), _allowed(model, own), words)
-
-
-def _allowed(model: nn.Module, own: list[Tensor]) -> float:
-    kinds = {p.dtype for p in floats_of(model)} | {t.dtype for t in own}
-    if any(map(is_quantized, modules_of(model))) or callers_autocast():
-        return 0.1
-    return max(_ALLOWED.get(kind, 0.1) for kind in kinds)
+    yield Discrepancy("forward", torch.stack(errors).amax(), allowed, words)
+    words = "the score, against that of the model's own call"
+    largest = float(torch.stack([t.abs().amax() for t in own if t.numel()]).amax())
+    yield Discrepancy.of("score", *scores, words, allowed=allowed, least=max(largest, LEAST_LOGIT))
 
 
 def _account(subject: StreamSubject) -> Iterator[Discrepancy]:

@@ -38,6 +38,16 @@ _BOOKS = (*NON_INPUT_ARGUMENTS, *BOOKKEEPING)
 _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
 
+def allowed_difference(model: nn.Module, device: torch.device) -> float:
+    """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
+    floats = {p.dtype for p in floats_of(model)}
+    if not floats or any(map(is_quantized, modules_of(model))) or callers_autocast():
+        return 0.1
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        return 2e-2
+    return max(_ALLOWED.get(dtype, 0.1) for dtype in floats)
+
+
 @dataclass(frozen=True)
 class UserCall:
     """A model as it was given, with its tokenizer, and what it was asked to explain, as it was given."""
@@ -211,18 +221,10 @@ class _Call:
             largest.append(difference.amax())
         words = "the pass that was explained, against the model called as its user calls it"
         absolute = float(torch.stack(largest).amax())
-        measured = Discrepancy("forward", torch.stack(errors).amax(), self._allowed(), words)
+        measured = Discrepancy(
+            "forward", torch.stack(errors).amax(), allowed_difference(self.call.model, self.subject.given.device), words
+        )
         return ForwardComparison(absolute, measured), measured
-
-    def _allowed(self) -> float:
-        """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
-        model = self.call.model
-        floats = {p.dtype for p in floats_of(model)}
-        if not floats or any(map(is_quantized, modules_of(model))) or callers_autocast():
-            return 0.1
-        if self.subject.given.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-            return 2e-2
-        return max(_ALLOWED.get(dtype, 0.1) for dtype in floats)
 
     # The model's own call
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...rules import PlainGradient, Rule
-from ..tape import CONSERVING_FUNCTIONS, HANDLERS, Handler, Tape, torch_functions
+from ...seam import torch_functions
+from ..tape import CONSERVING_FUNCTIONS, HANDLERS, Handler, Tape
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...rules import FixedStd, Identity
+from ...seam import tensors_in
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, in_place, plain
 
@@ -45,6 +46,8 @@ def _in_place(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 def clamp(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """Where a bound takes the place of a number, the bound gets its relevance."""
     x = args[0]
+    if any(bound.requires_grad for bound in tensors_in(args[1:], kwargs)):
+        return _between(tape, func, args, kwargs)
     y = func(*args, **kwargs)
     page, inside = tape.page("clamp"), (y == x).detach()
 
@@ -52,6 +55,17 @@ def clamp(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         page.leak("constant", torch.where(inside, 0.0, cast(Tensor, y) * g))
 
     return tape.gate_as(tape.hook_backward(y, back, keep=True), x)
+
+
+def _between(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """A clamp by bounds that depend on the input: the larger, then the smaller of two tensors."""
+    first = "max" if getattr(func, "__name__", "") == "clamp_max" else "min"
+    given = {**dict(zip((first, "max"), args[1:], strict=False)), **kwargs}
+    y = args[0]
+    for name, choose in (("min", torch.maximum), ("max", torch.minimum)):
+        if given.get(name) is not None:
+            y = tape.seen(choose, (y, torch.as_tensor(given[name], dtype=y.dtype, device=y.device)), {})
+    return y
 
 
 @handles("pow", "__pow__", "__rpow__", "float_power")

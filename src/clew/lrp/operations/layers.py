@@ -17,8 +17,6 @@ from ...seam import input_gradient, linear_of, rows_read
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain
 
-# Linear layers and convolutions
-
 
 @handles("linear")
 def linear(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
@@ -55,7 +53,7 @@ def addmm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 def affine(tape: Tape, operation: str, x: Tensor, W: Tensor, b: Tensor | None, apply: Call, pull: Call) -> Any:
     """`y = apply(x, W, b)` under its rule. Weights that depend on the input are held fixed where `x` does, too."""
     if not x.requires_grad:
-        return _of_weights(tape, operation, x, W, b, apply)
+        return _of_weights(tape, x, W, b, apply)
     if b is not None and b.requires_grad:
         shape = (-1, *[1] * (W.ndim - 2))
         return tape.seen(torch.add, (affine(tape, operation, x, W, None, apply, pull), b.view(shape)), {})
@@ -81,7 +79,7 @@ def affine(tape: Tape, operation: str, x: Tensor, W: Tensor, b: Tensor | None, a
     return tape.ruled(lambda x: apply(x, weight, bias), back, rule.saves, x)
 
 
-def _of_weights(tape: Tape, operation: str, x: Tensor, W: Tensor, b: Tensor | None, apply: Call) -> Any:
+def _of_weights(tape: Tape, x: Tensor, W: Tensor, b: Tensor | None, apply: Call) -> Any:
     """`apply(x, W, b)` of a constant `x`: linear in the weights, which something made of the input."""
     y = apply(x, W)
     if b is None:

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..tape import HANDLERS, Tape, torch_functions
+from ...seam import torch_functions
+from ..tape import HANDLERS, Tape
 from . import Args, Call, Kwargs, handles
 
 
@@ -51,7 +52,7 @@ def _has_constants(values: Any) -> bool:
 def joined(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     y = func(*args, **kwargs)
     parts: Any = args[0] if args and isinstance(args[0], (list, tuple)) else args or kwargs.get("tensors", ())
-    if not _has_constants(parts):
+    if not _has_constants((*parts, *args[1:], *kwargs.values())):
         return y
     return book_constants(tape, y, constant_part(func, args, kwargs), "cat")
 
@@ -91,7 +92,7 @@ HANDLERS.update(
     dict.fromkeys(
         torch_functions([
             "__setitem__", "copy_", "masked_scatter_", "masked_fill_", "index_put_", "scatter_", "index_copy_",
-            "scatter_add_", "index_add_", "fill_", "zero_", "index_fill_", "fill_diagonal_", "set_",
+            "scatter_add_", "index_add_", "fill_", "zero_", "index_fill_", "fill_diagonal_",
         ]),
         put_in_place,
     )

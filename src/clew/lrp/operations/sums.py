@@ -17,7 +17,8 @@ from ...rules import (
     as_gradient,
     share,
 )
-from ..tape import Tape, torch_functions
+from ...seam import torch_functions
+from ..tape import Tape
 from . import Args, Call, Kwargs, handles, in_place, plain
 from .moves import joined
 from .products import div

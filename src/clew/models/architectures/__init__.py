@@ -314,11 +314,11 @@ def architecture_inside(model: nn.Module) -> Architecture | None:
     known = _by_class()
     own = _headless(model, known)
     if own is not None:
-        return replace(own, readout=lambda model: Readout.seen(), check=None)
+        return replace(own, readout=lambda model: Readout.seen())
     found = known_inside(model, lambda part: _declared(part, known))
     if found is None:
         return None
-    return found.declared.within(found.path, readout=lambda model: Readout.seen(), check=None, **found.changes)
+    return found.declared.within(found.path, readout=lambda model: Readout.seen(), **found.changes)
 
 
 def _declared(part: nn.Module, known: dict[str, Architecture]) -> Architecture | None:
