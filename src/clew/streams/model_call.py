@@ -70,7 +70,7 @@ class ModelCall:
         return ModelCall(args, kwargs, self.names)
 
     def moved(self, like: Tensor | None) -> ModelCall:
-        """The call on the device of `like`, floats in its dtype (None: as it is), out of any graph; caches are copied."""
+        """The call on the device of `like`, floats in its dtype (None: as it is), out of any graph; caches copied."""
         args, kwargs = (_map(value, lambda one: moved(one, like)) for value in (self.args, dict(self.kwargs)))
         return ModelCall(args, kwargs, self.names)
 
