@@ -217,7 +217,7 @@ def linear_layers_by_absolute_weights(patch):
 
 @fault
 def activations_hand_on_plain_gradients(patch):
-    from clew.lrp.operations.layers import activation
+    from clew.lrp.operations.activations import activation
     from clew.lrp.tape import HANDLERS
 
     for function in [f for f, handler in HANDLERS.items() if handler is activation]:
@@ -226,15 +226,10 @@ def activations_hand_on_plain_gradients(patch):
 
 @fault
 def norms_without_their_means(patch):
-    from clew.lrp.operations.layers import norm
-
     def change(f, tape, func, args, kwargs, x, compute, pull, bias, eps):
-        def short(g):
-            return pull(g) * 1.3
+        return f(tape, func, args, kwargs, x, compute, lambda g: pull(g) * 1.3, bias, eps)
 
-        return norm(tape, func, args, kwargs, x, compute, short, bias, eps)
-
-    wrapped(patch, part("lrp.operations.layers"), "norm", change)
+    wrapped(patch, part("lrp.operations.norms"), "norm", change)
 
 
 @fault
@@ -324,8 +319,11 @@ def points_of_the_path_squared(patch):
 
 @fault
 def paths_that_do_not_move(patch):
-    for home in (part("explainers.beyond_intuition"), part("explainers.gradient")):
-        wrapped(patch, home, "scaled_along", lambda f, start, x, rule, point, example: x[example])
+    def still(f, start, x, rule, point, example):
+        return {key: value[example] for key, value in x.items()} if isinstance(x, dict) else x[example]
+
+    wrapped(patch, part("explainers.beyond_intuition"), "scaled_along", still)
+    wrapped(patch, part("explainers.gradient"), "scaled_leaves", still)
 
 
 # Targets
