@@ -75,7 +75,7 @@ def integrated_gradients(
     if released or not multiply_by_inputs:
         return at.result(total)
     values = {key: (x[key] - start[key]) * total[key] for key in x}
-    gap = at.per_example(values) - at_least_float32(at.scores_at(x) - at.scores_at(start))
+    gap = at.per_example(values) - at_least_float32(at.clean_scores() - at.scores_at(start))
     return at.result(values, checks={"completeness_gap": gap})
 
 

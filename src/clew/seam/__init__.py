@@ -7,11 +7,13 @@ from .gradient_stops import no_gradient_error
 from .interception import Seam
 from .module_hooks import activation_at, replace_output
 from .multi_head import multi_head_attention
+from .patch_convolution import from_patches, in_patches
 from .precision import DoublePrecision
 from .quantized import is_quantized, kernel_difference, never_repacked
 from .readout import ReadoutRows, few_rows, readout_rows, take
 from .row_sparse import input_gradient, linear_of, rows_read
+from .sparse_pass import SparsePass
 from .torch_calls import by_position, tensors_in, torch_functions
 from .torch_modes import callers_autocast, in_callers_autocast, isolated_modes
-from .traversal import floats_of, modules_of
+from .traversal import floats_in, floats_of, modules_of
 from .twin import original, owning_model

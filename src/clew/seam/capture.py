@@ -85,7 +85,7 @@ class Attention:
         # In half precision the product itself would round, and could overflow.
         q, k = at_least_float32(take(self.q.detach(), rows)), at_least_float32(self.k.detach())
         scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
-        logits = (q @ k.mT) * scale
+        logits = (q * scale) @ k.mT
         queries, keys = self.q.shape[-2], k.shape[-2]
         if self.mask is not None:
             mask = self.mask.detach()[(None,) * (4 - self.mask.ndim)]
@@ -110,10 +110,10 @@ class Capture(Seam):
 
     `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
     parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
-    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` then
-    leave the others zero. `batch` is the number of examples; blocks that get (token, batch, width) show it, or where
-    there are as many tokens as examples `token_first` says so. `probe_gradients` keeps what verifies a result,
-    `pulls` gets a row of what linear layers pulled back, written out and as it was made.
+    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` (or
+    else of the one that is kept) then leave the others zero. `batch` is the number of examples; blocks that get (token,
+    batch, width) show it, or where there are as many tokens as examples `token_first` says so. `probe_gradients` keeps
+    what verifies a result, `pulls` gets a row of what linear layers pulled back, written out and as it was made.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -137,6 +137,7 @@ class Capture(Seam):
         self._pulls = pulls
         self._blocks, self._attentions = blocks, attentions
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
+        self._sparse_after = leaf[0] if leaf is not None else max(keep) if keep and reads is not None else None
         self._inputs: dict[int, Tensor] = {}
         self._rows: dict[int, Tensor] = {}  # the sampled rows, by the number of queries
         self._layer: int | None = None
@@ -146,24 +147,32 @@ class Capture(Seam):
         self._probs: dict[int, Tensor] = {}
 
     def place_hooks(self) -> None:
+        # The mode costs Python time at every torch call, so it is on only inside the attention that is kept, and where
+        # linear layers are to be seen, in its block.
+        whole = self._sparse_after is not None
         for layer in self._keep | self._hidden:
-            # The mode costs Python time at every torch call, so it is on only inside the blocks that are kept.
-            self.watch(self._blocks[layer], before=partial(self._at_block, layer))
+            if whole or layer in self._hidden:
+                self.watch(self._blocks[layer], before=partial(self._at_block, layer))
             self.watch(self._attentions[layer], before=partial(self._at_attention, layer), after=self._after_attention)
-            self.watch(self._blocks[layer], after=self._after_block)
+            if whole:
+                self.watch(self._blocks[layer], after=self._after_block)
 
     def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
         if layer in self._hidden:
             turned = value.ndim == 3 and (self._token_first or value.shape[0] != self._batch == value.shape[1])
             self._inputs[layer] = value.detach().transpose(0, 1) if turned else value.detach()
-        self.switch_on()
+        if self._sparse_after is not None:
+            self.switch_on()
 
     def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._layer = layer
+        self.switch_on()
 
     def _after_attention(self, output: Any) -> None:
         self.forget()
+        if self._sparse_after is None:
+            self.switch_off()
 
     def _after_block(self, output: Any) -> None:
         self.switch_off()
@@ -174,9 +183,9 @@ class Capture(Seam):
         self._probs.clear()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func is F.linear and self._leaf is not None:
+        if func is F.linear and self._sparse_after is not None:
             pulls = self._pulls if self.records else None
-            return _linear(*args, **kwargs, seen=self.records.get(self._leaf[0]), reads=self._reads, pulls=pulls)
+            return _linear(*args, **kwargs, seen=self.records.get(self._sparse_after), reads=self._reads, pulls=pulls)
         if self._layer is None:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:

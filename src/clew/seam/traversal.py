@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -21,7 +21,12 @@ def modules_of(model: nn.Module) -> Iterator[nn.Module]:
 
 def floats_of(model: nn.Module) -> Iterator[Tensor]:
     """The parameters of floats of all modules; shared ones several times."""
-    for module in modules_of(model):
+    return floats_in(modules_of(model))
+
+
+def floats_in(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """The parameters of floats that modules have themselves."""
+    for module in modules:
         for parameter in vars(module).get("_parameters", {}).values():
             if parameter is not None and parameter.is_floating_point():
                 yield parameter

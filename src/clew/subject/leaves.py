@@ -52,6 +52,10 @@ class DeclaredLeaf:
         with torch.no_grad():
             return self.subject.score(self.subject.forward(leaves[""]))
 
+    def clean_scores(self) -> Tensor:
+        """The scores of the input as it is."""
+        return self.subject.clean_scores()
+
     def ranges(self, x: Leaves) -> Leaves:
         """Largest minus least value of each example, padding left out, shaped to be multiplied with `x`."""
         value, mask = x[""], self.subject.mask

@@ -306,3 +306,8 @@ class StreamSubject:
         """The scores where other values enter."""
         with torch.no_grad():
             return self.score(self.run(leaves).output)
+
+    def clean_scores(self) -> Tensor:
+        """The scores of the unchanged input."""
+        with torch.no_grad():
+            return self.score(self.run().output if self.clean_output is None else self.clean_output)

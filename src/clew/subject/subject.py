@@ -39,9 +39,10 @@ from ..seam import (
 from ..shapes import Values
 from .discrepancy import Discrepancy
 from .input_errors import input_error, is_about_input, not_shown, refused_cache
+from .input_gradient import input_gradient
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .reached_rows import cache_key, should_refresh
-from .trace import Trace, gradients_of, repeated, some_rows
+from .trace import Trace, repeated, some_rows
 
 # Whether blocks get (token, batch, width), by the first of them.
 _token_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -83,6 +84,7 @@ class Subject:
     measured: list[Discrepancy] = field(default_factory=list[Discrepancy], init=False)
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
+    sparse: bool | None = field(default=None, init=False)  # whether `SparsePass` was seen to give the same here
     backend: str | None = field(default=None, init=False)
     shorter: torch.dtype | None = field(default=None, init=False)  # that autocast was seen to make products in
     _main: str = field(init=False)
@@ -303,19 +305,14 @@ class Subject:
 
     def input_gradient(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`∂score/∂x` at `x`, and the score. The gradient of the input alone; parameters get none."""
-        clean = x is self.x and rows is None
-        with torch.enable_grad():
-            once = x[:: self.each].detach().requires_grad_()
-            seen: list[Tensor] = []
-            if self.verify:
-                once.register_hook(lambda g: seen.append(g.detach()))
-            score = self.score(self.forward(repeated(once, self.each), rows), rows, clean=clean)
-            self.need_gradient(score)
-            found = gradients_of(score, [once], self.each)[0]
-        if seen:
-            own = seen[0] if self.each == 1 else torch.stack(seen, 1).flatten(0, 1)
-            self.measure("gradient", own, found, "the gradient of the input, against what autograd handed to it")
-        return found, score.detach()
+        return input_gradient(self, x, rows)
+
+    def clean_scores(self) -> Tensor:
+        """The scores of the input as it is."""
+        with torch.no_grad():
+            if self.clean_output is None:
+                self.score(self.forward(), clean=True)
+            return self.score(self.clean_output)
 
     @property
     def reach_key(self) -> Any:

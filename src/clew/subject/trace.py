@@ -107,12 +107,11 @@ class Trace:
         attention = self[layer]
         gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         pool = self.bound.pooled and layer == self.bound.last
-        support = r.ne(0).any(0).any(0).nonzero().squeeze(1)
         out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r.clone()
         per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
-        for rows in support.split(max(1, _BLOCK // per_row)):
-            A = attention.probabilities(rows.to(attention.v.device)).to(r.dtype)
-            C = mix(A, *(attention.attention_gradient(g, rows.to(g.device)).to(A) for g in gradients)).to(r.device)
+        for rows in _reached(r, max(1, _BLOCK // per_row)):
+            A = attention.probabilities(_on(rows, attention.v)).to(r.dtype)
+            C = mix(A, *(attention.attention_gradient(g, _on(rows, g)).to(A) for g in gradients)).to(r.device)
             weight = r[..., rows]
             if normalize:
                 sums = C.sum(-1) + (0 if pool else 1)
@@ -121,6 +120,19 @@ class Trace:
                     out[..., rows] = out[..., rows] + weight - r[..., rows]
             out = out + weight @ C
         return self.over_tokens(out, layer)
+
+
+def _reached(r: QueryRows, most: int) -> Iterable[slice | Tensor]:
+    """The queries that `r` reaches, so many at a time: slices, which cost no copy, where it reaches all."""
+    support = r.ne(0).any(0).any(0).nonzero().squeeze(1)
+    if len(support) == r.shape[-1]:
+        return [slice(first, first + most) for first in range(0, len(support), most)]
+    return support.split(most)
+
+
+def _on(rows: slice | Tensor, like: Tensor) -> slice | Tensor:
+    """Rows where a tensor is."""
+    return rows.to(like.device) if isinstance(rows, Tensor) else rows
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..inputs import BOOKKEEPING, TextBatch
 from ..models import NON_INPUT_ARGUMENTS, copy_cache
-from ..seam import callers_autocast, floats_of, in_callers_autocast, is_quantized, modules_of, owning_model
+from ..seam import callers_autocast, floats_in, in_callers_autocast, is_quantized, modules_of, owning_model
 from ..seam.twin import twin
 from ..shapes import at_least_float32
 from ..subject import LEAST_LOGIT, Discrepancy, Subject
@@ -40,8 +40,9 @@ _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
 def allowed_difference(model: nn.Module, device: torch.device) -> float:
     """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
-    floats = {p.dtype for p in floats_of(model)}
-    if not floats or any(map(is_quantized, modules_of(model))) or callers_autocast():
+    modules = list(modules_of(model))
+    floats = {p.dtype for p in floats_in(modules)}
+    if not floats or any(map(is_quantized, modules)) or callers_autocast():
         return 0.1
     if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
         return 2e-2

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
+from ...seam import from_patches, in_patches
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles
 from .layers import affine
@@ -39,13 +40,11 @@ def conv(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         def apply(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
             return convolve(x, W, b, stride, padding, dilation, groups)
 
-        steps = (stride,) * axes if isinstance(stride, int) else tuple(stride)
-        none, ones = (0,) * axes, (1,) * axes
-        patches = steps == tuple(weight.shape[2:]) and padding in (0, none) and dilation in (1, ones) and groups == 1
+        patches = in_patches(weight, stride, padding, dilation, groups)
 
         def pull(S: Tensor, W: Tensor) -> Tensor:
-            if patches and axes == 2:
-                return _from_patches(S, W, input.shape[2:])
+            if patches:
+                return from_patches(S, W, input.shape[2:])
             return _GRADIENTS[axes](input.shape, W, S, stride, padding, dilation, groups)
 
         return affine(tape, "conv", input, weight, bias, apply, pull)
@@ -87,11 +86,3 @@ def _padded(x: Tensor, W: Tensor, dilation: Any) -> Tensor:
         whole = step * (size - 1)
         sides += [whole // 2, whole - whole // 2]
     return F.pad(x, sides)
-
-
-def _from_patches(S: Tensor, W: Tensor, size: Any) -> Tensor:
-    """The transpose of a convolution whose patches do not overlap: one matrix product, faster than the general way."""
-    (_, channels, down, across), (batch, _, rows, columns) = W.shape, S.shape
-    pixels = (S.flatten(2).mT @ W.flatten(1)).view(batch, rows, columns, channels, down, across)
-    image = pixels.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, rows * down, columns * across)
-    return F.pad(image, (0, size[1] - image.shape[3], 0, size[0] - image.shape[2]))
