@@ -80,7 +80,7 @@ def the_seam_calls_the_kernel_at_another_scale(patch):
 
 @fault
 def gradients_of_inputs_with_the_wrong_sign(patch):
-    for home in (SUBJECT, part("subject.trace")):
+    for home in (part("subject.input_gradient"), part("subject.trace")):
         wrapped(patch, home, "gradients_of", lambda f, *a, **k: [-g for g in f(*a, **k)])
 
 
