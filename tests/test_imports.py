@@ -33,6 +33,7 @@ ROOMS = [
     "streams",
     "subject",
     "lrp",
+    "mass",
     "explainers",
     "verification",
     "explaining",

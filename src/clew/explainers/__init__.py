@@ -28,7 +28,8 @@ Function = Callable[..., Any]
 class Method:
     """A registered method: its name, source, one-line summary and options with their defaults.
 
-    `seeds`: its option `seed` may be one number for each example. `any_model`: it needs no declaration of a model.
+    `seeds`: its option `seed` may be one number for each example. `any_model`: it needs no declaration of a model, and
+    with `by_mass` computes without one in another way, by token mass.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Method:
     summary: str
     seeds: bool = False
     any_model: bool = False
+    by_mass: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -63,17 +65,20 @@ class Method:
 _registered: dict[str, Method] = {}
 
 
-def method(*, paper: str, summary: str, seeds: bool = False, any_model: bool = False) -> Callable[[Function], Function]:
+def method(
+    *, paper: str, summary: str, seeds: bool = False, any_model: bool = False, by_mass: bool = False
+) -> Callable[[Function], Function]:
     """Register a function as a method under its own name. Raises `ClewError` for a name that is taken.
 
-    `any_model`: it explains models that are not declared, too: it takes a `StreamSubject`.
+    `any_model`: it explains models that are not declared, too: it takes a `StreamSubject`. `by_mass`: so it does, but a
+    declared model inside a wrapper is explained as declared.
     """
 
     def add(function: Function) -> Function:
         name = function.__name__
         if name in methods():
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
-        _registered[name] = Method(name, function, paper, summary, seeds, any_model)
+        _registered[name] = Method(name, function, paper, summary, seeds, any_model or by_mass, by_mass)
         return function
 
     return add

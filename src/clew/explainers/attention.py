@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..seam import take
-from ..shapes import Attn, Scores
-from ..subject import Mix, Result, Subject, Trace, mean_heads
+from ..shapes import Attn, Scores, at_least_float32
+from ..subject import Mix, Result, StreamSubject, Subject, Trace, mean_heads
 from ..validation import validate_integer
-from . import is_released, method
+from . import is_released, mass, method
 
 
 @method(paper="the control", summary="random numbers: what a method must beat", seeds=True)
@@ -42,13 +42,18 @@ def random(subject: Subject, *, seed: int | Sequence[int] = 0) -> Scores:
     return scores.to(subject.x.device, torch.promote_types(subject.x.dtype, torch.float32))
 
 
-@method(paper="Vaswani et al. 2017", summary="attention of the last block from the readout, mean over heads")
-def raw_attention(subject: Subject, *, layer: int | None = None, variant: str = "paper") -> Result:
+@method(
+    paper="Vaswani et al. 2017", summary="attention of the last block from the readout, mean over heads", by_mass=True
+)
+def raw_attention(subject: Subject | StreamSubject, *, layer: int | None = None, variant: str = "paper") -> Result:
     """`mean_h A_l[readout]` of one block (default: the last). Class-agnostic.
 
     `variant="beyond_intuition"` gives the released map for models that read the mean of the patches, which averages
     over keys instead of queries and so is almost constant. `details`: `attention` (batch, head, query, key).
     """
+    if isinstance(subject, StreamSubject):
+        mass.refuse_variant(variant)
+        return mass.last_attention(subject, layer)
     chosen = subject.last if layer is None else subject.layers_from(layer, 0)[0]
     trace = subject.run([chosen])
     details = {"attention": trace[chosen].probabilities()} if subject.details else {}
@@ -59,19 +64,34 @@ def raw_attention(subject: Subject, *, layer: int | None = None, variant: str = 
     return Result(trace.over_tokens(read.mean(A), chosen), details=details)
 
 
-@method(paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks")
-def attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Result:
+@method(
+    paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks", by_mass=True
+)
+def attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | None = None) -> Result:
     """`M_l = (mean_h A_l + I)`, rows normalised to 1; `scores = readout · M_{L-1} ⋯ M_start`. Class-agnostic.
 
     `details`: `layer_maps` (batch, layer, token), the map that starting at each layer would give.
     """
+    if isinstance(subject, StreamSubject):
+        return mass.mass_method(subject, mass.rollout, mass.halves, start_layer=start_layer)
     layers = subject.layers_from(start_layer, 0)
     trace = subject.run(layers)
     r, maps = trace.start(), list[Tensor]()
     for layer in reversed(layers):
         r = trace.chain(r, layer, mean_heads, normalize=True)
         maps.insert(0, r.squeeze(1))
-    return Result(maps[0], options={"start_layer": layers[0]}, details=_stacked(subject, maps))
+    return Result(
+        maps[0],
+        options={"start_layer": layers[0]},
+        checks=_unaccounted(trace, maps[0]),
+        details=_stacked(subject, maps),
+    )
+
+
+def _unaccounted(trace: Trace, scores: Tensor) -> dict[str, float]:
+    """How far the sum of all tokens is from that of the rows that were started from, of 1."""
+    began = trace.start().sum((1, 2))
+    return {"unaccounted": float((at_least_float32(scores).sum(-1) / began - 1).abs().amax())}
 
 
 @method(paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block")
@@ -100,8 +120,13 @@ def attention_gradcam(subject: Subject, *, variant: str = "paper") -> Result:
     return Result(cam.clamp(min=0))
 
 
-@method(paper="Chefer et al. 2021b, eq. 5-6", summary="attention times its gradient, added up through the blocks")
-def generic_attribution(subject: Subject, *, start_layer: int | None = None, variant: str = "paper") -> Result:
+@method(
+    paper="Chefer et al. 2021b, eq. 5-6", summary="attention times its gradient, added up through the blocks",
+    by_mass=True,
+)  # fmt: skip
+def generic_attribution(
+    subject: Subject | StreamSubject, *, start_layer: int | None = None, variant: str = "paper"
+) -> Result:
     """`R ← R + C_l R` from `R = I`, with `C_l = mean_h max(G_l ⊙ A_l, 0)`; `scores = readout · R`.
 
     `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
@@ -114,13 +139,19 @@ def generic_attribution(subject: Subject, *, start_layer: int | None = None, var
     def after_mean(A: Attn, G: Attn) -> Tensor:
         return (G * A).mean(1).clamp(min=0)
 
+    if isinstance(subject, StreamSubject):
+        mass.refuse_variant(variant)
+        return mass.mass_method(subject, mass.positive_gradient, mass.both, start_layer=start_layer, gradient=True)
     layers = subject.layers_from(start_layer, 0, text=subject.depth - 1, pair=subject.depth - 1)
     mix = after_mean if is_released(variant) else per_head
     return _through(subject, layers, mix)
 
 
-@method(paper="Chefer et al. 2021a; Qiang et al. 2022", summary="rollout of attention times its positive gradient")
-def gradient_attention_rollout(subject: Subject, *, start_layer: int | None = None) -> Result:
+@method(
+    paper="Chefer et al. 2021a; Qiang et al. 2022", summary="rollout of attention times its positive gradient",
+    by_mass=True,
+)  # fmt: skip
+def gradient_attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | None = None) -> Result:
     """`C_l = mean_h max(A_l ⊙ G_l, 0)`, rows of `C_l + I` normalised to 1, product over blocks, readout row.
 
     `details`: `layer_maps`, see `attention_rollout`.
@@ -129,6 +160,9 @@ def gradient_attention_rollout(subject: Subject, *, start_layer: int | None = No
     def positive(A: Attn, G: Attn) -> Tensor:
         return (A * G).clamp(min=0).mean(1)
 
+    if isinstance(subject, StreamSubject):
+        rows = mass.RowsNormalised(mass.positive_gradient)
+        return mass.mass_method(subject, rows.handed, rows.shares, start_layer=start_layer, gradient=True)
     layers = subject.layers_from(start_layer, 0)
     return _through(subject, layers, positive, normalize=True)
 

@@ -127,8 +127,9 @@ def explain(
     if window is not None:
         more["architecture"] = architecture
         return Windows(explain, window, stride, more, settings).of(model, inputs, target)
-    if architecture is None and at is None and not chosen.any_model and not is_declared(module):
-        architecture = architecture_inside(module)
+    declared_first = not chosen.any_model or chosen.by_mass
+    if architecture is None and at is None and declared_first and not is_declared(module):
+        architecture = architecture_inside(module, own_heads=not chosen.by_mass)
     if at is not None or (architecture is None and not is_declared(module)):
         if zero_cls:
             todo = "leave it out; the first token is not known to be one of the model's own"

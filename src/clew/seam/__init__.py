@@ -5,6 +5,7 @@ from .capture import Attention, Capture, Leaf
 from .custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
 from .gradient_stops import no_gradient_error
 from .interception import Seam
+from .matrix_product import matrix_product
 from .module_hooks import activation_at, replace_output
 from .multi_head import multi_head_attention
 from .patch_convolution import from_patches, in_patches

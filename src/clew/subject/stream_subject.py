@@ -201,6 +201,11 @@ class StreamSubject:
             known[key] = {k: self._axis(k, g.detach(), len(score)) for k, g in zip(leaves, found, strict=True)}
         return known[key]
 
+    def see_axes(self) -> None:
+        """Look where examples are, by a plain gradient, if that is not known."""
+        if (self.call.signature, self.at, self.batch) not in _axes.setdefault(owning_model(self.model), {}):
+            self.gradients()
+
     def _axis(self, key: str, g: Tensor, batch: int) -> int | None:
         entry, sizes = self.clean_entries[key], g.abs()
         reached = sizes if entry.places is None else self._of_words(entry, sizes, size=False)[entry.argument]

@@ -6,6 +6,7 @@ moved a place, give several paths: the first that exists counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -309,12 +310,17 @@ def find_architecture(model: nn.Module) -> Architecture:
     raise unknown(model, by_class, lambda part: _declared(part, by_class))
 
 
-def architecture_inside(model: nn.Module) -> Architecture | None:
-    """A declaration for a model that holds one of a known family, whose head may read other rows; None without one."""
+def architecture_inside(model: nn.Module, *, own_heads: bool = True) -> Architecture | None:
+    """A declaration for a model that holds one of a known family, whose head may read other rows; None without one.
+
+    Without `own_heads` not for other heads of transformers: what those read is not said by the declaration.
+    """
     known = _by_class()
     own = _headless(model, known)
     if own is not None:
         return replace(own, readout=lambda model: Readout.seen())
+    if not own_heads and type(model).__module__.startswith("transformers.models."):
+        return None
     found = known_inside(model, lambda part: _declared(part, known))
     if found is None:
         return None
@@ -330,7 +336,7 @@ def _declared(part: nn.Module, known: dict[str, Architecture]) -> Architecture |
 def _headless(part: nn.Module, known: dict[str, Architecture]) -> Architecture | None:
     """The declaration of a model of transformers without its head, from those with one in the same file."""
     kind, stem = type(part), getattr(type(part), "base_model_prefix", "")
-    if not stem or not kind.__module__.startswith("transformers.models.") or kind.__name__.partition("For")[1]:
+    if not stem or not kind.__module__.startswith("transformers.models.") or re.search("For|Head", kind.__name__):
         return None
     beside = (a for name, a in known.items() if name.rpartition(".")[0] == kind.__module__)
     return next((found for a in beside if (found := a.without(stem)) is not None), None)

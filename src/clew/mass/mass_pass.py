@@ -1,0 +1,272 @@
+"""A forward pass whose backward hands on token mass, the sum over channels of each token.
+
+What works on each token by itself keeps its mass; what moves tokens is autograd's own; scores of attention and lengths
+that something is divided by get none; an attention hands the mass of query i to key j by `C_ij`; a sum of two branches
+shares it. One graph serves two currencies: a first backward pass in "gradient" gives `∂score/∂A` of every attention, a
+second one in "mass" the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from ..seam import Seam, tensors_in
+from ..shapes import at_least_float32
+from .site import Seen, Site
+
+Call = Callable[..., Any]
+Masses = Callable[[Tensor], Sequence[Tensor | None]]
+# What query i of a site hands to key j, for some queries: (…, head, query, key).
+Mix = Callable[[Site, slice], Tensor]
+# Shares of what goes past a site and what goes through it, where both are added: numbers, or one for each token, made
+# of what is one for each query by the steps of its mark.
+Share = float | Tensor
+Residual = Callable[[Site, "Mark"], tuple[Share, Share]]
+
+# Filled by `operations/`: what mass does at torch functions; that of None at all others.
+OPERATIONS: dict[Any, Callable[..., Any]] = {}
+
+_MARK = "_clew_mass"
+
+
+@dataclass
+class Mark:
+    """What a pass knows of a tensor: `order` in which it was made; whether it holds `probabilities`; whether it is
+    `massless`, made of the input, but only to weigh something else; the `site` it comes straight from, with the `steps`
+    since; `weights` it was multiplied with, that are probabilities."""
+
+    order: int
+    probabilities: bool = False
+    massless: bool = False
+    site: Site | None = None
+    steps: tuple[Call, ...] | None = ()
+    weights: Tensor | None = None
+
+
+class Switch(torch.autograd.Function):
+    """`y`, whose gradient goes to where it was made, and its mass to `inputs` as `back` says (None: nowhere)."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: MassPass, back: Masses | None, site: Site | None, y: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.tape, ctx.back, ctx.site, ctx.count = tape, back, site, len(inputs)
+        ctx.set_materialize_grads(False)
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        (g,), none = gradients, (None,) * ctx.count
+        if g is None:
+            return (None, None, None, None, *none)
+        if ctx.tape.currency == "gradient":
+            if ctx.site is not None:
+                ctx.site.gradient = g.detach()
+            return (None, None, None, g, *none)
+        if ctx.back is None:
+            ctx.tape.constants += at_least_float32(g).sum()
+            return (None, None, None, None, *none)
+        return (None, None, None, None, *ctx.back(g))
+
+
+class _Counted(torch.autograd.Function):
+    """The identity; mass that comes by is added to a tape's `constants`, times `sign`."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: MassPass, sign: float, x: Tensor) -> Tensor:
+        ctx.tape, ctx.sign = tape, sign
+        ctx.set_materialize_grads(False)  # where nothing comes nothing goes on
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None, Tensor | None]:
+        (g,) = gradients
+        if g is not None and ctx.tape.currency == "mass":
+            ctx.tape.constants += ctx.sign * at_least_float32(g).sum()
+        return None, None, g
+
+
+class MassPass(Seam):
+    """One forward pass of `model`. `mix` says what sites hand on, `residual` how sums around them share.
+
+    `gradient` keeps the graph of the score, too. After a backward pass in mass: `constants`, what went to what is no
+    input, and `made`, what sites and copies added (or, below 0, took away).
+    """
+
+    def __init__(self, model: nn.Module, mix: Mix, residual: Residual, *, gradient: bool) -> None:
+        super().__init__()
+        self.model, self.mix, self.residual, self.gradient = model, mix, residual, gradient
+        self.currency: Literal["gradient", "mass"] = "mass"
+        self.sites: list[Site] = []
+        self.scoring = False  # whether the score is computed, of the model's output
+        self.constants: Any = 0.0
+        self.made: Any = 0.0
+        self._order = 0
+        self._modules: list[str] = []
+
+    def place_hooks(self) -> None:
+        for name, module in self.model.named_modules():
+            if name:
+                self.watch(
+                    module,
+                    before=lambda args, kwargs, name=name: self._modules.append(name),
+                    after=lambda output: self._modules.pop() and None,
+                )
+        self.switch_on()
+
+    @property
+    def where(self) -> str:
+        """The module that the pass is in."""
+        return self._modules[-1] if self._modules else "the score" if self.scoring else "the model"
+
+    # What is known of tensors
+
+    @staticmethod
+    def mark_of(value: Any) -> Mark | None:
+        """What is known of a tensor."""
+        return getattr(value, _MARK, None)
+
+    def marked(self, value: Any, order: int | None = None, **known: Any) -> Any:
+        """A result, with what is known of it."""
+        self._order += 1
+        order = self._order if order is None else order
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(one, Tensor):
+                setattr(one, _MARK, Mark(order, **known))
+        return value
+
+    def known_as(self, value: Any, mark: Mark) -> None:
+        """Say of a tensor what is known of another, which holds the same."""
+        setattr(value, _MARK, mark)
+
+    def carries(self, value: Any) -> bool:
+        """Whether mass can go to a tensor."""
+        mark = self.mark_of(value)
+        return isinstance(value, Tensor) and value.requires_grad and not (mark is not None and mark.massless)
+
+    def order_of(self, value: Any) -> int:
+        """When a tensor was made."""
+        mark = self.mark_of(value)
+        return -1 if mark is None else mark.order
+
+    # Calls
+
+    def call(self, func: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("requires_grad_", "detach"):
+            return func(*args, **kwargs)
+        given = list(tensors_in(args, kwargs))
+        if func is F.multi_head_attention_forward or func is F.scaled_dot_product_attention:
+            return OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
+        if not any(map(self.carries, given)):
+            return self.without_mass(func, args, kwargs)
+        return OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
+
+    def without_mass(self, func: Call, args: Any, kwargs: Any) -> Any:
+        """A call of weights, masks, scores: only what are probabilities is followed."""
+        given = list(tensors_in(args, kwargs))
+        result = func(*args, **kwargs)
+        if getattr(func, "__name__", "") in ("size", "dim", "__len__", "item", "tolist"):
+            return result
+        probable = func in SOFTMAX or any((m := self.mark_of(t)) is not None and m.probabilities for t in given)
+        massless = any(t.requires_grad for t in given)
+        if probable or massless:
+            self.marked(result, probabilities=probable, massless=massless)
+        return result
+
+    # What operations are made of
+
+    def computed(self, func: Call, args: Any, kwargs: Any) -> Any:
+        """A call in the graph of the score, or without a graph."""
+        with torch.set_grad_enabled(self.gradient):
+            return func(*args, **kwargs)
+
+    def switched(self, y: Any, back: Masses | None, *inputs: Tensor, site: Site | None = None) -> Any:
+        """`y`, whose mass goes to `inputs`."""
+        return Switch.apply(self, back, site, y, *inputs)
+
+    def weighing(self, func: Call, args: Any, kwargs: Any, *, probabilities: bool = False) -> Any:
+        """A call whose results get no mass: they only weigh something."""
+        result = self.computed(func, args, kwargs)
+        if self.gradient and isinstance(result, Tensor) and result.requires_grad:
+            result = self.switched(result, None)
+        return self.marked(result, probabilities=probabilities, massless=True)
+
+    def counted(self, func: Call, args: Any, kwargs: Any) -> Any:
+        """A call that moves numbers and puts constants between them: what these get is counted."""
+
+        def hooked(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(hooked, cast("list[Any]", value)))
+            return self._counting(value, -1.0) if isinstance(value, Tensor) and value.requires_grad else value
+
+        result = func(*map(hooked, args), **{k: hooked(v) for k, v in kwargs.items()})
+        if isinstance(result, (tuple, list)):
+            return type(result)(self._counting(one, 1.0) for one in cast("list[Any]", result))
+        return self._counting(result, 1.0)
+
+    def _counting(self, value: Tensor, sign: float) -> Tensor:
+        if not value.requires_grad:
+            return value
+        y = cast(Tensor, _Counted.apply(self, sign, value))
+        if (mark := self.mark_of(value)) is not None:
+            setattr(y, _MARK, mark)
+        return y
+
+    def refuse_linear_attention(self, where: str) -> None:
+        """Raise `OptionError` for mass that comes to a product of queries and keys."""
+        raise OptionError(
+            f"mass came to a product of two tensors that depend on the input, in {where}: attention without a softmax "
+            "has no probabilities",
+            expected="softmax attention",
+            got=where,
+            todo="take a method of gradients or relevance, which need no attention: attn_lrp, integrated_gradients",
+        )
+
+    def refused(self, result: Any, why: str, *inputs: Tensor) -> Any:
+        """A result that mass must not come to."""
+        where = self.where
+
+        def back(g: Tensor) -> Sequence[Tensor | None]:
+            raise OptionError(
+                f"mass came to {why}, in {where}",
+                expected="softmax attention, and operations that keep or move tokens",
+                got=where,
+                todo="take a method of gradients or relevance, which need no attention: attn_lrp, integrated_gradients",
+            )
+
+        if isinstance(result, (tuple, list)):
+            some = [self.refused(one, why, *inputs) for one in cast("list[Any]", result)]
+            return type(result)(some) if not hasattr(result, "_fields") else tuple(some)
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
+        return self.marked(self.switched(result, back, *inputs))
+
+    # Sites
+
+    def site(self, value: Tensor, seen: Seen, output: Tensor) -> Tensor:
+        """The output of an attention, of which `seen` says what it was made of."""
+        site = Site(len(self.sites), self.where, seen, value.detach(), output.detach(), self._order)
+        self.sites.append(site)
+        if not self.carries(value):
+            return self.marked(output, massless=output.requires_grad)
+        shape, width = value.shape, value.shape[-1]
+
+        def back(g: Tensor) -> Sequence[Tensor | None]:
+            site.reached = True
+            mass = at_least_float32(g).sum(-1, keepdim=True).mT  # (…, head, 1, query)
+            handed: Any = 0.0
+            for rows in site.blocks():
+                handed = handed + mass[..., rows] @ self.mix(site, rows).to(mass)
+            self.made += handed.sum() - mass.sum()
+            handed = (handed.mT / width).to(g.dtype)  # (…, head, key, 1); values may be shared by all heads
+            return (handed.sum_to_size(*shape[:-1], 1).expand(shape),)
+
+        return self.marked(self.switched(output, back, value, site=site), site=site)
+
+
+SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

@@ -1,0 +1,105 @@
+"""What mass does at each torch operation.
+
+Each operation hands on as much as it got, so that all mass of a pass can be accounted for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...seam import tensors_in, torch_functions
+from ..mass_pass import OPERATIONS, MassPass
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Call = Callable[..., Any]
+Operation = Callable[[MassPass, Call, Args, Kwargs], Any]
+
+
+def at(*names: str, where: Sequence[Any] = ()) -> Callable[[Operation], Operation]:
+    """Make a function what mass does at torch functions of these names."""
+
+    def add(function: Operation) -> Operation:
+        OPERATIONS.update(dict.fromkeys(torch_functions(names) | set(where), function))
+        return function
+
+    return add
+
+
+def summed(g: Tensor, x: Tensor) -> Tensor:
+    """Mass of a result as that of an argument that was broadcast to it."""
+    return g if g.shape == x.shape else g.sum_to_size(x.shape)
+
+
+def spread(g: Tensor, x: Tensor) -> Tensor:
+    """The mass of each token, even over its channels, the last axis of `x`."""
+    return (g.sum(-1, keepdim=True) / x.shape[-1]).expand(x.shape)
+
+
+def each(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """A function of each number, or of each token: it keeps its mass; several arguments get equal parts."""
+    inputs = [t for t in tensors_in(args, kwargs) if tape.carries(t)]
+    y = tape.computed(func, args, {k: v for k, v in kwargs.items() if k != "inplace"})
+    if not isinstance(y, Tensor):
+        return tape.refused(y, f"the operation {name_of(func)!r}, which has several results", *inputs)
+    if not (y.is_floating_point() or y.is_complex()):
+        return y
+    if any(torch.broadcast_shapes(x.shape, y.shape) != y.shape for x in inputs if _fits(x, y)) or not all(
+        _fits(x, y) for x in inputs
+    ):
+        return tape.refused(y, f"the operation {name_of(func)!r}, of which nothing is known", *inputs)
+    part = 1 / len(inputs)
+
+    def back(g: Tensor) -> Sequence[Tensor | None]:
+        return [summed(g if part == 1 else g * part, x) for x in inputs]
+
+    return as_before(tape, tape.switched(y, back, *inputs), inputs, same, moved=True)
+
+
+def _fits(x: Tensor, y: Tensor) -> bool:
+    """Whether a tensor broadcasts to another."""
+    return x.ndim <= y.ndim and all(a in (1, b) for a, b in zip(x.shape[::-1], y.shape[::-1], strict=False))
+
+
+def as_before(
+    tape: MassPass, y: Any, inputs: Sequence[Tensor], step: Call | None = None, *, moved: bool = False
+) -> Any:
+    """A result that comes straight from an attention, if one argument does, with the `step` by which rows went on.
+    `moved`: the same numbers, which count as made when those were."""
+    order = tape.order_of(inputs[0]) if moved and len(inputs) == 1 else None
+    fresh = [m for x in inputs if (m := tape.mark_of(x)) is not None and m.site is not None]
+    if len(fresh) != 1:
+        return tape.marked(y, order)
+    steps = None if step is None or fresh[0].steps is None else (*fresh[0].steps, step)
+    return tape.marked(y, order, site=fresh[0].site, steps=steps)
+
+
+def same(rows: Tensor) -> Tensor:
+    return rows
+
+
+def through(width: int) -> Call:
+    """Rows through a linear layer: the mean over channels, which holds all heads."""
+    return lambda rows: rows.mean(-1, keepdim=True).expand(*rows.shape[:-1], width)
+
+
+def name_of(func: Call) -> str:
+    return getattr(func, "__name__", str(func))
+
+
+OPERATIONS[None] = each
+
+
+def discover() -> None:
+    """Read the files of this folder, which fill the table."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+discover()

@@ -1,0 +1,117 @@
+"""Sums of branches, and of the numbers of one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...seam import by_position, tensors_in
+from ...shapes import at_least_float32
+from ..mass_pass import MassPass
+from . import Args, Call, Kwargs, as_before, at, each, name_of, same, summed
+
+
+@at("add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "subtract")
+def add(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    args, kwargs = by_position(args, kwargs)
+    a, b = args[:2]
+    inputs = [t for t in (a, b) if tape.carries(t)]
+    if len(inputs) == 1:
+        return each(tape, func, args, kwargs)
+    y, marks = tape.computed(func, args, kwargs), [tape.mark_of(t) for t in (a, b)]
+    fresh = [i for i, mark in enumerate(marks) if mark is not None and mark.site is not None]
+    if len(fresh) != 1:
+        made = tape.switched(y, lambda g: (summed(g / 2, a), summed(g / 2, b)), a, b)
+        return tape.marked(made)
+    branch, skip = (a, b) if fresh[0] == 0 else (b, a)
+    mark = tape.mark_of(branch)
+    assert mark is not None and mark.site is not None
+    site = mark.site
+    if tape.order_of(skip) > site.order:  # made beside the attention: a parallel MLP, not what goes past it
+        return as_before(tape, tape.switched(y, lambda g: (summed(g, branch),), branch), [branch], same)
+
+    def back(g: Tensor) -> Sequence[Tensor]:
+        past, through = tape.residual(site, mark)
+        tape.made += at_least_float32(g * (past + through - 1)).sum()
+        return summed(past * g, skip), summed(through * g, branch)
+
+    return tape.marked(tape.switched(y, back, skip, branch))
+
+
+@at("sum", "nansum", "logsumexp")
+def total(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """A sum shares its mass by the probabilities that its terms were multiplied with, else evenly; what is exactly 0
+    was left out."""
+    if name_of(func) == "logsumexp" and not tape.scoring:  # what a softmax divides by
+        return tape.weighing(func, args, kwargs)
+    x = args[0] if args else kwargs["input"]
+    y, mark = tape.computed(func, args, kwargs), tape.mark_of(x)
+    axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    axes = tuple(range(x.ndim)) if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
+    kept = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+    weights = None if mark is None or mark.weights is None else mark.weights
+    zeros = x.detach().ne(0) if weights is None else None
+
+    def back(g: Tensor) -> Sequence[Tensor]:
+        if not kept:
+            for axis in sorted(a % x.ndim for a in axes):
+                g = g.unsqueeze(axis)
+        if weights is not None:
+            share = weights.expand(x.shape).abs().to(g)
+        else:
+            assert zeros is not None
+            share = zeros.to(g.dtype)
+            share = torch.where(share.sum(axes, keepdim=True) == 0, 1.0, share)
+        return (g * (share / share.sum(axes, keepdim=True)),)
+
+    return tape.marked(tape.switched(y, back, x))
+
+
+@at("mean", "nanmean")
+def mean(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    return tape.marked(func(*args, **kwargs))
+
+
+@at("cumsum", "cumprod", "diff", "trace", "median",
+    where=[getattr(torch.fft, name) for name in ("fft", "fft2", "fftn", "rfft", "rfft2", "rfftn")])  # fmt: skip
+def mixing(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    y = tape.computed(func, args, kwargs)
+    why = f"{name_of(func)!r}, which mixes tokens without attention"
+    return tape.refused(y, why, *(t for t in tensors_in(args, kwargs) if tape.carries(t)))
+
+
+@at("lstm", "gru", "rnn_tanh", "rnn_relu", where=(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu))
+def recurrent(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    y = tape.computed(func, args, kwargs)
+    return tape.refused(y, "a recurrent layer", *(t for t in tensors_in(args, kwargs) if tape.carries(t)))
+
+
+@at("index_add", "scatter_add")
+def accumulate(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """What is put on top of zeros gets all; on top of something, half."""
+    names = ("input", "dim", "index", "source" if "index_add" in name_of(func) else "src")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    base, axis, index, source = (given[n] for n in names)
+    inputs = [t for t in (base, source) if tape.carries(t)]
+    y = tape.computed(func, args, kwargs)
+    with torch.no_grad():
+        hit = func(torch.zeros_like(base), axis, index, torch.ones_like(source))
+        there = (base != 0) if tape.carries(base) else torch.zeros_like(base, dtype=torch.bool)
+        kept = torch.where(hit == 0, 1.0, there.to(base.dtype) / 2)
+
+    def back(g: Tensor) -> Sequence[Tensor]:
+        found: list[Tensor] = []
+        if tape.carries(base):
+            found.append(g * kept)
+        elif tape.currency == "mass":
+            tape.constants += at_least_float32(g * (hit == 0)).sum()
+        if tape.carries(source):
+            rest = g * (1 - kept) / hit.clamp(min=1)
+            taken = rest.index_select(axis, index) if "index_add" in name_of(func) else rest.gather(axis, index)
+            found.append(taken[tuple(slice(n) for n in source.shape)])
+        return found
+
+    return tape.marked(tape.switched(y, back, *inputs))

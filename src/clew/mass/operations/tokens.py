@@ -1,0 +1,76 @@
+"""What works on each token by itself, and what only measures it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ...seam import tensors_in
+from ..mass_pass import SOFTMAX, MassPass
+from . import Args, Call, Kwargs, as_before, at, each, same, spread, summed, through
+
+
+@at("linear")
+def linear(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    x = args[0] if args else kwargs["input"]
+    y = tape.computed(func, args, kwargs)
+    width = y.shape[-1]
+    if not tape.carries(x):  # weights made of the input
+        return tape.refused(y, "weights of a linear layer that depend on the input", *tensors_in(args, kwargs))
+    made = tape.switched(y, lambda g: (spread(g, x),), x)
+    return as_before(tape, made, [x], through(width))
+
+
+@at("layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", "normalize")
+def norm(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    x = args[0] if args else kwargs["input"]
+    y = tape.computed(func, args, kwargs)
+    return as_before(tape, tape.switched(y, lambda g: (g,), x), [x], same)
+
+
+@at("rsqrt", "var", "std", "norm", "var_mean", "std_mean", "reciprocal", "argmax", "argmin",
+    where=(torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm))  # fmt: skip
+def length(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """A length, by which something is divided: it gets no mass."""
+    y = tape.computed(func, args, kwargs)
+    if isinstance(y, tuple):
+        made = [tape.switched(one, None) if one.requires_grad else one for one in cast("tuple[Tensor, ...]", y)]
+        return tape.marked(tuple(made), massless=True)
+    return tape.weighing(func, args, kwargs)
+
+
+@at("pow", "__pow__", "float_power")
+def power(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    exponent = (*args, *kwargs.values())[1]
+    negative = isinstance(exponent, (int, float)) and exponent < 0
+    return (length if negative else each)(tape, func, args, kwargs)
+
+
+@at("softmax", where=tuple(SOFTMAX))
+def softmax(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """Scores of attention get no mass, nor do those of routers. Of the score that is explained they keep it."""
+    if tape.scoring:
+        return each(tape, func, args, kwargs)
+    return tape.weighing(func, args, kwargs, probabilities=True)
+
+
+@at("cosine_similarity")
+def cosine(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    a, b = args[:2]
+    axis = kwargs.get("dim", args[2] if len(args) > 2 else 1)
+    inputs = [t for t in (a, b) if tape.carries(t)]
+    y = tape.computed(func, args, kwargs)
+
+    def back(g: Tensor) -> Sequence[Tensor]:
+        return [_evenly(g.unsqueeze(axis) / len(inputs), torch.broadcast_shapes(a.shape, b.shape), x) for x in inputs]
+
+    return tape.marked(tape.switched(y, back, *inputs))
+
+
+def _evenly(g: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
+    """Mass of a result of axes of length 1, even over these axes of `shape`."""
+    return summed((g * (g.numel() / math.prod(shape))).expand(shape), x)

@@ -1,0 +1,71 @@
+"""An attention call that was found while a model ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..seam import Attention
+from ..shapes import at_least_float32
+
+_BLOCK = 2**23  # numbers of attention that are made at a time
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an attention was made of: `probs`, or `q`, `k`, `mask` and what the kernel was told."""
+
+    probs: Tensor | None = None
+    q: Tensor | None = None
+    k: Tensor | None = None
+    scale: float | None = None
+    mask: Tensor | None = None
+    causal: bool = False
+
+
+@dataclass
+class Site:
+    """One attention call: its `number` in the order of the pass, the `module` it was made in, its values `v` and output
+    `o` (…, head, token, dim), and `∂score/∂o` once a `gradient` came by. `reached`: whether mass came to it."""
+
+    number: int
+    module: str
+    seen: Seen
+    v: Tensor
+    o: Tensor
+    order: int
+    gradient: Tensor | None = None
+    reached: bool = False
+
+    def blocks(self) -> Iterator[slice]:
+        """Rows of queries, some at a time, so that no whole map is kept."""
+        queries = self.o.shape[-2]
+        step = max(1, _BLOCK // max(1, self.o.shape[:-2].numel() * self.v.shape[-2]))
+        for first in range(0, queries, step):
+            yield slice(first, first + step)
+
+    def probabilities(self, rows: slice = slice(None)) -> Tensor:
+        """`A` (…, head, query, key) of some queries."""
+        a = self.seen
+        if a.probs is not None:
+            return a.probs[..., rows, :]
+        assert a.q is not None and a.k is not None
+        mask = a.mask
+        if mask is not None and a.q.ndim != 4:
+            mask = mask.expand(*a.q.shape[:-1], a.k.shape[-2])
+        parts = {"v": self.v, "o": self.o, "q": a.q, "k": a.k, "mask": mask}
+        if a.q.ndim != 4:  # heads on the axis of examples, or windows beside it
+            parts = {name: None if t is None else t.reshape(-1, 1, *t.shape[-2:]) for name, t in parts.items()}
+        made: Any = Attention(**parts, backend="sdpa", scale=a.scale, causal=a.causal)  # type: ignore[arg-type]
+        found = made.probabilities(rows)
+        return found.reshape(*a.q.shape[:-2], *found.shape[-2:])
+
+    def attention_gradient(self, rows: slice = slice(None)) -> Tensor:
+        """`∂score/∂A = (∂score/∂o) Vᵀ` of some queries; 0 where the score does not depend on this attention."""
+        if self.gradient is None:
+            nothing = at_least_float32(self.o.new_zeros(()))
+            return nothing.expand(*self.o.shape[:-1], self.v.shape[-2])[..., rows, :]
+        return at_least_float32(self.gradient[..., rows, :]) @ at_least_float32(self.v).mT

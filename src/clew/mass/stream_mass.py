@@ -1,0 +1,97 @@
+"""Token mass of every stream of a model, with the account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CaptureError
+from ..lrp.changes import with_copies
+from ..seam import floats_of
+from ..shapes import at_least_float32
+from ..subject import Discrepancy, StreamSubject
+from . import operations as operations  # fills the table
+from .mass_pass import MassPass, Mix, Residual
+from .site import Site
+
+
+@dataclass(frozen=True)
+class StreamMass:
+    """Where the mass of each score went: `leaves` in their shapes, the `sites` that were found, what went to
+    `constants`, and how much is `unaccounted` for, of 1."""
+
+    leaves: dict[str, Tensor]
+    sites: list[Site]
+    constants: float
+    made: float
+    unaccounted: float
+
+    def checks(self) -> dict[str, Any]:
+        """The account, and the sites, as numbers."""
+        return {
+            "sites": len(self.sites),
+            "sites_reached": sum(site.reached for site in self.sites),
+            "constants": self.constants,
+            "unaccounted": self.unaccounted,
+        }
+
+
+def propagate_mass(subject: StreamSubject, mix: Mix, residual: Residual, *, gradient: bool = False) -> StreamMass:
+    """One forward pass and one backward pass in mass, after one of the gradient where `mix` needs `∂score/∂A`.
+
+    Raises `CaptureError` where no attention was seen, `OptionError` where mass comes to what is no softmax attention.
+    """
+    return with_copies(subject.model, lambda copies: _propagated(subject, mix, residual, gradient))
+
+
+def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, gradient: bool) -> StreamMass:
+    tape = MassPass(subject.model, mix, residual, gradient=gradient)
+    scores: list[Tensor] = []
+
+    def score_inside(output: Any) -> None:
+        tape.scoring = True
+        scores.append(subject.score(output))
+
+    with torch.enable_grad():
+        # Where a model of double precision casts to single, sums would not be right to more than that.
+        double = all(p.dtype == torch.float64 for p in floats_of(subject.model))
+        found = subject.run(gradient=True, within=tape, score_within=score_inside, precise=double)
+        (score,) = scores
+        if not tape.sites:
+            raise _no_attention(subject)
+        subject.need_gradient(score)
+        subject.see_axes()  # by a gradient, not by mass
+        if gradient:
+            tape.currency = "gradient"
+            outputs = list(found.leaves.values())
+            torch.autograd.grad(score.sum(), outputs, allow_unused=True, retain_graph=True)
+            tape.currency = "mass"
+        leaves = subject.gradients_of(score, found.leaves)
+    every = [*_sums(leaves.values()), tape.constants - tape.made]
+    arrived = float(sum(every))
+    batch = len(score)
+    unaccounted = abs(batch - arrived) / batch
+    found_mass = StreamMass(leaves, tape.sites, float(tape.constants) / batch, float(tape.made) / batch, unaccounted)
+    words = "mass that neither inputs nor constants got, of 1"
+    allowed = 1e-6 if score.dtype == torch.float64 else 1e-4
+    if subject.verify:
+        subject.measured.append(Discrepancy("mass", torch.tensor(unaccounted), allowed, words))
+    return found_mass
+
+
+def _sums(values: Iterable[Tensor]) -> list[float]:
+    return [float(at_least_float32(v).sum()) for v in values]
+
+
+def _no_attention(subject: StreamSubject) -> CaptureError:
+    return CaptureError(
+        "no softmax attention was seen in this model",
+        expected="attention by torch.nn.functional.scaled_dot_product_attention, nn.MultiheadAttention, or a softmax "
+        "between two products",
+        got=type(subject.model).__name__,
+        todo="take a method that needs no attention: attn_lrp, integrated_gradients, input_x_gradient",
+    )
