@@ -15,8 +15,9 @@ METHODS = {
     "raw_attention": {},
 }
 IMAGES = [name for name in tiny.TINY if not name.startswith("pair_")]
-TEXTS = ["bert", "roberta", "electra", "distilbert", "deberta_v2", "modernbert", "modernbert_mean", "gpt2", "gpt2_classes",
-         "mpt", "llama", "llama_classes", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "olmo2"]  # fmt: skip
+TEXTS = ["bert", "roberta", "electra", "distilbert", "deberta_v2", "modernbert", "modernbert_mean", "gpt2",
+         "gpt2_classes", "mpt", "llama", "llama_classes", "mistral", "qwen3", "gemma2", "gemma3", "phi3",
+         "olmo2"]  # fmt: skip
 # Their heads read CLS beside the mean of the patches: declarations count both, mass shares.
 TWO_READOUTS = ("dino_linear", "hf_dinov2", "hf_dinov2_other_size", "hf_dinov2_with_registers")
 

@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ...seam import by_position, tensors_in
 from ...shapes import at_least_float32
-from ..mass_pass import MassPass
+from ..mass_pass import Mark, MassPass
+from ..site import Site
 from . import Args, Call, Kwargs, as_before, at, each, name_of, same, summed
 
 
 @at("add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "subtract")
 def add(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """A sum of two branches gives half to each. Around an attention it is a residual, which shares as the method says;
+    what is added of constants gets nothing, unless these are what goes past the attention."""
     args, kwargs = by_position(args, kwargs)
     a, b = args[:2]
     inputs = [t for t in (a, b) if tape.carries(t)]
+    fresh = [t for t in inputs if (m := tape.mark_of(t)) is not None and m.site is not None]
+    if len(fresh) == 1:
+        branch, skip = fresh[0], b if fresh[0] is a else a
+        mark = tape.mark_of(branch)
+        assert mark is not None and mark.site is not None
+        earlier = isinstance(skip, Tensor) and tape.order_of(skip) <= mark.site.order
+        if len(inputs) == 2 or (earlier and skip.shape == branch.shape):
+            y = tape.computed(func, args, kwargs)
+            if not earlier:  # made beside the attention: a parallel MLP, not what goes past it
+                made = tape.switched(y, lambda g: (summed(g, branch),), branch)
+                return as_before(tape, made, [branch], same)
+            return _residual(tape, y, branch, skip, mark)
     if len(inputs) == 1:
         return each(tape, func, args, kwargs)
-    y, marks = tape.computed(func, args, kwargs), [tape.mark_of(t) for t in (a, b)]
-    fresh = [i for i, mark in enumerate(marks) if mark is not None and mark.site is not None]
-    if len(fresh) != 1:
-        made = tape.switched(y, lambda g: (summed(g / 2, a), summed(g / 2, b)), a, b)
-        return tape.marked(made)
-    branch, skip = (a, b) if fresh[0] == 0 else (b, a)
-    mark = tape.mark_of(branch)
-    assert mark is not None and mark.site is not None
-    site = mark.site
-    if tape.order_of(skip) > site.order:  # made beside the attention: a parallel MLP, not what goes past it
-        return as_before(tape, tape.switched(y, lambda g: (summed(g, branch),), branch), [branch], same)
+    y = tape.computed(func, args, kwargs)
+    return tape.marked(tape.switched(y, lambda g: (summed(g / 2, a), summed(g / 2, b)), a, b))
+
+
+def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mark) -> Any:
+    """The sum of what comes from an attention and what goes past it."""
+    site, constant = cast("Site", mark.site), not tape.carries(skip)
 
     def back(g: Tensor) -> Sequence[Tensor]:
         past, through = tape.residual(site, mark)
         tape.made += at_least_float32(g * (past + through - 1)).sum()
-        return summed(past * g, skip), summed(through * g, branch)
+        if constant:  # learned queries of a detector
+            tape.constants += at_least_float32(past * g).sum()
+            return (summed(through * g, branch),)
+        return summed(through * g, branch), summed(past * g, skip)
 
-    return tape.marked(tape.switched(y, back, skip, branch))
+    return tape.marked(tape.switched(y, back, *([branch] if constant else [branch, skip])))
 
 
 @at("sum", "nansum", "logsumexp")

@@ -1,0 +1,103 @@
+"""All mass of a pass is accounted for, on every model of the zoo; what has no softmax attention is refused."""
+
+import pytest
+import torch
+from support.zoo import ZOO, build
+from torch import nn
+
+import clew
+from clew.errors import CaptureError, CheckFailed, OptionError
+from clew.mass import mass_pass
+
+NO_ATTENTION = ("lstm", "gru", "convolutions", "series", "in_place", "activated_in_place", "given_token_first",
+                "indexed_table", "ids_token_first", "ids_padded_inside")  # fmt: skip
+DEFORMABLE = ("deformable_detr", "rt_detr", "mask2former")
+LINEAR = ("qwen3_5",)
+DECLARED = ("own_head_on_vit", "own_head_on_bert", "picture_and_table", "two_heads", "siamese", "trocr", "mean_of_bert")
+METHODS = ["attention_rollout", "generic_attribution", "gradient_attention_rollout", "raw_attention"]
+
+
+def explain(specimen, method):
+    given = specimen.inputs
+    return clew.explain(specimen.model, given, method=method, target=specimen.score)
+
+
+@pytest.mark.sampled(0.25)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [n for n in ZOO if n not in (*NO_ATTENTION, *DEFORMABLE, *LINEAR, *DECLARED)])
+def test_everything_arrives(name, method):
+    specimen = build(name)
+    found = explain(specimen, method)
+    checks = found.checks if not hasattr(found, "streams") else found[next(iter(found.streams))].checks
+    assert checks["unaccounted"] < 1e-9
+    assert 0 < checks["sites_reached"] <= checks["sites"]
+    assert "mass" in checks["verified"]
+
+
+@pytest.mark.parametrize(("names", "error", "words"), [
+    (NO_ATTENTION, CaptureError, "no softmax attention was seen"),
+    (DEFORMABLE, OptionError, "places that are sampled"),
+    (LINEAR, OptionError, "attention without a softmax"),
+])  # fmt: skip
+def test_what_is_not_defined_is_refused(names, error, words):
+    for name in names:
+        with pytest.raises(error, match=words):
+            explain(build(name), "attention_rollout")
+
+
+class Experts(nn.Module):
+    """A block whose tokens visit two of three experts, whose results are added up in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.router, self.experts = nn.Linear(8, 3), nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        flat = x.flatten(0, 1)
+        weights, chosen = self.router(flat).softmax(-1).topk(2)
+        out = torch.zeros_like(flat)
+        for i, expert in enumerate(self.experts):
+            rows, places = (chosen == i).nonzero(as_tuple=True)
+            out.index_add_(0, rows, expert(flat[rows]) * weights[rows, places][:, None])
+        return self.head((x + out.view_as(x)).mean(1))
+
+
+def test_a_token_counts_once_however_many_experts_it_visits():
+    torch.manual_seed(0)
+    model, x = Experts().double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)
+    found = clew.explain(model, x, method="attention_rollout", target=1)
+    with torch.no_grad():
+        A = model.attention(x, x, x, average_attn_weights=True)[1]
+    expected = ((A + torch.eye(5, dtype=torch.float64)) / 2).mean(1)
+    torch.testing.assert_close(found.all_scores.view(2, 5, 8).sum(-1), expected, rtol=0, atol=1e-12)
+
+
+def test_mass_that_is_lost_is_seen(monkeypatch):
+    """The account is not one of an operation with itself: a linear layer that hands on less is noticed."""
+    from clew.mass.operations import tokens
+
+    monkeypatch.setattr(tokens, "spread", lambda g, x: (g.sum(-1, keepdim=True) * 0.9 / x.shape[-1]).expand(x.shape))
+    with pytest.raises(CheckFailed, match="mass that neither inputs nor constants got"):
+        explain(build("bart"), "attention_rollout")
+
+
+def test_nothing_is_left_on_tensors_of_the_model_or_its_input():
+    specimen = build("encoder_batch_first")
+    before = {id(p): set(vars(p)) for p in specimen.model.parameters()}
+    explain(specimen, "generic_attribution")
+    assert {id(p): set(vars(p)) for p in specimen.model.parameters()} == before
+    given = specimen.inputs if isinstance(specimen.inputs, torch.Tensor) else None
+    assert given is None or not hasattr(given, mass_pass._MARK)
+
+
+def test_options():
+    specimen = build("bart")
+    explain_with = {"method": "attention_rollout", "target": specimen.score}
+    with pytest.raises(OptionError, match="there is no attention 6"):
+        clew.explain(specimen.model, specimen.inputs, start_layer=6, **explain_with)
+    with pytest.raises(OptionError, match="needs a declared model"):
+        clew.explain(specimen.model, specimen.inputs, method="raw_attention", target=specimen.score,
+                     variant="beyond_intuition")  # fmt: skip
