@@ -14,6 +14,7 @@ from .errors import ClewError
 from .explainers import find_method
 from .explaining.any_model import AnyModel, subject_of_any
 from .lrp import propagate_to_streams
+from .mass import site_graph
 from .models import LoadedModel, architecture_inside
 from .seam import Seam
 from .streams import ABOUT_INPUT
@@ -21,6 +22,7 @@ from .subject import Result, StreamSubject
 from .verification import verify_streams
 
 _STEPS = 32  # of the path whose completeness is measured
+_LOST = 1e-4  # of the mass of a rollout, in single precision
 _GAP = 0.1  # of the path's two ends: more is no rounding, but a bend that takes more steps
 
 
@@ -66,6 +68,8 @@ def examine_any(
     attempt(f"rules: {name}", lambda: _rules(subject, rules))
     attempt("account of relevance", lambda: _account(subject, rules))
     attempt("attention", lambda: _attention(subject, inside))
+    if not findings[-1].seen.startswith("none"):
+        attempt("mass by attention", lambda: _mass(subject))
     findings.append(Finding("nothing left behind", state(inside) == before, "hooks, gradients, modes, kernels"))
     return findings
 
@@ -179,9 +183,17 @@ def _attention(subject: StreamSubject, inside: nn.Module) -> tuple[bool, str]:
     words = f"{seen} in one pass"
     if known is not None:
         words += f"; methods of attention use its {known.name} inside"
-    else:
-        words += "; methods of attention need a declaration of this model"
+    elif seam.counts:
+        words += "; attention_rollout and its kin work by token mass, Beyond Intuition needs a declaration"
     return bool(seam.counts) or not named, words
+
+
+def _mass(subject: StreamSubject) -> tuple[bool, str]:
+    """Which tokens each attention asks, and whether the mass of a rollout arrives."""
+    checks = find_method("attention_rollout")(subject).checks
+    lines = [str(link) for link in site_graph(subject)]
+    lines.append(f"constants got {checks['constants']:.3f} of 1, {checks['unaccounted']:.1e} is unaccounted for")
+    return checks["unaccounted"] < _LOST, "\n".join(lines)
 
 
 def state(model: nn.Module) -> list[Any]:

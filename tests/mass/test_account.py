@@ -93,6 +93,19 @@ def test_nothing_is_left_on_tensors_of_the_model_or_its_input():
     assert given is None or not hasattr(given, mass_pass._MARK)
 
 
+def test_the_doctor_says_which_attention_asks_what():
+    specimen = build("t5_tied")
+    findings = {one.name: one for one in clew.doctor(specimen.model, specimen.inputs, target=specimen.score)}
+    said = findings["mass by attention"]
+    assert said.ok
+    assert "decoder.block.0.layer.1.EncDecAttention: decoder_input_ids ← input_ids (5 × 9)" in said.seen
+    assert "decoder.block.0.layer.0.SelfAttention: decoder_input_ids ← decoder_input_ids (5 × 5)" in said.seen
+    chat, net = build("llava"), build("lstm")
+    of_pictures = clew.doctor(chat.model, chat.inputs, target=chat.score)
+    assert "pixel_values ← pixel_values (17 × 17; nothing of it is read)" in of_pictures[-2].seen
+    assert "mass by attention" not in {one.name for one in clew.doctor(net.model, net.inputs)}
+
+
 def test_options():
     specimen = build("bart")
     explain_with = {"method": "attention_rollout", "target": specimen.score}

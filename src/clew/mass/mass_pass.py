@@ -106,6 +106,7 @@ class MassPass(Seam):
         self.scoring = False  # whether the score is computed, of the model's output
         self.constants: Any = 0.0
         self.made: Any = 0.0
+        self.nodes: dict[tuple[int, str], Tensor] | None = None  # values of sites and what goes past them, if wanted
         self._order = 0
         self._modules: list[str] = []
 
@@ -248,10 +249,21 @@ class MassPass(Seam):
 
     # Sites
 
+    def keep(self, site: Site, name: str, node: Tensor) -> None:
+        """Keep a tensor of the graph, if that was asked for."""
+        if self.nodes is not None:
+            self.nodes[site.number, name] = node
+
+    def scored(self, score: Callable[[Any], Tensor], output: Any) -> Tensor:
+        """The score of an output, in which a softmax hands on mass."""
+        self.scoring = True
+        return score(output)
+
     def site(self, value: Tensor, seen: Seen, output: Tensor) -> Tensor:
         """The output of an attention, of which `seen` says what it was made of."""
         site = Site(len(self.sites), self.where, seen, value.detach(), output.detach(), self._order)
         self.sites.append(site)
+        self.keep(site, "key", value)
         if not self.carries(value):
             return self.marked(output, massless=output.requires_grad)
         shape, width = value.shape, value.shape[-1]

@@ -52,14 +52,15 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, gradient: 
     tape = MassPass(subject.model, mix, residual, gradient=gradient)
     scores: list[Tensor] = []
 
-    def score_inside(output: Any) -> None:
-        tape.scoring = True
-        scores.append(subject.score(output))
-
     with torch.enable_grad():
         # Where a model of double precision casts to single, sums would not be right to more than that.
         double = all(p.dtype == torch.float64 for p in floats_of(subject.model))
-        found = subject.run(gradient=True, within=tape, score_within=score_inside, precise=double)
+        found = subject.run(
+            gradient=True,
+            within=tape,
+            score_within=lambda output: scores.append(tape.scored(subject.score, output)),
+            precise=double,
+        )
         (score,) = scores
         if not tape.sites:
             raise _no_attention(subject)

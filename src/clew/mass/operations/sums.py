@@ -43,6 +43,7 @@ def add(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
 def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mark) -> Any:
     """The sum of what comes from an attention and what goes past it."""
     site, constant = cast("Site", mark.site), not tape.carries(skip)
+    tape.keep(site, "query", skip)
 
     def back(g: Tensor) -> Sequence[Tensor]:
         past, through = tape.residual(site, mark)
