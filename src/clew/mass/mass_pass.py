@@ -112,7 +112,7 @@ class MassPass(Seam):
 
     def place_hooks(self) -> None:
         for name, module in self.model.named_modules():
-            if name:
+            if name and next(module.children(), None) is not None:  # a layer is told by the module that it is in
                 self.watch(
                     module,
                     before=lambda args, kwargs, name=name: self._modules.append(name),
