@@ -6,6 +6,7 @@ A fixed half of the families is tried with all cases, and all of them by `make f
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from support.families import KINDS, family, smallest, timm_family
@@ -13,7 +14,7 @@ from support.plain_calls import difference, plain_gradient
 from support.sampling import left_out
 
 import clew
-from clew.errors import CheckFailed
+from clew.errors import CaptureError, CheckFailed, OptionError
 
 PART = 0.1  # of these
 SHARE = 1.0 if os.environ.get("CLEW_FAMILIES") == "all" else 0.5
@@ -37,6 +38,9 @@ LEFT_OUT = {
 WITHOUT_REFERENCE = {"cpmant", "ibert", "longformer", "xlnet"}
 
 
+NO_ROLLOUT = "no softmax attention was seen|attention without a softmax|mixes tokens without attention|recurrent layer"
+
+
 def explain(specimen, method, **options):
     return clew.explain(specimen.model, specimen.inputs, method=method, target=specimen.score, **options)
 
@@ -48,6 +52,17 @@ def check(specimen, *, reference=True):
     found = explain(specimen, "attn_lrp")
     size = found.checks["explained"].abs().amax()
     assert float(found.checks["unexplained"].abs().amax() / size) < 1e-6
+    check_mass(specimen)
+
+
+def check_mass(specimen):
+    """All mass of a rollout arrives; or it is said that there is no softmax attention."""
+    try:
+        found = explain(specimen, "attention_rollout")
+    except (CaptureError, OptionError) as error:
+        assert re.search(NO_ROLLOUT, str(error)), error
+    else:
+        assert float(found.checks["unaccounted"]) < 1e-6
 
 
 @pytest.mark.sampled(PART, by="kind")

@@ -56,7 +56,9 @@ class Site:
         mask = a.mask
         if mask is not None and a.q.ndim != 4:
             mask = mask.expand(*a.q.shape[:-1], a.k.shape[-2])
-        parts = {"v": self.v, "o": self.o, "q": a.q, "k": a.k, "mask": mask}
+        lead = self.o.shape[:-2]  # keys may be shared by all heads
+        k, v = (t.expand(*lead, *t.shape[-2:]) for t in (a.k, self.v))
+        parts = {"v": v, "o": self.o, "q": a.q, "k": k, "mask": mask}
         if a.q.ndim != 4:  # heads on the axis of examples, or windows beside it
             parts = {name: None if t is None else t.reshape(-1, 1, *t.shape[-2:]) for name, t in parts.items()}
         made: Any = Attention(**parts, backend="sdpa", scale=a.scale, causal=a.causal)  # type: ignore[arg-type]
