@@ -1,4 +1,4 @@
-"""What token mass costs on ViT-S/16 and a Llama of 8 blocks, in plain forward and backward passes, beside the fast form.
+"""What token mass costs on ViT-S/16 and a Llama of 8 blocks, in plain passes forward and back, beside the fast form.
 
     python measurements/speed_mass.py [--rounds 7]
 
