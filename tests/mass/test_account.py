@@ -84,6 +84,18 @@ def test_mass_that_is_lost_is_seen(monkeypatch):
         explain(build("bart"), "attention_rollout")
 
 
+def test_a_pass_in_mass_is_compared_with_the_models_own_call_though_gradients_were(monkeypatch):
+    from clew.mass.operations import tokens
+
+    specimen = build("encoder_batch_first")
+    explain(specimen, "input_x_gradient")
+    own = tokens.norm
+    wrong = lambda tape, func, args, kwargs: own(tape, func, (args[0] * 1.1, *args[1:]), kwargs) * 1.1  # noqa: E731
+    monkeypatch.setitem(mass_pass.OPERATIONS, torch.nn.functional.layer_norm, wrong)
+    with pytest.raises(CheckFailed, match="forward"):
+        explain(specimen, "attention_rollout")
+
+
 def test_nothing_is_left_on_tensors_of_the_model_or_its_input():
     specimen = build("encoder_batch_first")
     before = {id(p): set(vars(p)) for p in specimen.model.parameters()}

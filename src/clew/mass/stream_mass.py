@@ -50,6 +50,7 @@ def propagate_mass(subject: StreamSubject, mix: Mix, residual: Residual, *, grad
 
 def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, gradient: bool) -> StreamMass:
     tape = MassPass(subject.model, mix, residual, gradient=gradient)
+    subject.by_mass = True
     scores: list[Tensor] = []
 
     with torch.enable_grad():

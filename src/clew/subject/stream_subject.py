@@ -63,6 +63,7 @@ class StreamSubject:
     verify: bool = False
     measured: list[Discrepancy] = field(default_factory=list[Discrepancy], init=False)
     relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
+    by_mass: bool = field(default=False, init=False)  # whether a pass in mass found the result
     clean_output: Any = field(default=None, init=False)
     target: Any = field(default=None, init=False)  # what `resolve` returned
     clean: Pass | None = field(default=None, init=False)  # the last pass on the input as it is

@@ -29,9 +29,9 @@ def verify_streams(subject: StreamSubject, model: nn.Module, result: Result, *, 
     found: dict[str, Any] = {}
     measured = list(subject.measured)
     owner, kinds = owning_model(model), frozenset(p.dtype for p in floats_of(model))
-    # A pass under rules computes the output in a way of its own.
-    ruled = bool(subject.relevance)
-    key = subject.call.signature, kinds, subject.precise, callers_autocast(), ruled
+    # Passes under rules and in mass compute the output in ways of their own.
+    how = bool(subject.relevance), subject.by_mass
+    key = subject.call.signature, kinds, subject.precise, callers_autocast(), how
     known = _known.setdefault(owner, {})
     if again or key not in known:
         for own in _compared(subject, model):
