@@ -84,6 +84,17 @@ def test_mass_that_is_lost_is_seen(monkeypatch):
         explain(build("bart"), "attention_rollout")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_in_shorter_floats(dtype):
+    """What rounding may lose is allowed: 3 % in half precision."""
+    specimen = build("t5_tied")
+    right = explain(specimen, "attention_rollout")["input_ids"].all_scores
+    specimen.model.to(dtype)
+    found = explain(specimen, "attention_rollout")["input_ids"]
+    assert found.checks["unaccounted"] < (1e-6 if dtype == torch.float32 else 3e-2)
+    torch.testing.assert_close(found.all_scores.double(), right, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-2)
+
+
 def test_a_pass_in_mass_is_compared_with_the_models_own_call_though_gradients_were(monkeypatch):
     from clew.mass.operations import tokens
 

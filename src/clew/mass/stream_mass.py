@@ -13,7 +13,7 @@ from ..errors import CaptureError
 from ..lrp.changes import with_copies
 from ..seam import floats_of
 from ..shapes import at_least_float32
-from ..subject import Discrepancy, StreamSubject
+from ..subject import Discrepancy, StreamSubject, tolerance
 from . import operations as operations  # fills the table
 from .mass_pass import MassPass, Mix, Residual
 from .site import Site
@@ -79,7 +79,8 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, gradient: 
     unaccounted = abs(batch - arrived) / batch
     found_mass = StreamMass(leaves, tape.sites, float(tape.constants) / batch, float(tape.made) / batch, unaccounted)
     words = "mass that neither inputs nor constants got, of 1"
-    allowed = 1e-6 if score.dtype == torch.float64 else 1e-4
+    kinds = {p.dtype for p in floats_of(subject.model)} | {score.dtype} | ({tape.shorter} if tape.shorter else set())
+    allowed = tolerance(*kinds)
     if subject.verify:
         subject.measured.append(Discrepancy("mass", torch.tensor(unaccounted), allowed, words))
     return found_mass
