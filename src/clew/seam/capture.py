@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError
 from ..shapes import Attn, Hidden, Keys, Outputs, Queries, Values, at_least_float32
+from .fused_attention import FusedAttention
 from .interception import Seam
 from .matrix_product import MatrixProduct, matrix_product
 from .multi_head import multi_head_attention
@@ -203,25 +204,16 @@ class Capture(Seam):
 
     # Fused attention
 
-    def _sdpa(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if enable_gqa and key.shape[1] != query.shape[1]:
-            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-        value = self._maybe_leaf("v", value)
+    def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        c = FusedAttention(query, key, value, *args, **kwargs).for_all_heads()
+        value = self._maybe_leaf("v", c.value)
         output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+            query, c.key, value, attn_mask=c.attn_mask, dropout_p=c.dropout_p, is_causal=c.is_causal, scale=c.scale
         )
         output = self._maybe_leaf("o", output)
-        self._record(Attention(value, output, "sdpa", q=query, k=key, scale=scale, mask=attn_mask, causal=is_causal))
+        self._record(
+            Attention(value, output, "sdpa", query, c.key, scale=c.scale, mask=c.attn_mask, causal=c.is_causal)
+        )
         return output
 
     # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_letters
 from typing import Any
 
 from torch import Tensor
@@ -26,9 +28,9 @@ def matrix_product(args: tuple[Any, ...]) -> MatrixProduct | None:
     None where they are something else."""
     if len(args) == 2 and isinstance(args[1], (list, tuple)):
         args = (args[0], *args[1])
-    if len(args) != 3 or not isinstance(args[0], str) or "->" not in args[0] or "." in args[0]:
+    if len(args) != 3 or not isinstance(args[0], str) or "->" not in args[0]:
         return None
-    inputs, out = args[0].replace(" ", "").split("->")
+    inputs, out = _spelt_out(args[0].replace(" ", ""), args[1:]).split("->")
     left, right = inputs.split(",")
     batch = [c for c in left if c in right and c in out]
     inner = [c for c in left if c in right and c not in out]
@@ -41,3 +43,13 @@ def matrix_product(args: tuple[Any, ...]) -> MatrixProduct | None:
     a, b = args[1].permute([left.index(c) for c in first]), args[2].permute([right.index(c) for c in second])
     made = [*batch, *row, *column]
     return MatrixProduct((a, b), tuple(made.index(c) for c in out))
+
+
+def _spelt_out(expression: str, operands: Sequence[Tensor]) -> str:
+    """An Einstein sum whose `...` are letters, the same for axes that meet."""
+    names, out = expression.split("->")
+    letters = "".join(c for c in ascii_letters if c not in expression)
+    counts = [x.ndim - len(name.replace("...", "")) for name, x in zip(names.split(","), operands, strict=True)]
+    most = max((n for n, name in zip(counts, names.split(","), strict=True) if "..." in name), default=0)
+    spelt = [name.replace("...", letters[most - n : most]) for name, n in zip(names.split(","), counts, strict=True)]
+    return ",".join(spelt) + "->" + out.replace("...", letters[:most])

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import CaptureError
 from ..models import BoundArchitecture
 from .capture import Attention, Capture
+from .fused_attention import FusedAttention
 from .patch_convolution import patch_convolution
 
 
@@ -41,13 +42,14 @@ class SparsePass(Capture):
 
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Attention of the queries that are read, where none is masked."""
-        masked = bool(args) or kwargs.get("attn_mask") is not None or kwargs.get("is_causal")
+        c = FusedAttention(query, key, value, *args, **kwargs)
+        masked = c.attn_mask is not None or c.is_causal
         if masked or self._reads is None or 2 * len(self._reads) > query.shape[2]:
             return super()._sdpa(query, key, value, *args, **kwargs)
         rows = torch.tensor(self._reads, device=query.device)
-        few = F.scaled_dot_product_attention(query[:, :, rows], key, value, **kwargs)
+        few = F.scaled_dot_product_attention(query[:, :, rows], key, value, *args, **kwargs)
         output = few.new_zeros(*query.shape[:3], value.shape[-1]).index_copy(2, rows, few)
-        self._record(Attention(value, output, "sdpa", q=query, k=key, scale=kwargs.get("scale")))
+        self._record(Attention(output, output, "sdpa"))  # of which the shape of the output is asked for
         return output
 
     def _record(self, attention: Attention) -> None:

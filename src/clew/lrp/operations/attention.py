@@ -16,7 +16,7 @@ from ...rules import (
     as_gradient,
     share,
 )
-from ...seam import multi_head_attention
+from ...seam import FusedAttention, multi_head_attention
 from ...shapes import at_least_float32
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, plain
@@ -31,35 +31,23 @@ def mha(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
 
 @handles("scaled_dot_product_attention")
 def sdpa(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
-    def call(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Any:
-        if enable_gqa and key.shape[1] != query.shape[1]:
-            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-        softmax_rule, product_rule = tape.rule("softmax"), tape.rule("matmul")
-        fused = isinstance(softmax_rule, (Taylor, Stop)) and isinstance(product_rule, Half)
-        if attn_mask is not None and attn_mask.requires_grad:  # a bias made of the input gets its part
-            fused = False
-        tape.behind_attention()
-        if not fused:
-            return tape.seen(eager_attention, (query, key, value, attn_mask, is_causal, scale), {})
-        assert isinstance(product_rule, Half)
-        if isinstance(softmax_rule, Stop):
-            query, key = query.detach(), key.detach()
-        rows = None if is_causal or attn_mask is not None else tape.rows_that_matter(query)
-        if rows is None:
-            return _fused(tape, func, query, key, value, attn_mask, is_causal, scale, product_rule)
-        some = _fused(tape, func, query[:, :, rows], key, value, None, False, scale, product_rule)
-        return some.new_zeros(*query.shape[:3], some.shape[3]).index_copy(2, rows, some)
-
-    return call(*args, **kwargs)
+    c = FusedAttention(*args, **kwargs).for_all_heads()
+    query, key, mask = c.query, c.key, c.attn_mask
+    softmax_rule, product_rule = tape.rule("softmax"), tape.rule("matmul")
+    fused = isinstance(softmax_rule, (Taylor, Stop)) and isinstance(product_rule, Half)
+    if mask is not None and mask.requires_grad:  # a bias made of the input gets its part
+        fused = False
+    tape.behind_attention()
+    if not fused:
+        return tape.seen(eager_attention, (query, key, c.value, mask, c.is_causal, c.scale), {})
+    assert isinstance(product_rule, Half)
+    if isinstance(softmax_rule, Stop):
+        query, key = query.detach(), key.detach()
+    rows = None if c.is_causal or mask is not None else tape.rows_that_matter(query)
+    if rows is None:
+        return _fused(tape, func, query, key, c.value, mask, c.is_causal, c.scale, product_rule)
+    some = _fused(tape, func, query[:, :, rows], key, c.value, None, False, c.scale, product_rule)
+    return some.new_zeros(*query.shape[:3], some.shape[3]).index_copy(2, rows, some)
 
 
 def _fused(
