@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import ClewError
-from .explainers import find_method
+from .explainers import find_method, mass
 from .explaining.any_model import AnyModel, subject_of_any
 from .lrp import propagate_to_streams
-from .mass import site_graph
+from .mass import propagate_mass, site_graph
 from .models import LoadedModel, architecture_inside
 from .seam import Seam
 from .streams import ABOUT_INPUT
@@ -22,7 +22,6 @@ from .subject import Result, StreamSubject
 from .verification import verify_streams
 
 _STEPS = 32  # of the path whose completeness is measured
-_LOST = 1e-4  # of the mass of a rollout, in single precision
 _GAP = 0.1  # of the path's two ends: more is no rounding, but a bend that takes more steps
 
 
@@ -67,8 +66,9 @@ def examine_any(
     name = rules if isinstance(rules, str) else "own rules"
     attempt(f"rules: {name}", lambda: _rules(subject, rules))
     attempt("account of relevance", lambda: _account(subject, rules))
-    attempt("attention", lambda: _attention(subject, inside))
-    if not findings[-1].seen.startswith("none"):
+    calls = _Softmaxes()
+    attempt("attention", lambda: _attention(subject, inside, calls))
+    if calls.counts:
         attempt("mass by attention", lambda: _mass(subject))
     findings.append(Finding("nothing left behind", state(inside) == before, "hooks, gradients, modes, kernels"))
     return findings
@@ -172,9 +172,8 @@ _ATTENTION: dict[Any, str] = {
 }
 
 
-def _attention(subject: StreamSubject, inside: nn.Module) -> tuple[bool, str]:
+def _attention(subject: StreamSubject, inside: nn.Module, seam: _Softmaxes) -> tuple[bool, str]:
     """What attention was seen, and whether methods of attention know the blocks."""
-    seam = _Softmaxes()
     with torch.no_grad():
         subject.run(within=seam)
     named = sum("attention" in type(m).__name__.lower() for m in inside.modules())
@@ -184,16 +183,16 @@ def _attention(subject: StreamSubject, inside: nn.Module) -> tuple[bool, str]:
     if known is not None:
         words += f"; methods of attention use its {known.name} inside"
     elif seam.counts:
-        words += "; attention_rollout and its kin work by token mass, Beyond Intuition needs a declaration"
+        words += "; attention_rollout and its kin go by token mass, Beyond Intuition needs a declaration"
     return bool(seam.counts) or not named, words
 
 
 def _mass(subject: StreamSubject) -> tuple[bool, str]:
     """Which tokens each attention asks, and whether the mass of a rollout arrives."""
-    checks = find_method("attention_rollout")(subject).checks
+    found = propagate_mass(subject, mass.rollout, mass.halves)
     lines = [str(link) for link in site_graph(subject)]
-    lines.append(f"constants got {checks['constants']:.3f} of 1, {checks['unaccounted']:.1e} is unaccounted for")
-    return checks["unaccounted"] < _LOST, "\n".join(lines)
+    lines.append(f"constants got {found.constants:.3f} of 1, {found.unaccounted:.1e} is unaccounted for")
+    return found.arrives, "\n".join(lines)
 
 
 def state(model: nn.Module) -> list[Any]:

@@ -76,22 +76,15 @@ def attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | No
         return mass.mass_method(subject, mass.rollout, mass.halves, start_layer=start_layer)
     layers = subject.layers_from(start_layer, 0)
     trace = subject.run(layers)
-    r, maps = trace.start(), list[Tensor]()
+    began, maps = trace.start(), list[Tensor]()
+    r = began
     for layer in reversed(layers):
         r = trace.chain(r, layer, mean_heads, normalize=True)
         maps.insert(0, r.squeeze(1))
-    return Result(
-        maps[0],
-        options={"start_layer": layers[0]},
-        checks=_unaccounted(trace, maps[0]),
-        details=_stacked(subject, maps),
-    )
-
-
-def _unaccounted(trace: Trace, scores: Tensor) -> dict[str, float]:
-    """How far the sum of all tokens is from that of the rows that were started from, of 1."""
-    began = trace.start().sum((1, 2))
-    return {"unaccounted": float((at_least_float32(scores).sum(-1) / began - 1).abs().amax())}
+    # Rows sum to 1, so that all tokens together have what was started from.
+    unaccounted = (at_least_float32(r).sum((1, 2)) / began.sum((1, 2)) - 1).abs().amax()
+    checks = {"unaccounted": float(unaccounted)}
+    return Result(maps[0], options={"start_layer": layers[0]}, checks=checks, details=_stacked(subject, maps))
 
 
 @method(paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block")
@@ -161,7 +154,7 @@ def gradient_attention_rollout(subject: Subject | StreamSubject, *, start_layer:
         return (A * G).clamp(min=0).mean(1)
 
     if isinstance(subject, StreamSubject):
-        rows = mass.RowsNormalised(mass.positive_gradient)
+        rows = mass.RowsNormalised(mass.positive_gradient, subject)
         return mass.mass_method(subject, rows.handed, rows.shares, start_layer=start_layer, gradient=True)
     layers = subject.layers_from(start_layer, 0)
     return _through(subject, layers, positive, normalize=True)

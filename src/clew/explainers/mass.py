@@ -43,33 +43,41 @@ class RowsNormalised:
     """Rows of `I + C` divided by their sums, with `C` by `mix`: what an attention hands on, and its residual."""
 
     mix: Mix
+    subject: StreamSubject
     around: set[int] = field(default_factory=set[int])  # sites that have a residual
 
     def shares(self, site: Site, mark: Mark) -> tuple[Tensor, Tensor]:
         """`1 / (1 + Σ_j C_ij)` of each token, in the shape of the sum."""
-        if mark.steps is None:
-            raise OptionError(
-                f"rows of the attention in {site.module} cannot be followed to the sum around it",
-                expected="layers that keep or move tokens between an attention and its residual",
-                got=site.module,
-                todo="take attention_rollout or generic_attribution",
-            )
-        self.around.add(site.number)
-        o = site.o
-        sums = torch.cat([self.mix(site, rows).sum(-1) for rows in site.blocks()], -1)
-        values = sums.to(o.dtype)[..., None].expand(o.shape)
-        for step in mark.steps:
-            values = step(values)
-        share = 1 / (1 + values)
+        if mark.rows is None:
+            raise self._refusal(site)
+        self.around.update(one.number for one in mark.sites)
+        share = 1 / (1 + mark.rows(self._sums))
         return share, share
+
+    def _sums(self, site: Site) -> Tensor:
+        """`Σ_j C_ij` of each head, in the shape of the output."""
+        sums = torch.cat([self.mix(site, rows).sum(-1) for rows in site.blocks()], -1)
+        return sums.to(site.o.dtype)[..., None].expand(site.o.shape)
 
     def handed(self, site: Site, rows: slice) -> Tensor:
         """`C`; of an attention without a residual, whose rows are all of `C`, divided by the sums of its mean."""
         C = self.mix(site, rows)
-        if site.number in self.around or C.ndim < 4:
+        if site.number in self.around:
             return C
-        sums = C.sum(-1, keepdim=True).mean(-3, keepdim=True)
+        sums = C.sum(-1, keepdim=True)
+        if C.ndim > 3:
+            sums = sums.mean(-3, keepdim=True)
+        elif len(C) != self.subject.batch:  # heads, or windows, are among the examples
+            raise self._refusal(site)
         return torch.where(sums == 0, 0.0, C / sums)
+
+    def _refusal(self, site: Site) -> OptionError:
+        return OptionError(
+            f"rows of the attention in {site.module} cannot be followed to the sum around it",
+            expected="layers that keep or move tokens between an attention and its residual",
+            got=site.module,
+            todo="take attention_rollout or generic_attribution",
+        )
 
 
 def mass_method(
@@ -87,13 +95,7 @@ def mass_method(
         return (1.0, 0.0) if site.number < start else residual(site, mark)
 
     found = propagate_mass(subject, mix, shares, gradient=gradient)
-    if start and not 0 <= start < len(found.sites):
-        raise OptionError(
-            f"there is no attention {start}",
-            expected=f"0 to {len(found.sites) - 1}",
-            got=start,
-            todo="sites are counted in the order of the pass",
-        )
+    _refuse_number(start, len(found.sites))
     result = stream_result(subject, found.leaves, checks=found.checks())
     return replace(result, options={"start_layer": start})
 
@@ -115,8 +117,20 @@ def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
         return site.probabilities(rows)
 
     found = propagate_mass(subject, mix, shares)
+    for number in chosen:
+        _refuse_number(number, len(found.sites))
+        if not found.sites[number].reached:
+            todo = "choose one that the score depends on: clew.doctor tells which attention is read"
+            raise OptionError(f"nothing of attention {number} is read", expected="one that is", got=number, todo=todo)
     result = stream_result(subject, found.leaves, checks=found.checks())
     return replace(result, options={"layer": chosen[0] if chosen else None})
+
+
+def _refuse_number(number: int, count: int) -> None:
+    """Raise `OptionError` for an attention that there is not."""
+    if not 0 <= number < count:
+        todo = "attentions are counted in the order in which they are computed"
+        raise OptionError(f"there is no attention {number}", expected=f"0 to {count - 1}", got=number, todo=todo)
 
 
 def refuse_variant(variant: str) -> None:

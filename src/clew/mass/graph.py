@@ -33,7 +33,7 @@ class SiteLink:
 
 def site_graph(subject: StreamSubject) -> list[SiteLink]:
     """The attentions of one pass, in its order. A token counts as made of what goes past attentions to it alone."""
-    tape = MassPass(subject.model, _nothing, lambda site, mark: (1.0, 0.0), gradient=False)
+    tape = MassPass(subject.model, _nothing, lambda site, mark: (1.0, 1.0), gradient=False)
     tape.nodes = {}
     scores: list[Tensor] = []
     with torch.enable_grad():
@@ -41,6 +41,7 @@ def site_graph(subject: StreamSubject) -> list[SiteLink]:
             gradient=True, within=tape, score_within=lambda output: scores.append(tape.scored(subject.score, output))
         )
         _made_of(scores[0].sum(), found.leaves, subject)  # which sites are reached
+        tape.residual = lambda site, mark: (1.0, 0.0)
         return [
             SiteLink(
                 site.module,

@@ -9,7 +9,7 @@ second one in "mass" the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..seam import Seam, tensors_in
+from ..lrp import CONSERVING_FUNCTIONS
+from ..seam import Seam, tensors_in, torch_functions
 from ..shapes import at_least_float32
 from .site import Seen, Site
 
@@ -25,9 +26,10 @@ Call = Callable[..., Any]
 Masses = Callable[[Tensor], Sequence[Tensor | None]]
 # What query i of a site hands to key j, for some queries: (…, head, query, key).
 Mix = Callable[[Site, slice], Tensor]
-# Shares of what goes past a site and what goes through it, where both are added: numbers, or one for each token, made
-# of what is one for each query by the steps of its mark.
+# Shares of what goes past a site and what goes through it, where both are added: numbers, or one for each token.
 Share = float | Tensor
+# What is one number for each query of each site, as it is laid out in a tensor that comes straight from them.
+Rows = Callable[[Callable[[Site], Tensor]], Tensor]
 Residual = Callable[[Site, "Mark"], tuple[Share, Share]]
 
 # Filled by `operations/`: what mass does at torch functions; that of None at all others.
@@ -39,15 +41,22 @@ _MARK = "_clew_mass"
 @dataclass
 class Mark:
     """What a pass knows of a tensor: `order` in which it was made; whether it holds `probabilities`; whether it is
-    `massless`, made of the input, but only to weigh something else; the `site` it comes straight from, with the `steps`
-    since; `weights` it was multiplied with, that are probabilities."""
+    `massless`, made of the input, but only to weigh something else; the `sites` it comes straight from, and how their
+    `rows` are laid out in it, where that is known; `weights` it was multiplied with, that are probabilities; all sites
+    that are `behind` it."""
 
     order: int
     probabilities: bool = False
     massless: bool = False
-    site: Site | None = None
-    steps: tuple[Call, ...] | None = ()
+    sites: tuple[Site, ...] = ()
+    rows: Rows | None = None
     weights: Tensor | None = None
+    behind: frozenset[Site] = frozenset()
+
+    @property
+    def site(self) -> Site:
+        """The last of the sites."""
+        return max(self.sites, key=lambda site: site.number)
 
 
 class Switch(torch.autograd.Function):
@@ -107,6 +116,7 @@ class MassPass(Seam):
         self.constants: Any = 0.0
         self.made: Any = 0.0
         self.nodes: dict[tuple[int, str], Tensor] | None = None  # values of sites and what goes past them, if wanted
+        self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self._order = 0
         self._modules: list[str] = []
 
@@ -150,6 +160,11 @@ class MassPass(Seam):
         mark = self.mark_of(value)
         return isinstance(value, Tensor) and value.requires_grad and not (mark is not None and mark.massless)
 
+    def is_probable(self, value: Any) -> bool:
+        """Whether a tensor holds probabilities."""
+        mark = self.mark_of(value)
+        return mark is not None and mark.probabilities
+
     def order_of(self, value: Any) -> int:
         """When a tensor was made."""
         mark = self.mark_of(value)
@@ -161,22 +176,35 @@ class MassPass(Seam):
         if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("requires_grad_", "detach"):
             return func(*args, **kwargs)
         given = list(tensors_in(args, kwargs))
-        if func is F.multi_head_attention_forward or func is F.scaled_dot_product_attention:
-            return OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
-        if not any(map(self.carries, given)):
-            return self.without_mass(func, args, kwargs)
-        return OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
+        behind = self.behind(*given)
+        if func in ATTENTION or any(map(self.carries, given)):
+            result = OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
+        else:
+            result = self.without_mass(func, args, kwargs)
+        for one in (result if isinstance(result, (tuple, list)) else (result,)) if behind else ():
+            mark = self.mark_of(one)
+            if isinstance(one, Tensor) and (mark is not None or not any(one is t for t in given)):
+                mark = mark or Mark(self._order)
+                self.known_as(one, replace(mark, behind=mark.behind | behind))
+        return result
+
+    def behind(self, *tensors: Any) -> frozenset[Site]:
+        """All sites that tensors were made of."""
+        marks = [mark for t in tensors if (mark := self.mark_of(t)) is not None]
+        return frozenset[Site]().union(*(mark.behind for mark in marks))
 
     def without_mass(self, func: Call, args: Any, kwargs: Any) -> Any:
-        """A call of weights, masks, scores: only what are probabilities is followed."""
+        """A call of weights, masks, scores: what are probabilities is followed, and what is in the score's graph."""
         given = list(tensors_in(args, kwargs))
         result = func(*args, **kwargs)
-        if getattr(func, "__name__", "") in ("size", "dim", "__len__", "item", "tolist"):
-            return result
-        probable = func in SOFTMAX or any((m := self.mark_of(t)) is not None and m.probabilities for t in given)
-        massless = any(t.requires_grad for t in given)
-        if probable or massless:
-            self.marked(result, probabilities=probable, massless=massless)
+        # What only moves numbers, or makes others like them, looks at the rest of its arguments for shape and dtype.
+        sources = () if func in _MADE_LIKE else args[:1] if func in CONSERVING_FUNCTIONS else given
+        probable = func in SOFTMAX or any(self.is_probable(t) for t in sources)
+        for one in result if isinstance(result, (tuple, list)) else (result,):
+            if not isinstance(one, Tensor) or any(one is t for t in given):  # a mask or weight as it was
+                continue
+            if (probable and one.is_floating_point()) or one.requires_grad:
+                self.marked(one, probabilities=probable, massless=one.requires_grad)
         return result
 
     # What operations are made of
@@ -188,12 +216,16 @@ class MassPass(Seam):
 
     def switched(self, y: Any, back: Masses | None, *inputs: Tensor, site: Site | None = None) -> Any:
         """`y`, whose mass goes to `inputs`."""
-        return Switch.apply(self, back, site, y, *inputs)
+        made = cast(Tensor, Switch.apply(self, back, site, y, *inputs))
+        return made.clone() if self.copies else made
 
     def weighing(self, func: Call, args: Any, kwargs: Any, *, probabilities: bool = False) -> Any:
         """A call whose results get no mass: they only weigh something."""
         result = self.computed(func, args, kwargs)
-        if self.gradient and isinstance(result, Tensor) and result.requires_grad:
+        if isinstance(result, tuple):
+            some = cast("tuple[Tensor, ...]", result)
+            result = tuple(self.switched(one, None) if one.requires_grad else one for one in some)
+        elif result.requires_grad:
             result = self.switched(result, None)
         return self.marked(result, probabilities=probabilities, massless=True)
 
@@ -218,12 +250,11 @@ class MassPass(Seam):
             setattr(y, _MARK, mark)
         return y
 
-    def refuse_linear_attention(self, where: str) -> None:
-        """Raise `OptionError` for mass that comes to a product of queries and keys."""
-        raise OptionError(
-            f"mass came to a product of two tensors that depend on the input, in {where}: attention without a softmax "
-            "has no probabilities",
-            expected="softmax attention",
+    def refusal(self, why: str, where: str) -> OptionError:
+        """An error for mass that comes to what cannot hand it on."""
+        return OptionError(
+            f"mass came to {why}, in {where}",
+            expected="softmax attention, and operations that keep or move tokens",
             got=where,
             todo="take a method of gradients or relevance, which need no attention: attn_lrp, integrated_gradients",
         )
@@ -233,12 +264,7 @@ class MassPass(Seam):
         where = self.where
 
         def back(g: Tensor) -> Sequence[Tensor | None]:
-            raise OptionError(
-                f"mass came to {why}, in {where}",
-                expected="softmax attention, and operations that keep or move tokens",
-                got=where,
-                todo="take a method of gradients or relevance, which need no attention: attn_lrp, integrated_gradients",
-            )
+            raise self.refusal(why, where)
 
         if isinstance(result, (tuple, list)):
             some = [self.refused(one, why, *inputs) for one in cast("list[Any]", result)]
@@ -259,9 +285,11 @@ class MassPass(Seam):
         self.scoring = True
         return score(output)
 
-    def site(self, value: Tensor, seen: Seen, output: Tensor) -> Tensor:
-        """The output of an attention, of which `seen` says what it was made of."""
-        site = Site(len(self.sites), self.where, seen, value.detach(), output.detach(), self._order)
+    def site(self, value: Tensor, seen: Seen, output: Tensor, *made_of: Tensor) -> Tensor:
+        """The output of an attention, of which `seen` says what it was made of: queries and keys, or probabilities, as
+        they came, are `made_of`."""
+        behind = self.behind(value, *made_of)
+        site = Site(len(self.sites), self.where, seen, value.detach(), output.detach(), self._order, behind)
         self.sites.append(site)
         self.keep(site, "key", value)
         if not self.carries(value):
@@ -278,7 +306,13 @@ class MassPass(Seam):
             handed = (handed.mT / width).to(g.dtype)  # (…, head, key, 1); values may be shared by all heads
             return (handed.sum_to_size(*shape[:-1], 1).expand(shape),)
 
-        return self.marked(self.switched(output, back, value, site=site), site=site)
+        made = self.switched(output, back, value, site=site)
+        return self.marked(made, sites=(site,), rows=lambda values: values(site), behind=frozenset({site}))
 
 
 SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})
+ATTENTION = frozenset({F.multi_head_attention_forward, F.scaled_dot_product_attention})
+_MADE_LIKE = torch_functions([
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+    "new_full", "new_empty", "new_tensor",
+])  # fmt: skip

@@ -26,10 +26,11 @@ class Seen:
     causal: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """One attention call: its `number` in the order of the pass, the `module` it was made in, its values `v` and output
-    `o` (…, head, token, dim), and `∂score/∂o` once a `gradient` came by. `reached`: whether mass came to it."""
+    `o` (…, head, token, dim), and `∂score/∂o` once a `gradient` came by. `reached`: whether mass came to it.
+    `behind`: all sites that its queries, keys and values are made of."""
 
     number: int
     module: str
@@ -37,6 +38,7 @@ class Site:
     v: Tensor
     o: Tensor
     order: int
+    behind: frozenset[Site] = frozenset()
     gradient: Tensor | None = None
     reached: bool = False
 
@@ -58,11 +60,10 @@ class Site:
             mask = mask.expand(*a.q.shape[:-1], a.k.shape[-2])
         lead = self.o.shape[:-2]  # keys may be shared by all heads
         k, v = (t.expand(*lead, *t.shape[-2:]) for t in (a.k, self.v))
-        parts = {"v": v, "o": self.o, "q": a.q, "k": k, "mask": mask}
+        parts: dict[str, Any] = {"v": v, "o": self.o, "q": a.q, "k": k, "mask": mask}
         if a.q.ndim != 4:  # heads on the axis of examples, or windows beside it
             parts = {name: None if t is None else t.reshape(-1, 1, *t.shape[-2:]) for name, t in parts.items()}
-        made: Any = Attention(**parts, backend="sdpa", scale=a.scale, causal=a.causal)  # type: ignore[arg-type]
-        found = made.probabilities(rows)
+        found = Attention(**parts, backend="sdpa", scale=a.scale, causal=a.causal).probabilities(rows)
         return found.reshape(*a.q.shape[:-2], *found.shape[-2:])
 
     def attention_gradient(self, rows: slice = slice(None)) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,19 @@ from .site import Site
 
 @dataclass(frozen=True)
 class StreamMass:
-    """Where the mass of each score went: `leaves` in their shapes, the `sites` that were found, what went to
-    `constants`, and how much is `unaccounted` for, of 1."""
+    """Where the mass of the scores went: `leaves` in their shapes, the `sites` that were found, and of all examples
+    together, of 1, what went to `constants` and how much is `unaccounted` for. Rounding may be `allowed` so much."""
 
     leaves: dict[str, Tensor]
     sites: list[Site]
     constants: float
-    made: float
     unaccounted: float
+    allowed: float
+
+    @property
+    def arrives(self) -> bool:
+        """Whether all mass is accounted for."""
+        return self.unaccounted <= self.allowed
 
     def checks(self) -> dict[str, Any]:
         """The account, and the sites, as numbers."""
@@ -45,12 +49,14 @@ def propagate_mass(subject: StreamSubject, mix: Mix, residual: Residual, *, grad
 
     Raises `CaptureError` where no attention was seen, `OptionError` where mass comes to what is no softmax attention.
     """
-    return with_copies(subject.model, lambda copies: _propagated(subject, mix, residual, gradient))
+    return with_copies(
+        subject.model, lambda copies: _propagated(subject, mix, residual, gradient=gradient, copies=copies)
+    )
 
 
-def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, gradient: bool) -> StreamMass:
+def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, *, gradient: bool, copies: bool) -> StreamMass:
     tape = MassPass(subject.model, mix, residual, gradient=gradient)
-    subject.by_mass = True
+    tape.copies, subject.by_mass = copies, True
     scores: list[Tensor] = []
 
     with torch.enable_grad():
@@ -73,21 +79,14 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, gradient: 
             torch.autograd.grad(score.sum(), outputs, allow_unused=True, retain_graph=True)
             tape.currency = "mass"
         leaves = subject.gradients_of(score, found.leaves)
-    every = [*_sums(leaves.values()), tape.constants - tape.made]
-    arrived = float(sum(every))
-    batch = len(score)
-    unaccounted = abs(batch - arrived) / batch
-    found_mass = StreamMass(leaves, tape.sites, float(tape.constants) / batch, float(tape.made) / batch, unaccounted)
-    words = "mass that neither inputs nor constants got, of 1"
+    arrived = sum(float(at_least_float32(mass).sum()) for mass in leaves.values())
+    unaccounted = abs(len(score) + float(tape.made) - float(tape.constants) - arrived) / len(score)
     kinds = {p.dtype for p in floats_of(subject.model)} | {score.dtype} | ({tape.shorter} if tape.shorter else set())
-    allowed = tolerance(*kinds)
+    got = StreamMass(leaves, tape.sites, float(tape.constants) / len(score), unaccounted, tolerance(*kinds))
     if subject.verify:
-        subject.measured.append(Discrepancy("mass", torch.tensor(unaccounted), allowed, words))
-    return found_mass
-
-
-def _sums(values: Iterable[Tensor]) -> list[float]:
-    return [float(at_least_float32(v).sum()) for v in values]
+        words = "mass that neither inputs nor constants got, of 1"
+        subject.measured.append(Discrepancy("mass", torch.tensor(unaccounted), got.allowed, words))
+    return got
 
 
 def _no_attention(subject: StreamSubject) -> CaptureError:

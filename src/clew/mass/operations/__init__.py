@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from ...seam import tensors_in, torch_functions
-from ..mass_pass import OPERATIONS, MassPass
+from ..mass_pass import OPERATIONS, Mark, MassPass
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -50,9 +49,7 @@ def each(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return tape.refused(y, f"the operation {name_of(func)!r}, which has several results", *inputs)
     if not (y.is_floating_point() or y.is_complex()):
         return y
-    if any(torch.broadcast_shapes(x.shape, y.shape) != y.shape for x in inputs if _fits(x, y)) or not all(
-        _fits(x, y) for x in inputs
-    ):
+    if not all(_fits(x, y) for x in inputs):
         return tape.refused(y, f"the operation {name_of(func)!r}, of which nothing is known", *inputs)
     part = 1 / len(inputs)
 
@@ -70,17 +67,23 @@ def _fits(x: Tensor, y: Tensor) -> bool:
 def as_before(
     tape: MassPass, y: Any, inputs: Sequence[Tensor], step: Call | None = None, *, moved: bool = False
 ) -> Any:
-    """A result that comes straight from an attention, if one argument does, with the `step` by which rows went on.
+    """A result that comes straight from attention, if an argument does, with the `step` by which its rows went on.
     `moved`: the same numbers, which count as made when those were."""
     order = tape.order_of(inputs[0]) if moved and len(inputs) == 1 else None
-    fresh = [m for x in inputs if (m := tape.mark_of(x)) is not None and m.site is not None]
-    if len(fresh) != 1:
-        return tape.marked(y, order)
-    steps = None if step is None or fresh[0].steps is None else (*fresh[0].steps, step)
-    return tape.marked(y, order, site=fresh[0].site, steps=steps)
+    fresh = straight_from_attention(tape, inputs)
+    rows = fresh[0].rows if len(fresh) == 1 and step is not None else None
+    laid_out = None if rows is None else lambda values: cast(Call, step)(rows(values))
+    sites = dict.fromkeys(site for mark in fresh for site in mark.sites)
+    return tape.marked(y, order, sites=tuple(sites), rows=laid_out)
+
+
+def straight_from_attention(tape: MassPass, inputs: Iterable[Any]) -> list[Mark]:
+    """Marks of what comes straight from attention."""
+    return [mark for x in inputs if (mark := tape.mark_of(x)) is not None and mark.sites]
 
 
 def same(rows: Tensor) -> Tensor:
+    """Rows of what keeps its channels."""
     return rows
 
 
@@ -90,6 +93,7 @@ def through(width: int) -> Call:
 
 
 def name_of(func: Call) -> str:
+    """The name of a torch function."""
     return getattr(func, "__name__", str(func))
 
 

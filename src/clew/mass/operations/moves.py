@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...lrp import CONSERVING_FUNCTIONS
 from ...seam import tensors_in, torch_functions
-from ..mass_pass import OPERATIONS, MassPass
-from . import Args, Call, Kwargs, Operation, as_before, at, each, name_of, same
+from ..mass_pass import OPERATIONS, Mark, MassPass
+from . import Args, Call, Kwargs, Operation, as_before, at, each, name_of, same, straight_from_attention
 
 _CASTS = torch_functions(["to", "type_as", "type", "float", "double", "half", "bfloat16", "contiguous", "clone"])
 
@@ -33,9 +33,31 @@ def move(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
 
 def joined(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """Several tensors, put together."""
+    return _together(tape, tape.counted(func, args, kwargs), func, args, kwargs)
+
+
+def _together(tape: MassPass, y: Any, func: Call, args: Args, kwargs: Kwargs) -> Any:
+    """A result that comes straight from attention, if all parts do that carry mass."""
     inputs = [t for t in tensors_in(args, kwargs) if tape.carries(t)]
-    y = tape.counted(func, args, kwargs)
-    return as_before(tape, y, inputs) if len(inputs) == 1 else tape.marked(y)
+    fresh = straight_from_attention(tape, inputs)
+    if len(fresh) < len(inputs):
+        return tape.marked(y)
+    marks = {id(t): mark.rows for t, mark in zip(inputs, fresh, strict=True)}
+
+    def rows(values: Any) -> Tensor:
+        def laid_out(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(laid_out, cast("list[Any]", value)))
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            known = marks.get(id(value))
+            return torch.zeros_like(value) if known is None else known(values).contiguous()
+
+        return func(*map(laid_out, args), **{k: laid_out(v) for k, v in kwargs.items()})
+
+    known = all(mark.rows is not None for mark in fresh)
+    sites = dict.fromkeys(site for mark in fresh for site in mark.sites)
+    return tape.marked(y, sites=tuple(sites), rows=rows if known else None)
 
 
 @at("maximum", "minimum", "fmax", "fmin", "max", "min")
@@ -48,7 +70,7 @@ def extreme(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     return tape.seen(torch.where, (a >= b if larger else a <= b, a, b), {})
 
 
-def in_place(name: str, out: Call) -> Operation:
+def in_place(out: Call) -> Operation:
     """A function that changes its first argument: computed anew, then copied."""
 
     def changed(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
@@ -74,19 +96,17 @@ def _set(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
         func(new, *values, **more)
         return new
 
-    y = tape.counted(put, (x.detach() if not x.requires_grad else x, *rest), kwargs)
+    old = x if x.requires_grad else x.detach().clone()
+    y = tape.counted(put, (old, *rest), kwargs)
+    known = tape.mark_of(_together(tape, y, put, (old, *rest), kwargs))
     x.copy_(y)
-    tape.marked(x)
+    tape.known_as(x, cast(Mark, known))
     return x
 
 
 def _register() -> None:
-    moved = [f for f in CONSERVING_FUNCTIONS if f not in OPERATIONS]
-    OPERATIONS.update(dict.fromkeys(moved, move))
-    kept = torch_functions(["topk"])
-    OPERATIONS.update(dict.fromkeys(kept, move))
-    neg = torch_functions(["neg", "__neg__", "negative", "abs", "positive"])
-    OPERATIONS.update(dict.fromkeys(neg, each))
+    OPERATIONS.update(dict.fromkeys(CONSERVING_FUNCTIONS - OPERATIONS.keys() | torch_functions(["topk"]), move))
+    OPERATIONS.update(dict.fromkeys(torch_functions(["neg", "__neg__", "negative", "abs", "positive"]), each))
     mixed = ["cat", "concat", "concatenate", "stack", "hstack", "vstack", "where", "masked_fill", "pad", "index_put",
              "scatter", "masked_scatter", "index_copy", "unfold", "fold", "index_fill", "slice_scatter",
              "select_scatter", "block_diag", "dstack", "column_stack", "pad_sequence", "triu", "tril"]  # fmt: skip
@@ -94,12 +114,15 @@ def _register() -> None:
     sets = ["__setitem__", "copy_", "masked_fill_", "index_put_", "scatter_", "index_copy_", "masked_scatter_", "fill_",
             "zero_", "index_fill_", "fill_diagonal_"]  # fmt: skip
     OPERATIONS.update(dict.fromkeys(torch_functions(sets), _set))
-    for name in ("add", "sub", "mul", "div", "pow", "relu", "gelu", "silu", "sigmoid", "tanh", "exp", "clamp", "neg",
-                 "index_add", "scatter_add", "leaky_relu", "elu", "hardtanh", "sqrt", "square", "abs", "mul", "clip",
-                 "clamp_min", "clamp_max", "floor_divide", "truediv"):  # fmt: skip
-        for out in list(torch_functions([name, f"__{name}__"]))[:1]:
-            found = torch_functions([f"{name}_", f"__i{name}__"])
-            OPERATIONS.update(dict.fromkeys(found, in_place(name, out)))
+    for name in dir(Tensor):  # relu_ and __iadd__ by what relu and __add__ do
+        out = None
+        if name.endswith("_") and not name.startswith("_"):
+            out = next((f for f in torch_functions([name[:-1]]) if callable(f)), None)
+        elif name.startswith("__i") and name.endswith("__"):
+            out = getattr(Tensor, f"__{name[3:]}", None)
+        if out is not None:
+            new = torch_functions([name]) - OPERATIONS.keys()
+            OPERATIONS.update(dict.fromkeys(new, in_place(out)))
 
 
 _register()

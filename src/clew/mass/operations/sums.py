@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor
 from ...seam import by_position, tensors_in
 from ...shapes import at_least_float32
 from ..mass_pass import Mark, MassPass
-from ..site import Site
-from . import Args, Call, Kwargs, as_before, at, each, name_of, same, summed
+from . import Args, Call, Kwargs, as_before, at, each, name_of, same, straight_from_attention, summed
 
 
 @at("add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "subtract")
@@ -22,38 +22,51 @@ def add(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     args, kwargs = by_position(args, kwargs)
     a, b = args[:2]
     inputs = [t for t in (a, b) if tape.carries(t)]
-    fresh = [t for t in inputs if (m := tape.mark_of(t)) is not None and m.site is not None]
-    if len(fresh) == 1:
-        branch, skip = fresh[0], b if fresh[0] is a else a
-        mark = tape.mark_of(branch)
-        assert mark is not None and mark.site is not None
+    fresh = [t for t in inputs if straight_from_attention(tape, [t])]
+    if fresh:
+        branch = max(fresh, key=lambda t: cast(Mark, tape.mark_of(t)).site.number)
+        skip, mark = b if branch is a else a, cast(Mark, tape.mark_of(branch))
+        if len(fresh) == 2 and not set(cast(Mark, tape.mark_of(skip)).sites) <= mark.site.behind:
+            return _beside(tape, tape.computed(func, args, kwargs), branch, skip, mark)
         earlier = isinstance(skip, Tensor) and tape.order_of(skip) <= mark.site.order
+        if len(inputs) == 2 and not earlier:  # made beside the attention: a parallel MLP, not what goes past it
+            made = tape.switched(tape.computed(func, args, kwargs), lambda g: (summed(g, branch),), branch)
+            return as_before(tape, made, [branch], same)
         if len(inputs) == 2 or (earlier and skip.shape == branch.shape):
-            y = tape.computed(func, args, kwargs)
-            if not earlier:  # made beside the attention: a parallel MLP, not what goes past it
-                made = tape.switched(y, lambda g: (summed(g, branch),), branch)
-                return as_before(tape, made, [branch], same)
-            return _residual(tape, y, branch, skip, mark)
+            return tape.marked(_residual(tape, tape.computed(func, args, kwargs), branch, skip, mark))
     if len(inputs) == 1:
         return each(tape, func, args, kwargs)
     y = tape.computed(func, args, kwargs)
     return tape.marked(tape.switched(y, lambda g: (summed(g / 2, a), summed(g / 2, b)), a, b))
 
 
+def _beside(tape: MassPass, y: Tensor, branch: Tensor, other: Tensor, mark: Mark) -> Any:
+    """The sum of two attentions, or of two parts of one."""
+    beside = cast(Mark, tape.mark_of(other))
+    if set(beside.sites) & set(mark.sites):
+        made = tape.switched(y, lambda g: (summed(g / 2, branch), summed(g / 2, other)), branch, other)
+    else:
+        made = _residual(tape, y, branch, other, replace(mark, rows=None))
+    return tape.marked(made, sites=(*mark.sites, *beside.sites))
+
+
 def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mark) -> Any:
     """The sum of what comes from an attention and what goes past it."""
-    site, constant = cast("Site", mark.site), not tape.carries(skip)
-    tape.keep(site, "query", skip)
+    constant = not tape.carries(skip)
+    for site in mark.sites:
+        tape.keep(site, "query", skip)
 
-    def back(g: Tensor) -> Sequence[Tensor]:
-        past, through = tape.residual(site, mark)
+    def back(g: Tensor) -> Sequence[Tensor | None]:
+        past, through = tape.residual(mark.site, mark)
         tape.made += at_least_float32(g * (past + through - 1)).sum()
-        if constant:  # learned queries of a detector
-            tape.constants += at_least_float32(past * g).sum()
-            return (summed(through * g, branch),)
-        return summed(through * g, branch), summed(past * g, skip)
+        # Where nothing goes nothing is computed: attention is not made again.
+        handed = [None if isinstance(part, float) and not part else part * g for part in (through, past)]
+        if constant and handed[1] is not None:  # learned queries of a detector
+            tape.constants += at_least_float32(handed[1]).sum()
+        parts = zip(handed, (branch, skip), strict=True)
+        return [None if part is None else summed(part, t) for part, t in parts][: 1 if constant else 2]
 
-    return tape.marked(tape.switched(y, back, *([branch] if constant else [branch, skip])))
+    return tape.switched(y, back, *([branch] if constant else [branch, skip]))
 
 
 @at("sum", "nansum", "logsumexp")
@@ -121,12 +134,11 @@ def accumulate(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
         found: list[Tensor] = []
         if tape.carries(base):
             found.append(g * kept)
-        elif tape.currency == "mass":
+        else:
             tape.constants += at_least_float32(g * (hit == 0)).sum()
         if tape.carries(source):
             rest = g * (1 - kept) / hit.clamp(min=1)
-            taken = rest.index_select(axis, index) if "index_add" in name_of(func) else rest.gather(axis, index)
-            found.append(taken[tuple(slice(n) for n in source.shape)])
+            found.append(rest.index_select(axis, index) if "index_add" in name_of(func) else rest.gather(axis, index))
         return found
 
     return tape.marked(tape.switched(y, back, *inputs))

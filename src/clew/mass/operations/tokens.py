@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +36,6 @@ def norm(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     where=(torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm))  # fmt: skip
 def length(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """A length, by which something is divided: it gets no mass."""
-    y = tape.computed(func, args, kwargs)
-    if isinstance(y, tuple):
-        made = [tape.switched(one, None) if one.requires_grad else one for one in cast("tuple[Tensor, ...]", y)]
-        return tape.marked(tuple(made), massless=True)
     return tape.weighing(func, args, kwargs)
 
 
