@@ -7,7 +7,7 @@ from torch import nn
 
 import clew
 from clew.errors import CaptureError, CheckFailed, OptionError
-from clew.mass import mass_pass
+from clew.mass import Site, mass_pass
 
 NO_ATTENTION = ("lstm", "gru", "convolutions", "series", "in_place", "activated_in_place", "given_token_first",
                 "indexed_table", "ids_token_first", "ids_padded_inside")  # fmt: skip
@@ -82,6 +82,16 @@ def test_mass_that_is_lost_is_seen(monkeypatch):
     monkeypatch.setattr(tokens, "spread", lambda g, x: (g.sum(-1, keepdim=True) * 0.9 / x.shape[-1]).expand(x.shape))
     with pytest.raises(CheckFailed, match="mass that neither inputs nor constants got"):
         explain(build("bart"), "attention_rollout")
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("change", [lambda A: A.roll(1, -1), lambda A: A.roll(1, -3), lambda A: A.square()])
+def test_attention_that_is_not_the_models_is_seen(change, kernel, monkeypatch):
+    """The account does not tell whom mass went to: what was made of the values does."""
+    own = Site.probabilities
+    monkeypatch.setattr(Site, "probabilities", lambda self, *rows: change(own(self, *rows)))
+    with pytest.raises(CheckFailed, match="times its values, against what the model made"):
+        explain(build("bart", kernel), "attention_rollout")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -297,8 +297,8 @@ class MassPass(Seam):
         shape, width = value.shape, value.shape[-1]
 
         def back(g: Tensor) -> Sequence[Tensor | None]:
-            site.reached = True
             mass = at_least_float32(g).sum(-1, keepdim=True).mT  # (…, head, 1, query)
+            site.asked = mass[..., 0, :]
             handed: Any = 0.0
             for rows in site.blocks():
                 handed = handed + mass[..., rows] @ self.mix(site, rows).to(mass)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..seam import Attention
 from ..shapes import at_least_float32
+from ..subject import Discrepancy, tolerance
 
 _BLOCK = 2**23  # numbers of attention that are made at a time
 
@@ -29,8 +30,8 @@ class Seen:
 @dataclass(eq=False)
 class Site:
     """One attention call: its `number` in the order of the pass, the `module` it was made in, its values `v` and output
-    `o` (…, head, token, dim), and `∂score/∂o` once a `gradient` came by. `reached`: whether mass came to it.
-    `behind`: all sites that its queries, keys and values are made of."""
+    `o` (…, head, token, dim), all sites that its queries, keys and values are made of (`behind`), `∂score/∂o` once a
+    `gradient` came by, and the mass that was `asked` of it, for each query (…, head, query)."""
 
     number: int
     module: str
@@ -40,7 +41,12 @@ class Site:
     order: int
     behind: frozenset[Site] = frozenset()
     gradient: Tensor | None = None
-    reached: bool = False
+    asked: Tensor | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether mass came to it."""
+        return self.asked is not None
 
     def blocks(self) -> Iterator[slice]:
         """Rows of queries, some at a time, so that no whole map is kept."""
@@ -49,7 +55,7 @@ class Site:
         for first in range(0, queries, step):
             yield slice(first, first + step)
 
-    def probabilities(self, rows: slice = slice(None)) -> Tensor:
+    def probabilities(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """`A` (…, head, query, key) of some queries."""
         a = self.seen
         if a.probs is not None:
@@ -65,6 +71,17 @@ class Site:
             parts = {name: None if t is None else t.reshape(-1, 1, *t.shape[-2:]) for name, t in parts.items()}
         found = Attention(**parts, backend="sdpa", scale=a.scale, causal=a.causal).probabilities(rows)
         return found.reshape(*a.q.shape[:-2], *found.shape[-2:])
+
+    def measured(self) -> Discrepancy:
+        """`A V` of the few queries that most was asked of, against what the model's own kernel made of them."""
+        assert self.asked is not None
+        rows = self.asked.abs().reshape(-1, self.asked.shape[-1]).sum(0).topk(min(4, self.asked.shape[-1])).indices
+        matters = self.asked[..., rows].ne(0)[..., None]  # of padding nothing is asked
+        o, v = at_least_float32(self.o[..., rows, :]), at_least_float32(self.v)
+        found = self.probabilities(rows).to(v) @ v
+        words = f"attention in {self.module} times its values, against what the model made of them"
+        size = tolerance(self.o.dtype)
+        return Discrepancy.of("attention", o.where(matters, 0.0), found.where(matters, 0.0), words, allowed=size)
 
     def attention_gradient(self, rows: slice = slice(None)) -> Tensor:
         """`∂score/∂A = (∂score/∂o) Vᵀ` of some queries; 0 where the score does not depend on this attention."""

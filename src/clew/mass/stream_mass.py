@@ -86,6 +86,7 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, *, gradien
     if subject.verify:
         words = "mass that neither inputs nor constants got, of 1"
         subject.measured.append(Discrepancy("mass", torch.tensor(unaccounted), got.allowed, words))
+        subject.measured += [site.measured() for site in tape.sites if site.reached]
     return got
 
 
