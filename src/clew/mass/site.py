@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..seam import Attention
@@ -29,9 +30,9 @@ class Seen:
 
 @dataclass(eq=False)
 class Site:
-    """One attention call: its `number` in the order of the pass, the `module` it was made in, its values `v` and output
-    `o` (…, head, token, dim), all sites that its queries, keys and values are made of (`behind`), `∂score/∂o` once a
-    `gradient` came by, and the mass that was `asked` of it, for each query (…, head, query)."""
+    """One attention call: its `number` in the order of the pass, the `module` it was made in, its values `v` (…, head,
+    key, dim) and output `o` (…, head, query, dim), all sites that its queries, keys and values are made of (`behind`),
+    `∂score/∂o` once a `gradient` came by, and the mass that was `asked` of it, for each query (…, head, query)."""
 
     number: int
     module: str
@@ -42,6 +43,11 @@ class Site:
     behind: frozenset[Site] = frozenset()
     gradient: Tensor | None = None
     asked: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        last = self.o.shape[-2] - 1
+        self._rows = torch.tensor(sorted({0, last // 3, 2 * last // 3, last}), device=self.o.device)
+        self._few = self.o[..., self._rows, :].clone()  # models may go on to add to their output in place
 
     @property
     def reached(self) -> bool:
@@ -73,12 +79,11 @@ class Site:
         return found.reshape(*a.q.shape[:-2], *found.shape[-2:])
 
     def measured(self) -> Discrepancy:
-        """`A V` of the few queries that most was asked of, against what the model's own kernel made of them."""
+        """`A V` of a few queries that something is asked of, against what the model's own kernel made of them."""
         assert self.asked is not None
-        rows = self.asked.abs().reshape(-1, self.asked.shape[-1]).sum(0).topk(min(4, self.asked.shape[-1])).indices
-        matters = self.asked[..., rows].ne(0)[..., None]  # of padding nothing is asked
-        o, v = at_least_float32(self.o[..., rows, :]), at_least_float32(self.v)
-        found = self.probabilities(rows).to(v) @ v
+        matters = self.asked[..., self._rows].ne(0)[..., None]  # of padding nothing is asked
+        o, v = at_least_float32(self._few), at_least_float32(self.v)
+        found = self.probabilities(self._rows).to(v) @ v
         words = f"attention in {self.module} times its values, against what the model made of them"
         size = tolerance(self.o.dtype)
         return Discrepancy.of("attention", o.where(matters, 0.0), found.where(matters, 0.0), words, allowed=size)
