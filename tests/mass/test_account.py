@@ -79,7 +79,7 @@ def test_mass_that_is_lost_is_seen(monkeypatch):
     """The account is not one of an operation with itself: a linear layer that hands on less is noticed."""
     from clew.mass.operations import tokens
 
-    monkeypatch.setattr(tokens, "spread", lambda g, x: (g.sum(-1, keepdim=True) * 0.9 / x.shape[-1]).expand(x.shape))
+    monkeypatch.setattr(tokens, "spread", lambda g, shape: (g.sum(-1, keepdim=True) * 0.9 / shape[-1]).expand(shape))
     with pytest.raises(CheckFailed, match="mass that neither inputs nor constants got"):
         explain(build("bart"), "attention_rollout")
 

@@ -25,7 +25,7 @@ def rollout(site: Site, rows: slice) -> Tensor:
 def positive_gradient(site: Site, rows: slice) -> Tensor:
     """`max(∂s/∂A ⊙ A, 0)`."""
     A = site.probabilities(rows)
-    return (site.attention_gradient(rows).to(A) * A).clamp(min=0)
+    return (site.attention_gradient(rows).to(A) * A).clamp_(min=0)
 
 
 def halves(site: Site, mark: Mark) -> tuple[float, float]:

@@ -118,6 +118,7 @@ class MassPass(Seam):
         self.nodes: dict[tuple[int, str], Tensor] | None = None  # values of sites and what goes past them, if wanted
         self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self._order = 0
+        self._behind = frozenset[Site]()  # all sites that the arguments of the call are made of
         self._modules: list[str] = []
 
     def place_hooks(self) -> None:
@@ -146,6 +147,7 @@ class MassPass(Seam):
         """A result, with what is known of it."""
         self._order += 1
         order = self._order if order is None else order
+        known.setdefault("behind", self._behind)
         for one in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(one, Tensor):
                 setattr(one, _MARK, Mark(order, **known))
@@ -157,8 +159,10 @@ class MassPass(Seam):
 
     def carries(self, value: Any) -> bool:
         """Whether mass can go to a tensor."""
+        if not (isinstance(value, Tensor) and value.requires_grad):
+            return False
         mark = self.mark_of(value)
-        return isinstance(value, Tensor) and value.requires_grad and not (mark is not None and mark.massless)
+        return mark is None or not mark.massless
 
     def is_probable(self, value: Any) -> bool:
         """Whether a tensor holds probabilities."""
@@ -175,27 +179,38 @@ class MassPass(Seam):
     def call(self, func: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("requires_grad_", "detach"):
             return func(*args, **kwargs)
-        given = list(tensors_in(args, kwargs))
-        behind = self.behind(*given)
-        if func in ATTENTION or any(map(self.carries, given)):
-            result = OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
-        else:
-            result = self.without_mass(func, args, kwargs)
+        given, outer = tensors_in(args, kwargs), self._behind
+        self._behind = behind = self.behind(*given)
+        try:
+            if func in ATTENTION or any(map(self.carries, given)):
+                result = OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
+            else:
+                result = self.without_mass(func, args, kwargs)
+        finally:
+            self._behind = outer
         for one in (result if isinstance(result, (tuple, list)) else (result,)) if behind else ():
+            if not isinstance(one, Tensor):
+                continue
             mark = self.mark_of(one)
-            if isinstance(one, Tensor) and (mark is not None or not any(one is t for t in given)):
-                mark = mark or Mark(self._order)
+            if mark is None:
+                if not any(one is t for t in given):
+                    self.known_as(one, Mark(self._order, behind=behind))
+            elif not behind <= mark.behind:
                 self.known_as(one, replace(mark, behind=mark.behind | behind))
         return result
 
     def behind(self, *tensors: Any) -> frozenset[Site]:
         """All sites that tensors were made of."""
-        marks = [mark for t in tensors if (mark := self.mark_of(t)) is not None]
-        return frozenset[Site]().union(*(mark.behind for mark in marks))
+        found = frozenset[Site]()
+        for tensor in tensors:
+            mark = self.mark_of(tensor)
+            if mark is not None and not mark.behind <= found:
+                found = found | mark.behind if found else mark.behind
+        return found
 
     def without_mass(self, func: Call, args: Any, kwargs: Any) -> Any:
         """A call of weights, masks, scores: what are probabilities is followed, and what is in the score's graph."""
-        given = list(tensors_in(args, kwargs))
+        given = tensors_in(args, kwargs)
         result = func(*args, **kwargs)
         # What only moves numbers, or makes others like them, looks at the rest of its arguments for shape and dtype.
         sources = () if func in _MADE_LIKE else args[:1] if func in CONSERVING_FUNCTIONS else given
@@ -211,7 +226,9 @@ class MassPass(Seam):
 
     def computed(self, func: Call, args: Any, kwargs: Any) -> Any:
         """A call in the graph of the score, or without a graph."""
-        with torch.set_grad_enabled(self.gradient):
+        if self.gradient:  # as it is anyway
+            return func(*args, **kwargs)
+        with torch.no_grad():
             return func(*args, **kwargs)
 
     def switched(self, y: Any, back: Masses | None, *inputs: Tensor, site: Site | None = None) -> Any:
@@ -307,7 +324,7 @@ class MassPass(Seam):
             return (handed.sum_to_size(*shape[:-1], 1).expand(shape),)
 
         made = self.switched(output, back, value, site=site)
-        return self.marked(made, sites=(site,), rows=lambda values: values(site), behind=frozenset({site}))
+        return self.marked(made, sites=(site,), rows=lambda values: values(site), behind=behind | {site})
 
 
 SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

@@ -5,7 +5,7 @@ from .capture import Attention, Capture, Leaf
 from .custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
 from .fused_attention import FusedAttention
 from .gradient_stops import no_gradient_error
-from .interception import Seam
+from .interception import Seam, unseen
 from .matrix_product import matrix_product
 from .module_hooks import activation_at, replace_output
 from .multi_head import multi_head_attention

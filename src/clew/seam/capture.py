@@ -98,7 +98,7 @@ class Attention:
         if self.causal:
             places = torch.arange(queries, device=q.device)[rows]
             later = torch.arange(keys, device=q.device) > places[..., None]
-            logits = logits.masked_fill(later[:, None] if later.ndim == 3 else later, -math.inf)
+            logits.masked_fill_(later[:, None] if later.ndim == 3 else later, -math.inf)
         return logits.softmax(-1)
 
     def attention_gradient(self, g_o: Tensor, rows: Rows = slice(None)) -> Attn:

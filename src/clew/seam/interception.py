@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -26,8 +26,18 @@ _AUTOCAST: frozenset[Any] = frozenset({
     Tensor.__matmul__, Tensor.__rmatmul__,
 })  # fmt: skip
 
+# What is asked of a tensor without computing anything.
+_ASKED: frozenset[Any] = frozenset(
+    getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout", "is_cuda")
+)
+
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any], Any]
+
+
+def unseen() -> AbstractContextManager[None]:
+    """Around torch calls of clew's own, which no seam is to see."""
+    return torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage]
 
 
 class Seam(TorchFunctionMode):
@@ -70,7 +80,7 @@ class Seam(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self._within != depth():  # another model is explained in the middle of this pass
+        if func in _ASKED or self._within != depth():  # or another model is explained in the middle of this pass
             return func(*args, **(kwargs or {}))
         if func in _AUTOCAST:
             args, kwargs = self._cast(args, kwargs or {})

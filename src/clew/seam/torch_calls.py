@@ -17,13 +17,15 @@ def torch_functions(names: Iterable[str]) -> set[Any]:
     return {found for name in names for home in (torch, F, Tensor) if (found := getattr(home, name, None)) is not None}
 
 
-def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterable[Tensor]:
+def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors among arguments, also in lists."""
+    found: list[Tensor] = []  # no generator: this is done at every torch call
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
+            found += [v for v in cast("list[Any]", value) if isinstance(v, Tensor)]
+    return found
 
 
 def by_position(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

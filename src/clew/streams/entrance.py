@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError, close_matches
-from ..seam import Seam, by_position, tensors_in
+from ..seam import Seam, by_position, unseen
 from .model_call import ModelCall
 from .provenance import Provenance
 
@@ -87,20 +87,24 @@ class Entrance(Seam):
         return self.model_call.replaced({name: self._enter(name, value) for name, value in self._floats.items()})
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Look-ups of the numbers that are followed enter; other calls with them are followed."""
+        """Look-ups of the numbers that are followed enter; other calls with them are followed. What is done for that is
+        none of the model's, so that other seams do not see it."""
         if func in _CONVOLUTIONS:
-            self._note_patches(*by_position(args, kwargs))
-        if not self.provenance.touches(tensors_in(args, kwargs)):
+            with unseen():
+                self._note_patches(*by_position(args, kwargs))
+        if not self.provenance.touches(args, kwargs):
             return func(*args, **kwargs)
         args, kwargs = by_position(args, kwargs)
-        found = self.provenance.looked_up(func, args, kwargs)
+        with unseen():
+            found = self.provenance.looked_up(func, args, kwargs)
         result = func(*args, **kwargs)
         if found is not None and self._inside:
             self._inside[-1] = found
             return result
-        if found is not None:
-            return self._enter(self.provenance.argument(found[0]), result, *found)
-        self.provenance.follow(func, args, kwargs, result)
+        with unseen():
+            if found is not None:
+                return self._enter(self.provenance.argument(found[0]), result, *found)
+            self.provenance.follow(func, args, kwargs, result)
         return result
 
     def _enter(self, argument: str, value: Tensor, places: Tensor | None = None, table: Tensor | None = None) -> Tensor:

@@ -7,14 +7,14 @@ transposes, placeholders and joined texts need no special case.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..seam import torch_functions
+from ..seam import tensors_in, torch_functions
 
 NOT_GIVEN = -1  # of entries that come from nowhere in the input
 
@@ -151,9 +151,9 @@ class Provenance:
             return shadow
         return torch.full_like(value, NOT_GIVEN, dtype=torch.long) if isinstance(value, Tensor) else NOT_GIVEN
 
-    def touches(self, values: Iterable[Any]) -> bool:
-        """Whether any of these tensors is followed."""
-        return any(id(v) in self._shadows for v in values)
+    def touches(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether any tensor among arguments is followed."""
+        return bool(self._shadows) and any(id(t) in self._shadows for t in tensors_in(args, kwargs))
 
 
 def _is_whole(value: Any) -> bool:

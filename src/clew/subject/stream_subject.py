@@ -98,10 +98,10 @@ class StreamSubject:
                 stack.enter_context(DoublePrecision(self.model))
             stack.enter_context(in_callers_autocast())
             stack.enter_context(torch.set_grad_enabled(gradient))
-            stack.enter_context(entrance)
             given = entrance.arguments()
             if within is not None:
                 stack.enter_context(within)
+            stack.enter_context(entrance)  # it sees calls first: of what `within` makes of them it need not see all
             try:
                 output = self.model(*given.args, **given.kwargs)
             except Exception as error:

@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from ...seam import tensors_in, torch_functions
@@ -31,37 +32,46 @@ def at(*names: str, where: Sequence[Any] = ()) -> Callable[[Operation], Operatio
     return add
 
 
-def summed(g: Tensor, x: Tensor) -> Tensor:
-    """Mass of a result as that of an argument that was broadcast to it."""
-    return g if g.shape == x.shape else g.sum_to_size(x.shape)
+# Only shapes are kept for the way back, so that what the model made is let go of as in a plain pass.
 
 
-def spread(g: Tensor, x: Tensor) -> Tensor:
-    """The mass of each token, even over its channels, the last axis of `x`."""
-    return (g.sum(-1, keepdim=True) / x.shape[-1]).expand(x.shape)
+def summed(g: Tensor, shape: torch.Size) -> Tensor:
+    """Mass of a result as that of an argument of some shape that was broadcast to it."""
+    return g if g.shape == shape else g.sum_to_size(shape)
+
+
+def spread(g: Tensor, shape: torch.Size) -> Tensor:
+    """The mass of each token, even over its channels, the last axis of an argument of some shape."""
+    return (g.sum(-1, keepdim=True) / shape[-1]).expand(shape)
 
 
 def each(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """A function of each number, or of each token: it keeps its mass; several arguments get equal parts."""
     inputs = [t for t in tensors_in(args, kwargs) if tape.carries(t)]
-    y = tape.computed(func, args, {k: v for k, v in kwargs.items() if k != "inplace"})
+    if "inplace" in kwargs:
+        kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
+    y = tape.computed(func, args, kwargs)
     if not isinstance(y, Tensor):
         return tape.refused(y, f"the operation {name_of(func)!r}, which has several results", *inputs)
+    if y is inputs[0]:  # dropout that drops nothing, say
+        return y
     if not (y.is_floating_point() or y.is_complex()):
         return y
     if not all(_fits(x, y) for x in inputs):
         return tape.refused(y, f"the operation {name_of(func)!r}, of which nothing is known", *inputs)
-    part = 1 / len(inputs)
+    part, shapes = 1 / len(inputs), [x.shape for x in inputs]
 
     def back(g: Tensor) -> Sequence[Tensor | None]:
-        return [summed(g if part == 1 else g * part, x) for x in inputs]
+        return [summed(g if part == 1 else g * part, shape) for shape in shapes]
 
     return as_before(tape, tape.switched(y, back, *inputs), inputs, same, moved=True)
 
 
 def _fits(x: Tensor, y: Tensor) -> bool:
     """Whether a tensor broadcasts to another."""
-    return x.ndim <= y.ndim and all(a in (1, b) for a, b in zip(x.shape[::-1], y.shape[::-1], strict=False))
+    return x.shape == y.shape or (
+        x.ndim <= y.ndim and all(a in (1, b) for a, b in zip(x.shape[::-1], y.shape[::-1], strict=False))
+    )
 
 
 def as_before(
@@ -71,6 +81,8 @@ def as_before(
     `moved`: the same numbers, which count as made when those were."""
     order = tape.order_of(inputs[0]) if moved and len(inputs) == 1 else None
     fresh = straight_from_attention(tape, inputs)
+    if not fresh:
+        return tape.marked(y, order)
     rows = fresh[0].rows if len(fresh) == 1 and step is not None else None
     laid_out = None if rows is None else lambda values: cast(Call, step)(rows(values))
     sites = dict.fromkeys(site for mark in fresh for site in mark.sites)

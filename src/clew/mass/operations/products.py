@@ -22,9 +22,10 @@ def mul(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     y = each(tape, func, args, kwargs)
     a, b = args[:2]
     for x, other in ((a, b), (b, a)):
-        known = tape.mark_of(y)
-        if known is not None and tape.carries(x) and tape.is_probable(other) and not tape.carries(other):
-            known.weights = cast(Tensor, other).detach()
+        if tape.is_probable(other) and tape.carries(x) and not tape.carries(other):
+            known = tape.mark_of(y)
+            if known is not None:
+                known.weights = cast(Tensor, other).detach()
     return y
 
 
@@ -48,20 +49,21 @@ def div(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return length(tape, func, args, kwargs)
     if not tape.carries(b):
         return each(tape, func, args, kwargs)
-    y = tape.computed(func, args, kwargs)
-    return tape.marked(tape.switched(y, lambda g: (summed(g, a),), a))
+    y, shape = tape.computed(func, args, kwargs), a.shape
+    return tape.marked(tape.switched(y, lambda g: (summed(g, shape),), a))
 
 
 @at("addmm", "addbmm", "baddbmm")
 def add_product(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """`β·c + α·a b`: mass goes through the product."""
     c, a, b = args[:3]
+    added, shape = c.shape, a.shape
     y = tape.computed(func, args, kwargs)
     if not (tape.carries(a) or tape.carries(b)):
-        return tape.marked(tape.switched(y, lambda g: (summed(g, c),), c))
+        return tape.marked(tape.switched(y, lambda g: (summed(g, added),), c))
     if func is not torch.addmm or tape.carries(b):  # scores of attention are written so
         return _multilinear(tape, y, torch.mm if func is torch.addmm else torch.bmm, (a, b))
-    return as_before(tape, tape.switched(y, lambda g: (spread(g, a),), a), [a], through(y.shape[-1]))
+    return as_before(tape, tape.switched(y, lambda g: (spread(g, shape),), a), [a], through(y.shape[-1]))
 
 
 @at("matmul", "__matmul__", "bmm", "mm", "mv")

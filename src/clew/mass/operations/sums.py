@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...seam import by_position, tensors_in
 from ...shapes import at_least_float32
-from ..mass_pass import Mark, MassPass
+from ..mass_pass import Mark, Masses, MassPass
 from . import Args, Call, Kwargs, as_before, at, each, name_of, same, straight_from_attention, summed
 
 
@@ -30,21 +30,28 @@ def add(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
             return _beside(tape, tape.computed(func, args, kwargs), branch, skip, mark)
         earlier = isinstance(skip, Tensor) and tape.order_of(skip) <= mark.site.order
         if len(inputs) == 2 and not earlier:  # made beside the attention: a parallel MLP, not what goes past it
-            made = tape.switched(tape.computed(func, args, kwargs), lambda g: (summed(g, branch),), branch)
+            shape = branch.shape
+            made = tape.switched(tape.computed(func, args, kwargs), lambda g: (summed(g, shape),), branch)
             return as_before(tape, made, [branch], same)
         if len(inputs) == 2 or (earlier and skip.shape == branch.shape):
             return tape.marked(_residual(tape, tape.computed(func, args, kwargs), branch, skip, mark))
     if len(inputs) == 1:
         return each(tape, func, args, kwargs)
     y = tape.computed(func, args, kwargs)
-    return tape.marked(tape.switched(y, lambda g: (summed(g / 2, a), summed(g / 2, b)), a, b))
+    return tape.marked(tape.switched(y, _halved(a, b), a, b))
+
+
+def _halved(a: Tensor, b: Tensor) -> Masses:
+    """Half of the mass for each of two branches."""
+    first, second = a.shape, b.shape
+    return lambda g: (summed(g / 2, first), summed(g / 2, second))
 
 
 def _beside(tape: MassPass, y: Tensor, branch: Tensor, other: Tensor, mark: Mark) -> Any:
     """The sum of two attentions, or of two parts of one."""
     beside = cast(Mark, tape.mark_of(other))
     if set(beside.sites) & set(mark.sites):
-        made = tape.switched(y, lambda g: (summed(g / 2, branch), summed(g / 2, other)), branch, other)
+        made = tape.switched(y, _halved(branch, other), branch, other)
     else:
         made = _residual(tape, y, branch, other, replace(mark, rows=None))
     return tape.marked(made, sites=(*mark.sites, *beside.sites))
@@ -52,7 +59,7 @@ def _beside(tape: MassPass, y: Tensor, branch: Tensor, other: Tensor, mark: Mark
 
 def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mark) -> Any:
     """The sum of what comes from an attention and what goes past it."""
-    constant = not tape.carries(skip)
+    constant, shapes = not tape.carries(skip), (branch.shape, skip.shape)
     for site in mark.sites:
         tape.keep(site, "query", skip)
 
@@ -63,8 +70,8 @@ def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mar
         handed = [None if isinstance(part, float) and not part else part * g for part in (through, past)]
         if constant and handed[1] is not None:  # learned queries of a detector
             tape.constants += at_least_float32(handed[1]).sum()
-        parts = zip(handed, (branch, skip), strict=True)
-        return [None if part is None else summed(part, t) for part, t in parts][: 1 if constant else 2]
+        parts = zip(handed, shapes, strict=True)
+        return [None if part is None else summed(part, shape) for part, shape in parts][: 1 if constant else 2]
 
     return tape.switched(y, back, *([branch] if constant else [branch, skip]))
 

@@ -18,10 +18,10 @@ from . import Args, Call, Kwargs, as_before, at, each, same, spread, summed, thr
 def linear(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     x = args[0] if args else kwargs["input"]
     y = tape.computed(func, args, kwargs)
-    width = y.shape[-1]
+    width, shape = y.shape[-1], x.shape
     if not tape.carries(x):  # weights made of the input
         return tape.refused(y, "weights of a linear layer that depend on the input", *tensors_in(args, kwargs))
-    made = tape.switched(y, lambda g: (spread(g, x),), x)
+    made = tape.switched(y, lambda g: (spread(g, shape),), x)
     return as_before(tape, made, [x], through(width))
 
 
@@ -59,14 +59,18 @@ def cosine(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     axis = kwargs.get("dim", args[2] if len(args) > 2 else 1)
     inputs = [t for t in (a, b) if tape.carries(t)]
-    y = tape.computed(func, args, kwargs)
+    y, whole, shapes = (
+        tape.computed(func, args, kwargs),
+        torch.broadcast_shapes(a.shape, b.shape),
+        [x.shape for x in inputs],
+    )
 
     def back(g: Tensor) -> Sequence[Tensor]:
-        return [_evenly(g.unsqueeze(axis) / len(inputs), torch.broadcast_shapes(a.shape, b.shape), x) for x in inputs]
+        return [_evenly(g.unsqueeze(axis) / len(shapes), whole, shape) for shape in shapes]
 
     return tape.marked(tape.switched(y, back, *inputs))
 
 
-def _evenly(g: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
-    """Mass of a result of axes of length 1, even over these axes of `shape`."""
-    return summed((g * (g.numel() / math.prod(shape))).expand(shape), x)
+def _evenly(g: Tensor, whole: Sequence[int], shape: torch.Size) -> Tensor:
+    """Mass of a result of axes of length 1, even over these axes of the `whole` shape."""
+    return summed((g * (g.numel() / math.prod(whole))).expand(whole), shape)
