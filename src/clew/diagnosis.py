@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from .any_diagnosis import Finding, examine_any, state
 from .errors import ClewError
+from .explainers import find_method
 from .explaining import LoadedPair, PreparedBatch, SideInputs, encode_features, subject_of, unwrap
+from .explaining.any_model import AnyModel, subject_of_any
 from .explaining.explain import explain
 from .explaining.prepare import prepare
 from .explaining.side_inputs import side_inputs
@@ -48,10 +51,11 @@ def doctor(
     two random texts, one of them padded.
 
     Checked: a declaration fits; pictures are prepared with the colours, mean and deviation of the model's own
-    configuration; the forward pass is unchanged; the attention seen, times the values, is the attention
-    output; the declared readout is what the head really reads; a batch equals its single examples (of texts: without
-    padding); every operation that relevance meets has a rule in `rules` (they are listed), and none changes the output;
-    LRP's account closes; nothing is left behind. Of an image–text model both towers are tried, or that of the inputs.
+    configuration; the forward pass is unchanged; the attention seen, times the values, is the attention output; the
+    declared readout is what the head really reads; a rollout by the declared blocks is that of the model's own graph,
+    by token mass; a batch equals its single examples (of texts: without padding); every operation that relevance meets
+    has a rule in `rules` (they are listed), and none changes the output; LRP's account closes; nothing is left behind.
+    Of an image–text model both towers are tried, or that of the inputs.
 
     Of a model that is not declared (its `inputs` are needed, and a `target` where its output does not say what to
     explain): where input enters and why, gradients, completeness along a path, rules and account, and what attention
@@ -125,6 +129,27 @@ def doctor(
         counts = f"{int(declared.sum())} rows declared, {int(real.sum())} rows reach the score"
         return bool((real == declared).all()), counts
 
+    def by_mass() -> tuple[bool, str]:
+        rollout = find_method("attention_rollout")
+        blocks = rollout(subject, start_layer=0).scores
+        given = {name: value for name, value in {**subject.constant, **ready.inputs}.items() if name}
+        main = ready.inputs.get("")  # given by its place
+        any_model = AnyModel.of(ready.model, ready.model, given if main is None else main, None)
+        if main is not None:
+            any_model = replace(any_model, call=replace(any_model.call, kwargs=given))
+        streams = rollout(subject_of_any(any_model, lambda output: subject.score(output)), start_layer=0).streams
+        assert blocks is not None and streams is not None
+        mass = next(iter(streams.values()))
+        if ready.text is None:
+            (rows, columns), (height, width) = subject.grid(), mass.shape[-2:]
+            pooled = F.avg_pool2d(mass.flatten(1, -3).sum(1, keepdim=True), (height // rows, width // columns))
+            mass = pooled[..., :rows, :columns].flatten(1)
+            blocks = blocks[:, ready.bound.prefix :]
+        # Where a head reads several things beside each other, declarations count all and mass shares.
+        of_blocks, of_mass = (v.double() / v.double().sum(1, keepdim=True) for v in (blocks, mass))
+        difference = float((of_blocks - of_mass).abs().max() / of_blocks.max())
+        return difference <= tolerance, f"a rollout by blocks and one by token mass differ by {difference:.1e}"
+
     def batches() -> tuple[bool, str]:
         options: dict[str, Any] = {"architecture": ready.bound.architecture, "checks": "off", "n_steps": 2}
         last = ready.batch - 1  # of two texts the padded one
@@ -180,6 +205,7 @@ def doctor(
     attempt("forward unchanged", unchanged)
     attempt("attention captured", captured)
     attempt("readout", read_out)
+    attempt("blocks = graph", by_mass)
     attempt("batch = single" if ready.text is None else "padded = alone", batches)
     name = rules if isinstance(rules, str) else "own rules"
     attempt(f"rules: {name}", ruled)

@@ -114,7 +114,7 @@ def test_methods_models_and_doctor():
     assert "n_steps=8" in run("methods", "beyond_intuition_head").output
     assert "timm_vit" in run("models").output
     done = run("doctor", "mini:digits")
-    assert (done.exit_code, done.output.count("│ ok │")) == (0, 9)
+    assert (done.exit_code, done.output.count("│ ok │")) == (0, 10)
 
 
 def test_demo(tmp_path):

@@ -13,11 +13,13 @@ METHODS = {
     "generic_attribution": {"start_layer": 0},
     "gradient_attention_rollout": {"start_layer": 0},
     "raw_attention": {},
+    "beyond_intuition_head": {"start_layer": 0, "feedback": False},
+    "beyond_intuition_token": {"start_layer": 0, "feedback": False},
 }
 IMAGES = [name for name in tiny.TINY if not name.startswith("pair_")]
 TEXTS = ["bert", "roberta", "electra", "distilbert", "deberta_v2", "modernbert", "modernbert_mean", "gpt2",
          "gpt2_classes", "mpt", "llama", "llama_classes", "mistral", "qwen3", "gemma2", "gemma3", "phi3",
-         "olmo2"]  # fmt: skip
+         "olmo2", "bloom"]  # fmt: skip
 # Their heads read CLS beside the mean of the patches: declarations count both, mass shares.
 TWO_READOUTS = ("dino_linear", "hf_dinov2", "hf_dinov2_other_size", "hf_dinov2_with_registers")
 
@@ -83,3 +85,18 @@ def test_attention_of_an_earlier_layer():
     model, x = tiny.build("timm_token"), tiny.images(tiny.TINY["timm_token"].size)
     expected = clew.explain(model, x, method="raw_attention", layer=1, checks="off").scores
     close(in_patches(by_mass(model, x, None, "raw_attention", layer=1), expected.shape[1]), expected)
+
+
+@pytest.mark.parametrize("quadrature", ["gauss_legendre", "uniform"])
+@pytest.mark.parametrize("method", ["beyond_intuition_head", "beyond_intuition_token"])
+@pytest.mark.parametrize(
+    "name",
+    ["timm_token", "timm_registers_average", "timm_layer_scale", "hf_vit", "torchvision_vit", "timm_attention_pool"],
+)
+def test_feedback_of_images(name, method, quadrature):
+    """Every row of the last attention that the head reads has its own: one, all, or those of a pool."""
+    model, x = tiny.build(name), tiny.images(tiny.TINY[name].size)
+    options = {"start_layer": 0, "n_steps": 4, "quadrature": quadrature}
+    expected = clew.explain(model, x, method=method, target=2, compute_dtype=torch.float64, checks="off", **options)
+    found = by_mass(model, {"pixel_values": x} if "hf" in name else x, 2, method, **options)
+    close(in_patches(found, expected.scores.shape[1]), expected.scores)

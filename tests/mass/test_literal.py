@@ -1,5 +1,6 @@
 """Token mass against products of the matrices that models return, or that hooks see, written out for each kind."""
 
+import numpy as np
 import pytest
 import torch
 from support.zoo import build
@@ -7,12 +8,18 @@ from transformers import LxmertConfig, LxmertForQuestionAnswering
 
 import clew
 
-METHODS = ["attention_rollout", "generic_attribution"]
+METHODS = ["attention_rollout", "generic_attribution", "beyond_intuition_head"]
 
 
-def mixed(A, G):
-    """(batch, head, query, key) as what query i hands to key j: the mean over heads."""
-    return A.mean(1) if G is None else (A * G).clamp(min=0).mean(1)
+def mixed(A, G, method):
+    """(batch, head, query, key) as what query i hands to key j: the mean over heads, or heads by their importance."""
+    if method == "attention_rollout":
+        return A.mean(1)
+    if method == "generic_attribution":
+        return (A * G).clamp(min=0).mean(1)
+    padding = (A == 0).all(2).all(1)  # (batch, key): ∂s/∂A is not 0 there
+    importance = (A.mT @ G).masked_fill(padding[:, None, None], 0.0).abs().mean((2, 3))
+    return torch.einsum("bh,bhqk->bqk", importance / importance.sum(1, keepdim=True), A)
 
 
 def through(R, C):
@@ -33,7 +40,8 @@ def eye(n, batch=2):
 
 
 def explained(specimen, method):
-    found = clew.explain(specimen.model, specimen.inputs, method=method, target=specimen.score)
+    options = {"feedback": False} if method.startswith("beyond") else {}
+    found = clew.explain(specimen.model, specimen.inputs, method=method, target=specimen.score, **options)
     parts = {name: found[name] for name in found.streams}
     assert all(part.checks["unaccounted"] < 1e-9 for part in parts.values())
     return parts
@@ -48,8 +56,13 @@ def encoder_decoder(specimen, method):
     """What the last row of the decoder is made of: tokens of the source, and of the prefix."""
     output = specimen.model(**specimen.inputs, output_attentions=True)
     encoder, decoder, cross = (getattr(output, f"{n}_attentions") for n in ("encoder", "decoder", "cross"))
-    maps, half = [*encoder, *decoder, *cross], halved(method)
-    C = [mixed(A, G) for A, G in zip(maps, gradients(method, specimen.score(output), maps), strict=True)]
+    maps = [*encoder, *decoder, *cross]
+    C = [mixed(A, G, method) for A, G in zip(maps, gradients(method, specimen.score(output), maps), strict=True)]
+    return of_source_and_prefix(C, encoder, decoder, halved(method))
+
+
+def of_source_and_prefix(C, encoder, decoder, half):
+    """What the last row is made of, by what is handed on in encoder, decoder and across, in this order."""
     source, prefix = C[0].shape[-1], C[len(encoder)].shape[-1]
     of_source = eye(source)
     for layer in range(len(encoder)):
@@ -76,6 +89,34 @@ def test_encoder_decoders(name, method):
         close(found["input_features"].all_scores.flatten(1).sum(1), source.sum(1))
 
 
+@pytest.mark.parametrize("name", ["bart", "t5_gated"])
+def test_tokens_of_encoder_decoders_by_how_much_their_values_change(name):
+    """`‖V W_O‖ / ‖x‖`: `x` enters the block, or across is what values are made of."""
+    specimen = build(name)
+    options = {"method": "beyond_intuition_token", "target": specimen.score, "feedback": False}
+    found = clew.explain(specimen.model, specimen.inputs, **options)
+    specimen, seen = build(name, "eager"), {}
+    for path, module in specimen.model.named_modules():
+        if path.endswith((".v_proj", ".v", ".SelfAttention", ".layer.0")):
+            module.register_forward_hook(lambda m, args, out, path=path: seen.update({path: (args, out)}))
+    with clew_precise(specimen), torch.no_grad():
+        output = specimen.model(**specimen.inputs, output_attentions=True)
+    ratios = {"encoder": [], "decoder": [], "cross": []}
+    for path in (p for p in seen if p.endswith((".v_proj", ".v"))):
+        attention, (args, values) = specimen.model.get_submodule(path.rpartition(".")[0]), seen[path]
+        own = "SelfAttention" in path or "self_attn" in path
+        stream = seen[path.replace(".SelfAttention.v", "")][0][0] if "SelfAttention" in path else args[0]
+        W = (attention.o if name.startswith("t5") else attention.out_proj).weight
+        kind = ("encoder" if "encoder." in path.split("EncDec")[0] and own else "decoder") if own else "cross"
+        ratios[kind].append((values @ W.mT).norm(dim=-1) / stream.norm(dim=-1))
+    maps = [getattr(output, f"{kind}_attentions") for kind in ratios]
+    rho = [r for kind in ratios.values() for r in kind]
+    C = [A.mean(1) * r[:, None] for A, r in zip([A for kind in maps for A in kind], rho, strict=True)]
+    source, prefix = of_source_and_prefix(C, maps[0], maps[1], 1.0)
+    close(found["decoder_input_ids"].all_scores, prefix)
+    close(found["input_ids"].all_scores, source)
+
+
 def clew_precise(specimen):
     """Without casts to single precision, as clew computes."""
     from clew.seam import DoublePrecision
@@ -91,15 +132,14 @@ def kept_maps(modules):
     return maps
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_pictures_in_a_prompt(method):
-    found, half = explained(build("llava"), method), halved(method)
-    specimen = build("llava", "eager")
+def picture_and_prompt(specimen, method):
+    """What the last row of LLaVA is made of: patches, and tokens of the prompt; and where in it the patches are."""
+    half = halved(method)
     tower = kept_maps(layer.self_attn for layer in specimen.model.model.vision_tower.encoder.layers[:-1])
     with clew_precise(specimen):
         output = specimen.model(**specimen.inputs, output_attentions=True)
         maps = [*tower, *output.attentions]
-        C = [mixed(A, G) for A, G in zip(maps, gradients(method, specimen.score(output), maps), strict=True)]
+        C = [mixed(A, G, method) for A, G in zip(maps, gradients(method, specimen.score(output), maps), strict=True)]
     patches, words = eye(C[0].shape[-1]), eye(C[-1].shape[-1])
     for layer in C[: len(tower)]:
         patches = half * through(patches, layer)
@@ -108,9 +148,37 @@ def test_pictures_in_a_prompt(method):
     row = words[:, -1]
     places = (specimen.inputs["input_ids"][0] == specimen.model.config.image_token_id).nonzero().flatten()
     image = torch.einsum("bp,bpi->bi", row[:, places], patches[:, 1:])[:, 1:]  # CLS is dropped, and is no patch
-    close(found["pixel_values"].all_scores, image)
     row[:, places] = 0
+    return image, row, places
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pictures_in_a_prompt(method):
+    found = explained(build("llava"), method)
+    image, row, _ = picture_and_prompt(build("llava", "eager"), method)
+    close(found["pixel_values"].all_scores, image)
     close(found["input_ids"].all_scores, row)
+
+
+def test_feedback_of_pictures_in_a_prompt():
+    """`∫ ∂s/∂A dα` of the last attention: keys are placeholders, each with a patch, and words."""
+    specimen, options = build("llava"), {"method": "beyond_intuition_head", "n_steps": 3}
+    found = clew.explain(specimen.model, specimen.inputs, target=specimen.score, **options)
+    assert "pixel_values, input_ids" in found["input_ids"].checks["feedback"]
+    specimen = build("llava", "eager")
+    image, row, places = picture_and_prompt(specimen, "beyond_intuition_head")
+    nodes, weights = np.polynomial.legendre.leggauss(3)
+    W = 0.0
+    for alpha, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        given = {**specimen.inputs, "pixel_values": specimen.inputs["pixel_values"] * alpha}
+        words = specimen.model.get_input_embeddings().register_forward_hook(lambda m, args, out, a=alpha: out * a)
+        with clew_precise(specimen):
+            output = specimen.model(**given, output_attentions=True)
+        words.remove()
+        W = W + weight * torch.autograd.grad(specimen.score(output).sum(), output.attentions[-1])[0]
+    W = W.clamp(min=0).mean(1)[:, -1]
+    close(found["input_ids"].all_scores, row * W)
+    close(found["pixel_values"].all_scores, image * W[:, places])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -123,7 +191,7 @@ def test_windows_that_are_shifted_and_merged(method):
     maps = kept_maps(block.attention for block in blocks)
     with clew_precise(specimen):
         output = specimen.model(**specimen.inputs, output_attentions=True)
-        C = [mixed(A, G) for A, G in zip(maps, gradients(method, specimen.score(output), maps), strict=True)]
+        C = [mixed(A, G, method) for A, G in zip(maps, gradients(method, specimen.score(output), maps), strict=True)]
     side, R = 8, eye(64)
     for layer, block in enumerate(blocks):
         tokens, window = torch.arange(side * side).view(1, side, side, 1), min(block.window_size, side)
@@ -153,7 +221,7 @@ def test_queries_of_a_detector(method):
     output = specimen.model(**specimen.inputs, output_attentions=True)
     maps = [*output.encoder_attentions, *output.decoder_attentions, *output.cross_attentions]
     grads = gradients(method, specimen.score(output), maps)
-    C = [mixed(A, G) for A, G in zip(maps, grads, strict=True)]
+    C = [mixed(A, G, method) for A, G in zip(maps, grads, strict=True)]
     n, layers, half = len(output.encoder_attentions), len(output.decoder_attentions), halved(method)
     of_source = eye(C[0].shape[-1])
     for layer in range(n):

@@ -213,3 +213,55 @@ def test_what_comes_from_an_attention_may_go_past_another():
     check(tokens(model, "generic_attribution"), of_all((EYE + second) @ first))
     first, second = first / first.sum(-1, keepdim=True), (EYE + second) / (EYE + second).sum(-1, keepdim=True)
     check(tokens(model, "gradient_attention_rollout"), of_all(second @ first))
+
+
+class Unseen(torch.autograd.Function):
+    """A function that no torch call shows: `x³`, or each token with the next."""
+
+    @staticmethod
+    def forward(ctx, x, mixes):
+        ctx.save_for_backward(x)
+        ctx.mixes = mixes
+        return x + x.roll(1, -2) if mixes else x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return (g + g.roll(-1, -2) if ctx.mixes else 3 * x**2 * g), None
+
+
+class Layer(nn.Module):
+    def __init__(self, mixes):
+        super().__init__()
+        self.mixes = mixes
+
+    def forward(self, x):
+        return Unseen.apply(x, self.mixes)
+
+
+def behind_unseen(mixes):
+    model = Model(lambda model, x: x + model.layer(model.probabilities(x) @ model.v(x)))
+    model.layer = Layer(mixes).eval()
+    return model
+
+
+def test_a_function_of_the_models_own_keeps_the_mass_of_each_token():
+    model = behind_unseen(mixes=False)
+    A = model.probabilities(given())
+    check(tokens(model), of_all(0.5 * (EYE + A)))
+
+
+def test_a_function_of_the_models_own_that_mixes_tokens_is_refused():
+    with pytest.raises(OptionError, match="mixes tokens"):
+        tokens(behind_unseen(mixes=True))
+
+
+def test_what_is_explained_may_be_the_length_of_an_embedding():
+    model = Model(lambda model, x: model.probabilities(x) @ model.v(x))
+    found = tokens(model)
+    by_length = (
+        clew.explain(model, given(), method="attention_rollout", target=lambda output: output.norm(dim=-1))
+        .all_scores.view(2, TOKENS, WIDTH)
+        .sum(-1)
+    )
+    check(by_length, found)

@@ -18,16 +18,29 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..shapes import Attn, Rows, Scores, at_least_float32
-from ..subject import PathRecord, Quadrature, Result, Subject, Trace, mean_heads, quadrature_rule, scaled_along
+from ..subject import (
+    PathRecord,
+    Quadrature,
+    Result,
+    StreamSubject,
+    Subject,
+    Trace,
+    mean_heads,
+    quadrature_rule,
+    scaled_along,
+)
 from . import is_released, method
+from .beyond_intuition_mass import COARSE, FeedbackPath, head_by_mass, token_by_mass
+from .mass import refuse_variant
 
 Baselines = float | Tensor
-_COARSE = 0.1  # an estimated error of the path integral, of the largest score, that is worth a word
 
 
-@method(paper="Chen et al., TMLR 2023", summary="heads weighted by importance, times integrated gradients")
+@method(
+    paper="Chen et al., TMLR 2023", summary="heads weighted by importance, times integrated gradients", by_mass=True
+)  # fmt: skip
 def beyond_intuition_head(
-    subject: Subject,
+    subject: Subject | StreamSubject,
     *,
     start_layer: int | None = None,
     n_steps: int = 8,
@@ -45,7 +58,14 @@ def beyond_intuition_head(
     point), the score along the path, `layer_maps` (batch, layer, token), the map that starting at each layer would
     give. `checks`:
     `integration_error`, an estimate relative to the largest score, and `advice` where it is above 0.1.
+
+    Models of which nothing is declared: by token mass, of all attentions by default; `start_layer` is the number of
+    one. Streams that the keys of the last attention are made of have feedback, see `checks["feedback"]`; words are
+    scaled where they are looked up.
     """
+    if isinstance(subject, StreamSubject):
+        feedback_path = FeedbackPath(n_steps, quadrature, baselines) if feedback else None
+        return head_by_mass(subject, start_layer, feedback_path)
     layers = subject.layers_from(start_layer, subject.depth // 4, text=subject.depth - 1, pair=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
     trace = subject.run(layers, leaf=(layers[0], "v"))
@@ -64,9 +84,11 @@ def beyond_intuition_head(
     return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
-@method(paper="Chen et al., TMLR 2023", summary="tokens weighted by their change, times integrated gradients")
+@method(
+    paper="Chen et al., TMLR 2023", summary="tokens weighted by their change, times integrated gradients", by_mass=True
+)  # fmt: skip
 def beyond_intuition_token(
-    subject: Subject,
+    subject: Subject | StreamSubject,
     *,
     start_layer: int | None = None,
     n_steps: int = 8,
@@ -83,8 +105,13 @@ def beyond_intuition_token(
     `feedback=False` leaves out `W`, and with it the class. Other options as in `beyond_intuition_head`.
     `variant="beyond_intuition"`, towers of image–text models: as released, `V_l` is made of the stream behind the
     attention instead of the block's input. `details`: `token_ratio` (batch, layer, token), `feedback`,
-    `attention_gradient`, `path_scores`, `layer_maps`.
+    `attention_gradient`, `path_scores`, `layer_maps`. Models of which nothing is declared: as `beyond_intuition_head`;
+    where keys are of another stream, `x_l` is what their values are read from.
     """
+    if isinstance(subject, StreamSubject):
+        refuse_variant(variant)
+        feedback_path = FeedbackPath(n_steps, quadrature, baselines) if feedback else None
+        return token_by_mass(subject, start_layer, feedback_path)
     late = is_released(variant) and subject.bound.architecture.pair
     layers = subject.layers_from(start_layer, subject.depth // 2, text=subject.depth - 4, pair=subject.depth - 1)
     rule = quadrature_rule(quadrature, n_steps)
@@ -168,7 +195,7 @@ def _with_feedback(
         maps = [read.mean(W * P) for P in rows]
         error = _relative(maps[0] - read.mean(coarse * rows[0]), maps[0])
         checks = {"integration_error": error}
-        if bool((error > _COARSE).any()):
+        if bool((error > COARSE).any()):
             checks["advice"] = (
                 f"the score bends sharply along the path, more than {len(path.rule.points)} points can follow: explain "
                 f"again with n_steps={4 * len(path.rule.points)}"

@@ -2,6 +2,6 @@
 
 from .graph import SiteLink, site_graph
 from .site import Site
-from .stream_mass import StreamMass, propagate_mass
+from .stream_mass import MassGraph, StreamMass, propagate_mass, with_mass_graph
 
-__all__ = ["Site", "SiteLink", "StreamMass", "propagate_mass", "site_graph"]
+__all__ = ["MassGraph", "Site", "SiteLink", "StreamMass", "propagate_mass", "site_graph", "with_mass_graph"]

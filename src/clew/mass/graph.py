@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..subject import StreamSubject
-from . import operations as operations  # fills the table
-from .mass_pass import MassPass
+from .site import Site
+from .stream_mass import MassGraph, with_mass_graph
 
 
 @dataclass(frozen=True)
@@ -33,37 +32,32 @@ class SiteLink:
 
 def site_graph(subject: StreamSubject) -> list[SiteLink]:
     """The attentions of one pass, in its order. A token counts as made of what goes past attentions to it alone."""
-    tape = MassPass(subject.model, _nothing, lambda site, mark: (1.0, 1.0), gradient=False)
-    tape.nodes = {}
-    scores: list[Tensor] = []
-    with torch.enable_grad():
-        found = subject.run(
-            gradient=True, within=tape, score_within=lambda output: scores.append(tape.scored(subject.score, output))
+    return with_mass_graph(subject, _links, nodes=True)
+
+
+def _links(graph: MassGraph) -> list[SiteLink]:
+    graph.send(_nothing, lambda site, mark: (1.0, 1.0), again=True, verify=False)  # which sites are reached
+    return [
+        SiteLink(
+            site.module,
+            _made_of(graph, site, "query"),
+            _made_of(graph, site, "key"),
+            (site.o.shape[-2], site.v.shape[-2]),
+            site.reached,
         )
-        _made_of(scores[0].sum(), found.leaves, subject)  # which sites are reached
-        tape.residual = lambda site, mark: (1.0, 0.0)
-        return [
-            SiteLink(
-                site.module,
-                _made_of(tape.nodes.get((site.number, "query")), found.leaves, subject),
-                _made_of(tape.nodes.get((site.number, "key")), found.leaves, subject),
-                (site.o.shape[-2], site.v.shape[-2]),
-                site.reached,
-            )
-            for site in tape.sites
-        ]
+        for site in graph.sites
+    ]
 
 
 def _nothing(site: Any, rows: slice) -> Tensor:
     return torch.zeros_like(site.probabilities(rows))
 
 
-def _made_of(node: Tensor | None, leaves: Mapping[str, Tensor], subject: StreamSubject) -> tuple[str, ...]:
-    """The streams whose mass a tensor is."""
+def _made_of(graph: MassGraph, site: Site, name: str) -> tuple[str, ...]:
+    """The streams whose mass the queries or keys of a site are."""
+    node = graph.node(site, name)
     if node is None or not node.requires_grad:
         return ()
-    found = torch.autograd.grad(
-        node.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True, retain_graph=True
-    )
-    names = [subject.clean_entries[key].argument for key, g in zip(leaves, found, strict=True) if bool(g.any())]
+    found = graph.carried(node, torch.ones_like(node))
+    names = [graph.subject.clean_entries[key].argument for key, g in found.items() if bool(g.any())]
     return tuple(dict.fromkeys(names))

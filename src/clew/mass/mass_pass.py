@@ -43,7 +43,9 @@ class Mark:
     """What a pass knows of a tensor: `order` in which it was made; whether it holds `probabilities`; whether it is
     `massless`, made of the input, but only to weigh something else; the `sites` it comes straight from, and how their
     `rows` are laid out in it, where that is known; `weights` it was multiplied with, that are probabilities; all sites
-    that are `behind` it."""
+    that are `behind` it. Where nodes are kept: its `origin`, the last tensor before it that was made of several; what
+    was `read` by the linear layer whose numbers it holds; and of what comes straight from sites the tensor until which
+    it was `linear` in what they put out (None: it still is)."""
 
     order: int
     probabilities: bool = False
@@ -52,6 +54,9 @@ class Mark:
     rows: Rows | None = None
     weights: Tensor | None = None
     behind: frozenset[Site] = frozenset()
+    origin: Tensor | None = None
+    read: Tensor | None = None
+    linear: Tensor | None = None
 
     @property
     def site(self) -> Site:
@@ -116,10 +121,12 @@ class MassPass(Seam):
         self.constants: Any = 0.0
         self.made: Any = 0.0
         self.nodes: dict[tuple[int, str], Tensor] | None = None  # values of sites and what goes past them, if wanted
+        self.around: dict[int, Mark] = {}  # if nodes are wanted, what comes straight from sites where it is added
         self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self._order = 0
         self._behind = frozenset[Site]()  # all sites that the arguments of the call are made of
         self._modules: list[str] = []
+        self._given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # to the layers that the pass is in
 
     def place_hooks(self) -> None:
         for name, module in self.model.named_modules():
@@ -129,7 +136,20 @@ class MassPass(Seam):
                     before=lambda args, kwargs, name=name: self._modules.append(name),
                     after=lambda output: self._modules.pop() and None,
                 )
+            elif name and not type(module).__module__.startswith("torch."):
+                self.watch(module, before=lambda args, kwargs: self._given.append((args, kwargs)), after=self._unseen)
         self.switch_on()
+
+    def _unseen(self, output: Any) -> Any:
+        """What a layer makes by a function of its own that no torch call shows: of each token by itself, or refused."""
+        inputs = [t for t in tensors_in(*self._given.pop()) if self.carries(t)]
+        if not isinstance(output, Tensor) or not output.requires_grad or self.mark_of(output) is not None:
+            return None
+        if len(inputs) != 1 or output is inputs[0] or output.shape != inputs[0].shape:
+            return None
+        if not _by_token(output, inputs[0]):
+            return self.refused(output, "a function of the model's own, which mixes tokens", *inputs)
+        return self.marked(self.switched(output, lambda g: (g,), inputs[0]), self.order_of(inputs[0]))
 
     @property
     def where(self) -> str:
@@ -293,9 +313,9 @@ class MassPass(Seam):
     # Sites
 
     def keep(self, site: Site, name: str, node: Tensor) -> None:
-        """Keep a tensor of the graph, if that was asked for."""
+        """Keep the first tensor of the graph of some name, if that was asked for."""
         if self.nodes is not None:
-            self.nodes[site.number, name] = node
+            self.nodes.setdefault((site.number, name), node)
 
     def scored(self, score: Callable[[Any], Tensor], output: Any) -> Tensor:
         """The score of an output, in which a softmax hands on mass."""
@@ -324,7 +344,21 @@ class MassPass(Seam):
             return (handed.sum_to_size(*shape[:-1], 1).expand(shape),)
 
         made = self.switched(output, back, value, site=site)
+        self.keep(site, "output", made)
         return self.marked(made, sites=(site,), rows=lambda values: values(site), behind=behind | {site})
+
+
+def _by_token(y: Tensor, x: Tensor) -> bool:
+    """Whether some token of a result depends on that token alone."""
+    if y.ndim < 2:
+        return False
+    token = y.shape[-2] // 2
+    (found,) = torch.autograd.grad(
+        y[..., token, :].sum(), x, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    found = found.clone()
+    found[..., token, :] = 0
+    return not bool(found.any())
 
 
 SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

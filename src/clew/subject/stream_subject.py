@@ -169,12 +169,14 @@ class StreamSubject:
         if not score.requires_grad:
             raise no_gradient_error(self.model, lambda: self.run(self.leaves, gradient=True))
 
-    def gradients_of(self, score: Tensor, leaves: Leaves) -> Leaves:
+    def gradients_of(self, score: Tensor, leaves: Leaves, *, retain_graph: bool = False) -> Leaves:
         """Gradients of scores (batch,): of all in one backward pass, or one after the other where leaves are shared."""
         axes = self.axes(score, leaves)
         tensors = list(leaves.values())
         if None not in axes.values():
-            found = torch.autograd.grad(score.sum(), tensors, allow_unused=True, materialize_grads=True)
+            found = torch.autograd.grad(
+                score.sum(), tensors, allow_unused=True, materialize_grads=True, retain_graph=retain_graph
+            )
             return dict(zip(leaves, found, strict=True))
         parts = [
             torch.autograd.grad(one, tensors, allow_unused=True, materialize_grads=True, retain_graph=True)

@@ -64,7 +64,15 @@ def each(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     def back(g: Tensor) -> Sequence[Tensor | None]:
         return [summed(g if part == 1 else g * part, shape) for shape in shapes]
 
-    return as_before(tape, tape.switched(y, back, *inputs), inputs, same, moved=True)
+    made = tape.switched(y, back, *inputs)
+    linear = tape.nodes is not None and func in LINEAR and not _on_itself(tape, inputs, args)
+    return as_before(tape, made, inputs, same, moved=True, linear=linear)
+
+
+def _on_itself(tape: MassPass, inputs: Sequence[Tensor], args: Args) -> bool:
+    """Whether what comes straight from an attention meets something that was made of it, as in a norm."""
+    sites = {site for mark in straight_from_attention(tape, inputs) for site in mark.sites}
+    return bool(sites) and any(sites & tape.behind(t) for t in args if not any(t is x for x in inputs))
 
 
 def _fits(x: Tensor, y: Tensor) -> bool:
@@ -75,18 +83,35 @@ def _fits(x: Tensor, y: Tensor) -> bool:
 
 
 def as_before(
-    tape: MassPass, y: Any, inputs: Sequence[Tensor], step: Call | None = None, *, moved: bool = False
+    tape: MassPass,
+    y: Any,
+    inputs: Sequence[Tensor],
+    step: Call | None = None,
+    *,
+    moved: bool = False,
+    layer: bool = False,
+    linear: bool = True,
 ) -> Any:
     """A result that comes straight from attention, if an argument does, with the `step` by which its rows went on.
-    `moved`: the same numbers, which count as made when those were."""
+    `moved`: the same numbers, which count as made when those were; `layer`: what a linear layer makes of tokens;
+    `linear`: whether it is linear in the argument."""
     order = tape.order_of(inputs[0]) if moved and len(inputs) == 1 else None
     fresh = straight_from_attention(tape, inputs)
+    known: dict[str, Any] = {}
+    if tape.nodes is not None and len(inputs) == 1:
+        before = tape.mark_of(inputs[0]) or Mark(-1)
+        known["origin"] = inputs[0] if before.origin is None else before.origin
+        known["read"] = inputs[0] if layer else before.read if moved else None
+        if fresh:
+            known["linear"] = before.linear if linear or before.linear is not None else inputs[0]
+            if layer:
+                tape.keep(fresh[0].site, "projected", y)
     if not fresh:
-        return tape.marked(y, order)
+        return tape.marked(y, order, **known)
     rows = fresh[0].rows if len(fresh) == 1 and step is not None else None
     laid_out = None if rows is None else lambda values: cast(Call, step)(rows(values))
     sites = dict.fromkeys(site for mark in fresh for site in mark.sites)
-    return tape.marked(y, order, sites=tuple(sites), rows=laid_out)
+    return tape.marked(y, order, sites=tuple(sites), rows=laid_out, **known)
 
 
 def straight_from_attention(tape: MassPass, inputs: Iterable[Any]) -> list[Mark]:
@@ -109,6 +134,7 @@ def name_of(func: Call) -> str:
     return getattr(func, "__name__", str(func))
 
 
+LINEAR = torch_functions(["add", "__add__", "__radd__", "sub", "__sub__", "mul", "__mul__", "__rmul__", "multiply"])
 OPERATIONS[None] = each
 
 

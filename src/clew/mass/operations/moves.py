@@ -38,7 +38,10 @@ def joined(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
 
 def _together(tape: MassPass, y: Any, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """A result that comes straight from attention, if all parts do that carry mass."""
-    inputs = [t for t in tensors_in(args, kwargs) if tape.carries(t)]
+    given = tensors_in(args, kwargs)
+    inputs = [t for t in given if tape.carries(t)]
+    if len(inputs) == 1 and y.shape == inputs[0].shape and all(t is inputs[0] or not t.numel() for t in given):
+        return as_before(tape, y, inputs, same, moved=True)  # joined to nothing: an empty cache
     fresh = straight_from_attention(tape, inputs)
     if len(fresh) < len(inputs):
         return tape.marked(y)

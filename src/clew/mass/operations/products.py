@@ -56,14 +56,17 @@ def div(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
 @at("addmm", "addbmm", "baddbmm")
 def add_product(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """`β·c + α·a b`: mass goes through the product."""
-    c, a, b = args[:3]
+    batched = func is not torch.addmm and func is not Tensor.addmm
+    names = ("input", *(("batch1", "batch2") if batched else ("mat1", "mat2")))
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    c, a, b = (given[name] for name in names)
     added, shape = c.shape, a.shape
     y = tape.computed(func, args, kwargs)
     if not (tape.carries(a) or tape.carries(b)):
         return tape.marked(tape.switched(y, lambda g: (summed(g, added),), c))
-    if func is not torch.addmm or tape.carries(b):  # scores of attention are written so
-        return _multilinear(tape, y, torch.mm if func is torch.addmm else torch.bmm, (a, b))
-    return as_before(tape, tape.switched(y, lambda g: (spread(g, shape),), a), [a], through(y.shape[-1]))
+    if batched or tape.carries(b):  # scores of attention are written so
+        return _multilinear(tape, y, torch.bmm if batched else torch.mm, (a, b))
+    return as_before(tape, tape.switched(y, lambda g: (spread(g, shape),), a), [a], through(y.shape[-1]), layer=True)
 
 
 @at("matmul", "__matmul__", "bmm", "mm", "mv")
@@ -74,7 +77,7 @@ def matmul(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     if tape.is_probable(a) and not tape.carries(a) and b.ndim > 1:
         return tape.site(b, Seen(probs=a.detach()), y, a)
     made = _multilinear(tape, y, func, args)
-    return made if tape.carries(b) else as_before(tape, made, [a], through(y.shape[-1]))
+    return made if tape.carries(b) else as_before(tape, made, [a], through(y.shape[-1]), layer=True)
 
 
 @at("einsum")

@@ -22,21 +22,29 @@ def linear(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     if not tape.carries(x):  # weights made of the input
         return tape.refused(y, "weights of a linear layer that depend on the input", *tensors_in(args, kwargs))
     made = tape.switched(y, lambda g: (spread(g, shape),), x)
-    return as_before(tape, made, [x], through(width))
+    return as_before(tape, made, [x], through(width), layer=True)
 
 
 @at("layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", "normalize")
 def norm(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     x = args[0] if args else kwargs["input"]
     y = tape.computed(func, args, kwargs)
-    return as_before(tape, tape.switched(y, lambda g: (g,), x), [x], same)
+    return as_before(tape, tape.switched(y, lambda g: (g,), x), [x], same, linear=False)
 
 
 @at("rsqrt", "var", "std", "norm", "var_mean", "std_mean", "reciprocal", "argmax", "argmin",
     where=(torch.linalg.norm, torch.linalg.vector_norm, torch.linalg.matrix_norm))  # fmt: skip
 def length(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
-    """A length, by which something is divided: it gets no mass."""
-    return tape.weighing(func, args, kwargs)
+    """A length, by which something is divided: it gets no mass, unless it is what is explained, of an embedding."""
+    x = args[0] if args else None
+    if not (tape.scoring and func in _NORMS and isinstance(x, Tensor)):
+        return tape.weighing(func, args, kwargs)
+    y, shape = tape.computed(func, args, kwargs), x.shape
+    kept = func(x.detach(), *args[1:], **{**kwargs, "keepdim": True}).shape
+    return tape.marked(tape.switched(y, lambda g: (g.reshape(kept).expand(shape) * (kept.numel() / shape.numel()),), x))
+
+
+_NORMS = frozenset({torch.norm, Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm})
 
 
 @at("pow", "__pow__", "float_power")
