@@ -14,12 +14,14 @@ NO_ATTENTION = ("lstm", "gru", "convolutions", "series", "in_place", "activated_
 DEFORMABLE = ("deformable_detr", "rt_detr", "mask2former")
 LINEAR = ("qwen3_5",)
 DECLARED = ("own_head_on_vit", "own_head_on_bert", "picture_and_table", "two_heads", "siamese", "trocr", "mean_of_bert")
-METHODS = ["attention_rollout", "generic_attribution", "gradient_attention_rollout", "raw_attention"]
+METHODS = ["attention_rollout", "generic_attribution", "gradient_attention_rollout", "raw_attention",
+           "beyond_intuition_head"]  # fmt: skip
+OPTIONS = {"beyond_intuition_head": {"n_steps": 2}}
 
 
 def explain(specimen, method):
     given = specimen.inputs
-    return clew.explain(specimen.model, given, method=method, target=specimen.score)
+    return clew.explain(specimen.model, given, method=method, target=specimen.score, **OPTIONS.get(method, {}))
 
 
 @pytest.mark.sampled(0.25)
@@ -147,3 +149,12 @@ def test_options():
     with pytest.raises(OptionError, match="needs a declared model"):
         clew.explain(specimen.model, specimen.inputs, method="raw_attention", target=specimen.score,
                      variant="beyond_intuition")  # fmt: skip
+
+
+def test_mass_that_grows_is_accounted_for_by_what_there_was():
+    """Single precision, and twelve attentions that each hand on what they get and what goes past them."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 12, enable_nested_tensor=False), nn.Linear(16, 3)).eval()
+    found = clew.explain(model, torch.randn(2, 40, 16), method="beyond_intuition_head", target=lambda o: o[:, 0, 1])
+    assert float(found.checks["unaccounted"]) < 1e-5

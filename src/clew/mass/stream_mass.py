@@ -25,7 +25,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class StreamMass:
     """Where the mass of the scores went: `leaves` in their shapes, the `sites` that were found, and of all examples
-    together, of 1, what went to `constants` and how much is `unaccounted` for. Rounding may be `allowed` so much."""
+    together, of 1, what went to `constants`, and how much is `unaccounted` for of 1 or of what attentions added, if
+    that is more. Rounding may be `allowed` so much."""
 
     leaves: dict[str, Tensor]
     sites: list[Site]
@@ -129,13 +130,15 @@ class MassGraph:
             site.asked = None
         leaves = subject.gradients_of(score, self.leaves, retain_graph=again)
         arrived = sum(float(at_least_float32(mass).sum()) for mass in leaves.values())
-        unaccounted = abs(len(score) + float(tape.made) - float(tape.constants) - arrived) / len(score)
+        # Of what there was, which methods that hand on more than they get make grow with every attention.
+        most = max(len(score), abs(float(tape.made)))
+        unaccounted = abs(len(score) + float(tape.made) - float(tape.constants) - arrived) / most
         kinds = (
             {p.dtype for p in floats_of(subject.model)} | {score.dtype} | ({tape.shorter} if tape.shorter else set())
         )
         got = StreamMass(leaves, self.sites, float(tape.constants) / len(score), unaccounted, tolerance(*kinds))
         if subject.verify and verify:
-            words = "mass that neither inputs nor constants got, of 1"
+            words = "mass that neither inputs nor constants got, of all"
             subject.measured.append(Discrepancy("mass", torch.tensor(unaccounted), got.allowed, words))
             subject.measured += [site.measured() for site in self.sites if site.reached]
         return got
