@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -137,13 +136,15 @@ def doctor(
         any_model = AnyModel.of(ready.model, ready.model, given if main is None else main, None)
         if main is not None:
             any_model = replace(any_model, call=replace(any_model.call, kwargs=given))
-        streams = rollout(subject_of_any(any_model, lambda output: subject.score(output)), start_layer=0).streams
+        # Of pictures at the patch embedding, whose convolutions may overlap.
+        paths = {module: path for path, module in ready.model.named_modules()}
+        at = paths.get(ready.bound.patches) if ready.text is None else None
+        graph = subject_of_any(any_model, lambda output: subject.score(output), at=at)
+        streams = rollout(graph, start_layer=0).streams
         assert blocks is not None and streams is not None
         mass = next(iter(streams.values()))
         if ready.text is None:
-            (rows, columns), (height, width) = subject.grid(), mass.shape[-2:]
-            pooled = F.avg_pool2d(mass.flatten(1, -3).sum(1, keepdim=True), (height // rows, width // columns))
-            mass = pooled[..., :rows, :columns].flatten(1)
+            mass = mass.sum(1).flatten(1) if mass.ndim == 4 else mass.sum(-1)
             blocks = blocks[:, ready.bound.prefix :]
         # Where a head reads several things beside each other, declarations count all and mass shares.
         of_blocks, of_mass = (v.double() / v.double().sum(1, keepdim=True) for v in (blocks, mass))

@@ -417,7 +417,7 @@ def test_what_cannot_be_explained_is_told_in_a_sentence():
     with pytest.raises(InputError, match="int8 kernels have no weights in floats"):
         clew.explain(packed, x, method="saliency")
     with pytest.raises(UnknownArchitecture, match="a method that works on any: "):
-        clew.explain(model, x, method="beyond_intuition_token")
+        clew.explain(model, x, method="pa_lrp")
     with pytest.raises(CaptureError, match="no softmax attention was seen in this model"):
         clew.explain(model, x, method="attention_rollout")
     with pytest.raises(InputError, match="no tensor in the input"):

@@ -11,7 +11,7 @@ from PIL import Image
 from support import tiny
 
 import clew
-from clew.errors import InputError, OptionError, TargetError, UnknownArchitecture
+from clew.errors import CaptureError, InputError, OptionError, TargetError, UnknownArchitecture
 
 LABELS = ["ash", "birch", "cedar, red cedar", "oak", "willow"]
 
@@ -230,8 +230,10 @@ def test_a_model_in_training_mode_is_refused(model, x, untyped):
 def test_a_model_without_a_declaration_gets_a_template(x):
     unknown = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
     with pytest.raises(UnknownArchitecture, match=r"Architecture\(\n\s+name=\"sequential\"") as caught:
-        clew.explain(unknown, x)
+        clew.explain(unknown, x, method="pa_lrp")
     assert "torch.nn.modules.container.Sequential" in str(caught.value)
+    with pytest.raises(CaptureError, match="no softmax attention was seen"):
+        clew.explain(unknown, x, target=lambda output: output.flatten(1)[:, 0])
 
 
 def test_models_that_cannot_be_explained_say_why(x):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..rules.rule_sets import RuleSet
 from .ledger import OperationBook
-from .tape import Tape
+from .stream_tape import StreamTape
 
 
 @dataclass
@@ -46,7 +46,7 @@ class AuditedBook(OperationBook):
             call.booked += float(values.double().sum()) * factor
 
 
-class AuditedTape(Tape):
+class AuditedTape(StreamTape):
     """A tape that sums up relevance around each call."""
 
     def __init__(self, rules: RuleSet, batch: int, model: nn.Module) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CaptureError, ClewError
-from ..rules.rule_sets import rule_set
+from ..errors import CaptureError, ClewError, OptionError
+from ..rules.rule_sets import rule_set, streams_in
 from ..shapes import Pixels, Scores, at_least_float32
 from ..subject import Subject, repeated
 from ..targets import answer_logits_of, logits_of
@@ -165,6 +165,12 @@ def _propagated(
     subject: Subject, rules: str | Mapping[str, Any], level: str, start: str, copies: bool, **more: Any
 ) -> Relevance:
     name, chosen = rule_set(rules)
+    if own := streams_in(chosen):
+        raise OptionError(
+            "a declared model has one stream, which has all the rules",
+            expected="rules of operations and places, as 'linear' or 'linear:attention'",
+            got=", ".join(f"…@{one}" for one in sorted(own)),
+        )
     if subject.token_first(subject.given.shape[0]):  # which the tape could not see
         raise CaptureError(
             "a tensor that relevance passes does not have its examples first",

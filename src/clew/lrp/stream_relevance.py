@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, ClewError
-from ..rules.rule_sets import rule_set
+from ..errors import CaptureError, ClewError, OptionError, close_matches
+from ..rules.rule_sets import rule_set, streams_in
 from ..seam import floats_of, owning_model
 from ..shapes import at_least_float32
 from ..subject import StreamSubject
@@ -21,6 +21,7 @@ from . import operations as operations  # fills the tape's table
 from .audit import AuditedCall, AuditedTape
 from .changes import with_copies
 from .ledger import Leak, OperationRule
+from .stream_tape import StreamTape
 from .tape import Tape
 
 # Models, by kind of input, whose examples share rows, so that they are explained one after the other.
@@ -118,7 +119,9 @@ def _propagated(
     subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool, copies: bool
 ) -> StreamRelevance:
     name, chosen = rule_set(rules)
-    tape = Tape(None, chosen, max(1, subject.batch), level="stream", model=subject.model)
+    own = streams_in(chosen)
+    _refuse_unknown(own, subject)
+    tape = (StreamTape if own else Tape)(None, chosen, max(1, subject.batch), level="stream", model=subject.model)
     tape.copies = copies
     inside: list[Tensor] = []
 
@@ -241,6 +244,13 @@ def _in_order(parts: list[list[Leak]], total: Tensor, *, shared: bool) -> list[L
             value = e.values.to(total) if shared else _at(torch.zeros_like(total) + e.values.to(total).sum(), i)
             found[key] = found[key] + value if key in found else value
     return [Leak(*key, values) for key, values in found.items()]
+
+
+def _refuse_unknown(streams: set[str], subject: StreamSubject) -> None:
+    """Raise `OptionError` for rules of streams that there are not."""
+    known = {entry.argument for entry in subject.clean_entries.values()} if streams else set[str]()
+    for one in sorted(streams - known):
+        raise OptionError(f"no stream {one!r}", got=f"rules of {one!r}", todo=close_matches(one, sorted(known)))
 
 
 def _logits(output: Any) -> list[Tensor]:

@@ -240,7 +240,7 @@ class Tape(Seam, Ledger, Marks):
             return type(result)(hooked) if not hasattr(result, "_fields") else tuple(hooked)
         return self.hook_backward(result, refuse)
 
-    def entered(self, leaf: Tensor, copy: Tensor) -> None:
+    def entered(self, leaf: Tensor, copy: Tensor, stream: str) -> None:
         """Remember the copy of a leaf that the model gets."""
         self.leaf_of[id(copy)] = id(leaf), copy
 

@@ -2,6 +2,8 @@
 
 A rule set is a dict. Keys are operations, `"linear"`, or operations at a place, `"linear:attention"`, which go before:
 
+- of models of which nothing is declared, operations on one stream alone, `"linear@pixel_values"`: what is made of the
+  picture and of no other input, its tower, say;
 - operations: linear, conv, norm, activation, softmax, matmul, product, add, fork, mean, stack; any other torch function
   by its name (`"exp"`), for which `PlainGradient()` may be allowed;
 - places: embedding, patch_embedding, attention (query, key, value and output projections too), mlp, residual, head.
@@ -167,8 +169,8 @@ def rule_set(rules: str | Mapping[str, Any]) -> tuple[str, RuleSet]:
             "rules are a name or a dict", expected=f"{', '.join(RULE_SETS)}; or a dict", got=type(rules).__name__
         )
     for key, rule in rules.items():
-        operation, _, place = str(key).partition(":")
-        if place and place not in PLACES:
+        operation, _, place = str(key).partition("@" if "@" in str(key) else ":")
+        if place and "@" not in str(key) and place not in PLACES:
             raise OptionError(f"no place {place!r}", got=key, todo=close_matches(place, PLACES))
         fits(rule, operation)
     known = next((name for name, one in RULE_SETS.items() if dict(one) == dict(rules)), None)
@@ -184,7 +186,7 @@ def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> Rule
     for operation, value in (("linear", linear), ("conv", conv)):
         if value is None:
             continue
-        there = {k: r for k, r in rules.items() if k.partition(":")[0] == operation and isinstance(r, Gamma)}
+        there = {k: r for k, r in rules.items() if _operation(k) == operation and isinstance(r, Gamma)}
         value = validate_float(f"gamma_{operation}", value, 0)
         if not there:
             expected = "γ ≥ 0 and a set with a gamma rule there, such as 'gamma' or 'pa_lrp_gamma'"
@@ -196,5 +198,14 @@ def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> Rule
 
 
 def rule_for(rules: RuleSet, operation: str, place: str) -> Rule | None:
-    """The rule of an operation at a place, or None."""
-    return rules.get(f"{operation}:{place}") or rules.get(operation)
+    """The rule of an operation at a place, or on a stream, "@" before its name; or None."""
+    return rules.get(f"{operation}{place}" if place.startswith("@") else f"{operation}:{place}") or rules.get(operation)
+
+
+def streams_in(rules: RuleSet) -> set[str]:
+    """The streams that have rules of their own."""
+    return {key.partition("@")[2] for key in rules if "@" in key}
+
+
+def _operation(key: str) -> str:
+    return key.partition("@")[0].partition(":")[0]

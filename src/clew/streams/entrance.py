@@ -53,7 +53,7 @@ class Entrance(Seam):
     model_call: ModelCall
     give: Give
     at: str | None = None
-    entered: Callable[[Tensor, Tensor], None] | None = None  # called with each leaf and the copy that the model gets
+    entered: Callable[[Tensor, Tensor, str], None] | None = None  # with each leaf, the model's copy, the argument
     entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     patches: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
@@ -116,7 +116,7 @@ class Entrance(Seam):
         self.entries[key] = Entry(argument, value.detach(), leaf, places, table)
         copy = leaf.clone()
         if self.entered is not None:
-            self.entered(leaf, copy)
+            self.entered(leaf, copy, argument)
         return copy
 
     def _leaves_station(self, output: Any) -> Any:
