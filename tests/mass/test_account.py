@@ -158,3 +158,15 @@ def test_mass_that_grows_is_accounted_for_by_what_there_was():
     model = nn.Sequential(nn.TransformerEncoder(layer, 12, enable_nested_tensor=False), nn.Linear(16, 3)).eval()
     found = clew.explain(model, torch.randn(2, 40, 16), method="beyond_intuition_head", target=lambda o: o[:, 0, 1])
     assert float(found.checks["unaccounted"]) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "raw_attention", "beyond_intuition_head"])
+def test_details_say_which_attention_asks_what(method):
+    specimen = build("t5_tied")
+    options = {"method": method, "target": specimen.score, "details": True, **OPTIONS.get(method, {})}
+    found = clew.explain(specimen.model, specimen.inputs, **options)
+    lines = found["input_ids"].checks["graph"].splitlines()
+    assert len(lines) == found["input_ids"].checks["sites"]
+    assert sum("decoder_input_ids ← input_ids" in line for line in lines) == len(lines) // 3
+    plain = clew.explain(specimen.model, specimen.inputs, **{**options, "details": False})
+    torch.testing.assert_close(found["input_ids"].all_scores, plain["input_ids"].all_scores)

@@ -28,7 +28,7 @@ from ..subject import (
     scaled_leaves,
     stream_result,
 )
-from .mass import refuse_number
+from .mass import graph_of, refuse_number
 
 Leaves = dict[str, Tensor]
 COARSE = 0.1  # an estimated error of the path integral, of the largest score, that is worth a word
@@ -92,9 +92,10 @@ def _perceived(
 
     def use(graph: MassGraph) -> Result:
         refuse_number(start, len(graph.sites))
+        told = graph_of(graph) if subject.details else {}
         perception = _Perception(graph, mixes(graph, start), start)
         found = graph.send(perception.handed, perception.shares, again=True)
-        checks, options = found.checks(), {"start_layer": start}
+        checks, options = found.checks() | told, {"start_layer": start}
         if path is None:
             return stream_result(subject, found.leaves, options=options, checks=checks)
         why = perception.without_feedback()

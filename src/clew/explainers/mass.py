@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..mass import Site, propagate_mass
+from ..mass import MassGraph, Site, StreamMass, links_of, propagate_mass, with_mass_graph
 from ..mass.mass_pass import Mark, Mix, Residual
 from ..subject import Result, StreamSubject, stream_result
 
@@ -94,10 +94,29 @@ def mass_method(
     def shares(site: Site, mark: Mark) -> Any:
         return (1.0, 0.0) if site.number < start else residual(site, mark)
 
-    found = propagate_mass(subject, mix, shares, gradient=gradient)
+    found, told = _sent(subject, mix, shares, gradient=gradient)
     refuse_number(start, len(found.sites))
-    result = stream_result(subject, found.leaves, checks=found.checks())
+    result = stream_result(subject, found.leaves, checks=found.checks() | told)
     return replace(result, options={"start_layer": start})
+
+
+def _sent(
+    subject: StreamSubject, mix: Mix, residual: Residual, *, gradient: bool = False
+) -> tuple[StreamMass, dict[str, str]]:
+    """Mass of a pass, and with details which attention asks what."""
+    if not subject.details:
+        return propagate_mass(subject, mix, residual, gradient=gradient), {}
+
+    def use(graph: MassGraph) -> tuple[StreamMass, dict[str, str]]:
+        told = graph_of(graph)
+        return graph.send(mix, residual), told
+
+    return with_mass_graph(subject, use, gradient=gradient, nodes=True)
+
+
+def graph_of(graph: MassGraph) -> dict[str, str]:
+    """Which attention asks what, a line each, as a check."""
+    return {"graph": "\n".join(map(str, links_of(graph)))}
 
 
 def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
@@ -116,13 +135,13 @@ def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
         is_chosen(site)
         return site.probabilities(rows)
 
-    found = propagate_mass(subject, mix, shares)
+    found, told = _sent(subject, mix, shares)
     for number in chosen:
         refuse_number(number, len(found.sites))
         if not found.sites[number].reached:
             todo = "choose one that the score depends on: clew.doctor tells which attention is read"
             raise OptionError(f"nothing of attention {number} is read", expected="one that is", got=number, todo=todo)
-    result = stream_result(subject, found.leaves, checks=found.checks())
+    result = stream_result(subject, found.leaves, checks=found.checks() | told)
     return replace(result, options={"layer": chosen[0] if chosen else None})
 
 

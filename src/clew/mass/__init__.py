@@ -1,7 +1,7 @@
 """Token mass: attention methods as one backward pass through any model, without blocks, prefix or readout."""
 
-from .graph import SiteLink, site_graph
+from .graph import SiteLink, links_of, site_graph
 from .site import Site
 from .stream_mass import MassGraph, StreamMass, propagate_mass, with_mass_graph
 
-__all__ = ["MassGraph", "Site", "SiteLink", "StreamMass", "propagate_mass", "site_graph", "with_mass_graph"]
+__all__ = ["MassGraph", "Site", "SiteLink", "StreamMass", "links_of", "propagate_mass", "site_graph", "with_mass_graph"]

@@ -32,10 +32,11 @@ class SiteLink:
 
 def site_graph(subject: StreamSubject) -> list[SiteLink]:
     """The attentions of one pass, in its order. A token counts as made of what goes past attentions to it alone."""
-    return with_mass_graph(subject, _links, nodes=True)
+    return with_mass_graph(subject, links_of, nodes=True)
 
 
-def _links(graph: MassGraph) -> list[SiteLink]:
+def links_of(graph: MassGraph) -> list[SiteLink]:
+    """The attentions of a pass whose nodes are kept."""
     graph.send(_nothing, lambda site, mark: (1.0, 1.0), again=True, verify=False)  # which sites are reached
     return [
         SiteLink(
