@@ -21,6 +21,16 @@ from .saved_fields import SavedFields
 
 FORMAT = "clew-attribution-1"
 
+# What people call a stream, and how models call its argument.
+STREAMS = {
+    "image": ("pixel_values", "pixel_values_videos"),
+    "prompt": ("input_ids",),
+    "source": ("input_ids",),
+    "text": ("input_ids",),
+    "prefix": ("decoder_input_ids",),
+    "audio": ("input_features", "input_values"),
+}
+
 _kinds: dict[str, type[Attribution]] = {}
 
 
@@ -86,9 +96,12 @@ class Attribution:
     def __getitem__(self, index: int | slice | str) -> Attribution:
         """One example, or some, as an attribution of its own; by a name the result of one stream."""
         if isinstance(index, str):
-            if index not in self.streams:
+            found = (
+                index if index in self.streams else next((n for n in STREAMS.get(index, ()) if n in self.streams), "")
+            )
+            if not found:
                 raise ClewError(f"no stream {index!r}", expected=", ".join(self.streams), got=index)
-            return self.streams[index]
+            return self.streams[found]
         chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
         batch = len(self)
         if isinstance(index, int) and not -batch <= index < batch:

@@ -29,6 +29,7 @@ from ..version import __version__
 from .any_target import AskedTarget, mask_of, resolve_any
 from .assemble import Settings, normalized
 from .prepare import image_inputs, in_dtype, like
+from .processed import is_raw, processed, with_beginning
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def explain_any(
 
 def subject_of_any(ready: AnyModel, target: Target = None, score: str = "logit", **more: Any) -> StreamSubject:
     """What a method gets: a model and one call of it, with a target."""
-    asked = AskedTarget(target, score, ready.module, ready.call, ready.labels, ready.encode)
+    asked = AskedTarget(target, score, ready.module, ready.call, ready.labels, ready.encode, ready.tokenizer)
     return StreamSubject(
         ready.module,
         ready.call,
@@ -248,11 +249,15 @@ def _like(module: nn.Module) -> Tensor | None:
 
 
 def encoded(loaded: LoadedModel, inputs: Any, *, truncate: bool = False) -> tuple[Any, Sequence[Picture]]:
-    """Strings and pictures as the loaded model's own tokenizer or preprocessing makes them; pictures to draw on."""
+    """Strings, pictures and sound as the loaded model's own tokenizer, preprocessing or processor makes them; pictures
+    to draw on."""
+    if is_raw(inputs):
+        return processed(loaded, inputs), ()
     texts: list[Any] = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, list) else []
     tokenizer: Any = loaded.tokenizer
     if texts and all(isinstance(one, str) for one in texts) and tokenizer is not None:
-        return dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, truncation=truncate)), ()
+        made = dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, truncation=truncate))
+        return with_beginning(loaded, made), ()
     if loaded.preprocess is not None and holds_pictures(inputs):
         tensors, pictures = image_inputs(inputs, loaded, str(getattr(loaded.model, "main_input_name", "")), None)
         return (tensors if all(tensors) else next(iter(tensors.values()))), pictures

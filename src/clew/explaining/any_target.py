@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ClewError, TargetError
+from ..inputs import token_number
 from ..streams import ModelCall
-from ..targets import Head, Resolved, Similarity, Target, head_of, logits_of, resolve
+from ..targets import Contrast, Head, Resolved, Similarity, Target, head_of, logits_of, resolve
 
 # What outputs call an embedding, (batch, feature), the surest first.
 _EMBEDDINGS = ("sentence_embedding", "image_embeds", "text_embeds", "embeddings", "pooler_output")
@@ -28,6 +29,7 @@ class AskedTarget:
     call: ModelCall
     labels: Sequence[str] | None
     encode: Callable[[Any], ModelCall]
+    tokenizer: Any = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,35 @@ def resolve_any(asked: AskedTarget, output: Any) -> AnyTarget:
         found = logits_of(_only_table(output))
         return found if rows is None else found[torch.arange(len(found), device=found.device), rows.to(found.device)]
 
-    return AnyTarget(resolve(target, read(output), len(logits), labels, asked.score, head=head), read)
+    if rows is not None and asked.tokenizer is not None:
+        target = _tokens(target, asked.tokenizer)
+    found = resolve(target, read(output), len(logits), labels, asked.score, head=head)
+    return AnyTarget(found if rows is None else _named_tokens(found, asked.tokenizer), read)
+
+
+def _tokens(target: Any, tokenizer: Any) -> Any:
+    """A target with the numbers of tokens in the place of words."""
+    if isinstance(target, str):
+        return token_number(target, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    if isinstance(target, Contrast):
+        return Contrast(_tokens(target.a, tokenizer), _tokens(target.b, tokenizer))
+    if isinstance(target, (list, tuple)):
+        return [_tokens(one, tokenizer) for one in cast("list[Any]", target)]
+    return target
+
+
+def _named_tokens(found: Resolved, tokenizer: Any) -> Resolved:
+    """A target of next tokens by what they look like."""
+    if tokenizer is None or found.plus is None:
+        return found
+
+    def shown(ids: Tensor) -> list[str]:
+        return [repr(tokenizer.decode([int(i)])) for i in ids[:, 0].tolist()]
+
+    names = shown(found.plus)
+    if found.minus is not None:
+        names = [f"{a} rather than {b}" for a, b in zip(names, shown(found.minus), strict=True)]
+    return replace(found, names=names)
 
 
 def _only_number(asked: AskedTarget, logits: Tensor) -> Resolved:

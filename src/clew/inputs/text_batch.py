@@ -136,22 +136,28 @@ class TextBatch:
                 got="no tokenizer",
                 todo="pass the token's number",
             )
-        if len(word) > _LONGEST:
-            raise TargetError("this is not one token", expected="a single token", got=f"{len(word):,} characters")
-        for spelled in (word, " " + word.lstrip(), word.lstrip()):
-            ids = self.encode(spelled)
-            if len(ids) == 1:
-                return ids[0]
-        raise TargetError(
-            f"{word!r} is not one token",
-            expected="a single token",
-            got=f"tokens {self.encode(word)}",
-            todo="pass the number of its first token; to explain several tokens, put them into the text: Span(…)",
-        )
+        return token_number(word, self.encode)
 
     def name(self, token: int) -> str:
         """A token as text."""
         return repr(self.decode([token])) if self.decode is not None else f"token {token}"
+
+
+def token_number(word: str, encode: Callable[[str], list[int]]) -> int:
+    """The number of the one token that a word is, with or without a space before it. Raises `TargetError` where it is
+    several."""
+    if len(word) > _LONGEST:
+        raise TargetError("this is not one token", expected="a single token", got=f"{len(word):,} characters")
+    for spelled in (word, " " + word.lstrip(), word.lstrip()):
+        ids = encode(spelled)
+        if len(ids) == 1:
+            return ids[0]
+    raise TargetError(
+        f"{word!r} is not one token",
+        expected="a single token",
+        got=f"tokens {encode(word)}",
+        todo="pass the number of its first token; to explain several tokens, put them into the text: Span(…)",
+    )
 
 
 def arrange(batch: TextBatch, values: dict[str, Any], padding: int = 0) -> dict[str, Any]:

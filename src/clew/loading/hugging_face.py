@@ -197,7 +197,26 @@ def _with_what_belongs_to_it(model: Any, path: str, name: str, backend: Backend 
         tokenizer = _tokenizer(path)
     if hasattr(model.config, "image_size") and hasattr(model.config, "num_channels"):
         preprocess = hf_preprocess(path, model.config, backend)
-    return LoadedModel(model, preprocess, config_labels(model.config), name, tokenizer=tokenizer)
+    processor = None
+    if not local or any((folder / f).is_file() for f in ("processor_config.json", "preprocessor_config.json")):
+        processor = _whole_processor(path, backend)
+    labels = config_labels(model.config)
+    return LoadedModel(model, preprocess, labels, name, tokenizer=tokenizer, processor=processor)
+
+
+def _whole_processor(path: str, backend: Backend | None) -> Any:
+    """The processor of all inputs of a model; None where there is none of several, or of sound."""
+    from transformers import AutoProcessor
+
+    try:
+        made: Any = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        logger.warning("%s has no processor that can be read (%s): pass tensors", path, _reason(path, error))
+        return None
+    several = getattr(made, "tokenizer", None) is not None
+    if several and backend == "pil" and hasattr(made, "image_processor"):
+        made.image_processor = _processor(path, backend)
+    return made if several or hasattr(made, "sampling_rate") else None
 
 
 def _implied_by(weights: Weights) -> dict[str, Any]:

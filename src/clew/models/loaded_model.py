@@ -16,7 +16,8 @@ from ..inputs import Preprocess
 class LoadedModel:
     """A model in evaluation mode with what belongs to it. Pass it to `explain` in place of the module.
 
-    `preprocess` for images, `tokenizer` for texts; `labels` name the classes.
+    `preprocess` for images, `tokenizer` for texts, the `processor` of transformers for several inputs and for sound;
+    `labels` name the classes.
     """
 
     model: nn.Module
@@ -25,6 +26,7 @@ class LoadedModel:
     name: str = "model"
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     tokenizer: Any = None
+    processor: Any = None
 
     def to(self, device: str | torch.device) -> LoadedModel:
         """Move the model to a device."""
