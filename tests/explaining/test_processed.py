@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import clew
 from clew.errors import InputError, TargetError
 
-WORDS = "<pad> <s> </s> <unk> <image> USER: ASSISTANT: what is this ? cat dog a".split()
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+WORDS = [*SPECIAL, "USER:", "ASSISTANT:", "what", "is", "this", "?", "cat", "dog", "a"]
 TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' if m['role'] == 'user' else 'ASSISTANT: ' }}"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
