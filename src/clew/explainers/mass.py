@@ -95,7 +95,7 @@ def mass_method(
         return (1.0, 0.0) if site.number < start else residual(site, mark)
 
     found = propagate_mass(subject, mix, shares, gradient=gradient)
-    _refuse_number(start, len(found.sites))
+    refuse_number(start, len(found.sites))
     result = stream_result(subject, found.leaves, checks=found.checks())
     return replace(result, options={"start_layer": start})
 
@@ -118,7 +118,7 @@ def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
 
     found = propagate_mass(subject, mix, shares)
     for number in chosen:
-        _refuse_number(number, len(found.sites))
+        refuse_number(number, len(found.sites))
         if not found.sites[number].reached:
             todo = "choose one that the score depends on: clew.doctor tells which attention is read"
             raise OptionError(f"nothing of attention {number} is read", expected="one that is", got=number, todo=todo)
@@ -126,7 +126,7 @@ def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
     return replace(result, options={"layer": chosen[0] if chosen else None})
 
 
-def _refuse_number(number: int, count: int) -> None:
+def refuse_number(number: int, count: int) -> None:
     """Raise `OptionError` for an attention that there is not."""
     if not 0 <= number < count:
         todo = "attentions are counted in the order in which they are computed"

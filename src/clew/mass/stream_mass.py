@@ -70,7 +70,7 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, *, gradien
         )
         (score,) = scores
         if not tape.sites:
-            raise _no_attention(subject)
+            raise no_attention(subject)
         subject.need_gradient(score)
         subject.see_axes()  # by a gradient, not by mass
         if gradient:
@@ -90,7 +90,8 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, *, gradien
     return got
 
 
-def _no_attention(subject: StreamSubject) -> CaptureError:
+def no_attention(subject: StreamSubject) -> CaptureError:
+    """An error for a model without softmax attention."""
     return CaptureError(
         "no softmax attention was seen in this model",
         expected="attention by torch.nn.functional.scaled_dot_product_attention, nn.MultiheadAttention, or a softmax "

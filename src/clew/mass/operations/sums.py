@@ -66,7 +66,10 @@ def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mar
         parts = zip(handed, (branch, skip), strict=True)
         return [None if part is None else summed(part, t) for part, t in parts][: 1 if constant else 2]
 
-    return tape.switched(y, back, *([branch] if constant else [branch, skip]))
+    made = tape.switched(y, back, *([branch] if constant else [branch, skip]))
+    for site in mark.sites:
+        tape.keep(site, "sum", made)
+    return made
 
 
 @at("sum", "nansum", "logsumexp")
