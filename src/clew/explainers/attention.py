@@ -15,7 +15,7 @@ from ..seam import take
 from ..shapes import Attn, Scores, at_least_float32
 from ..subject import Mix, Result, StreamSubject, Subject, Trace, mean_heads
 from ..validation import validate_integer
-from . import is_released, mass, method
+from . import bimodal, is_released, mass, method
 
 
 @method(paper="the control", summary="random numbers: what a method must beat", seeds=True)
@@ -124,6 +124,12 @@ def generic_attribution(
 
     `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
     Texts and pairs start at the last block by default, as released. `details`: `layer_maps`, see `attention_rollout`.
+
+    Models that are not declared, with encoder and decoder or two towers: by default the same of every attention, cross
+    attention too (a product over all paths). `variant="chefer"`: the paper's equations for several streams of tokens.
+    Self-attention of `s`: `R^sy ← R^sy + C R^sy` of each stream `y` (eq. 6, 7). Tokens of `s` that ask `q`:
+    `R^sq ← R^sq + (R̄^ss)ᵀ C R̄^qq` (eq. 10), `R^ss ← R^ss + C R^qs` (eq. 11, and so of further streams), where `R̄` is
+    `I` plus `R - I` with rows divided by their sums (eq. 8, 9). Matrices are dense: (tokens)² numbers.
     """
 
     def per_head(A: Attn, G: Attn) -> Tensor:
@@ -133,8 +139,11 @@ def generic_attribution(
         return (G * A).mean(1).clamp(min=0)
 
     if isinstance(subject, StreamSubject):
-        mass.refuse_variant(variant)
+        if bimodal.refuse_variants(variant):
+            return bimodal.by_equations(subject, start_layer)
         return mass.mass_method(subject, mass.positive_gradient, mass.both, start_layer=start_layer, gradient=True)
+    if variant == "chefer":  # of one stream equations 5 and 6 are all there is
+        return _through(subject, subject.layers_from(start_layer, 0), per_head)
     layers = subject.layers_from(start_layer, 0, text=subject.depth - 1, pair=subject.depth - 1)
     mix = after_mean if is_released(variant) else per_head
     return _through(subject, layers, mix)

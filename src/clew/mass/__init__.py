@@ -3,5 +3,19 @@
 from .graph import SiteLink, links_of, site_graph
 from .site import Site
 from .stream_mass import MassGraph, StreamMass, propagate_mass, with_mass_graph
+from .token_streams import Step, TokenStream, TokenStreams, with_token_streams
 
-__all__ = ["MassGraph", "Site", "SiteLink", "StreamMass", "links_of", "propagate_mass", "site_graph", "with_mass_graph"]
+__all__ = [
+    "MassGraph",
+    "Site",
+    "SiteLink",
+    "Step",
+    "StreamMass",
+    "TokenStream",
+    "TokenStreams",
+    "links_of",
+    "propagate_mass",
+    "site_graph",
+    "with_mass_graph",
+    "with_token_streams",
+]

@@ -122,6 +122,7 @@ class MassPass(Seam):
         self.made: Any = 0.0
         self.nodes: dict[tuple[int, str], Tensor] | None = None  # values of sites and what goes past them, if wanted
         self.around: dict[int, Mark] = {}  # if nodes are wanted, what comes straight from sites where it is added
+        self.of_constants: list[Tensor] | None = None  # values made of constants alone, as leaves, if these are wanted
         self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self._order = 0
         self._behind = frozenset[Site]()  # all sites that the arguments of the call are made of
@@ -202,7 +203,7 @@ class MassPass(Seam):
         given, outer = tensors_in(args, kwargs), self._behind
         self._behind = behind = self.behind(*given)
         try:
-            if func in ATTENTION or any(map(self.carries, given)):
+            if func in ATTENTION or any(map(self.carries, given)) or self._attends_constants(func, given):
                 result = OPERATIONS.get(func, OPERATIONS[None])(self, func, args, kwargs)
             else:
                 result = self.without_mass(func, args, kwargs)
@@ -218,6 +219,10 @@ class MassPass(Seam):
             elif not behind <= mark.behind:
                 self.known_as(one, replace(mark, behind=mark.behind | behind))
         return result
+
+    def _attends_constants(self, func: Call, given: Sequence[Any]) -> bool:
+        """Whether a product may be attention of constants to constants, where that is wanted."""
+        return self.of_constants is not None and func in _PRODUCTS and any(map(self.is_probable, given))
 
     def behind(self, *tensors: Any) -> frozenset[Site]:
         """All sites that tensors were made of."""
@@ -326,6 +331,9 @@ class MassPass(Seam):
         """The output of an attention, of which `seen` says what it was made of: queries and keys, or probabilities, as
         they came, are `made_of`."""
         behind = self.behind(value, *made_of)
+        if self.of_constants is not None and not value.requires_grad:
+            value = value.detach().requires_grad_()
+            self.of_constants.append(value)
         site = Site(len(self.sites), self.where, seen, value.detach(), output.detach(), self._order, behind)
         self.sites.append(site)
         self.keep(site, "key", value)
@@ -363,6 +371,7 @@ def _by_token(y: Tensor, x: Tensor) -> bool:
 
 SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})
 ATTENTION = frozenset({F.multi_head_attention_forward, F.scaled_dot_product_attention})
+_PRODUCTS = torch_functions(["matmul", "__matmul__", "bmm", "einsum"])
 _MADE_LIKE = torch_functions([
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
     "new_full", "new_empty", "new_tensor",

@@ -199,7 +199,7 @@ def _opened(subject: StreamSubject, *, gradient: bool, nodes: bool, copies: bool
     )
     (score,) = scores
     if not tape.sites:
-        raise _no_attention(subject)
+        raise no_attention(subject)
     subject.need_gradient(score)
     subject.see_axes()  # by a gradient, not by mass
     return MassGraph(subject, tape, score, found.leaves)
@@ -214,7 +214,8 @@ def _unknown(*args: Any) -> Any:
     raise AssertionError("mass is sent by a method")
 
 
-def _no_attention(subject: StreamSubject) -> CaptureError:
+def no_attention(subject: StreamSubject) -> CaptureError:
+    """An error for a model without softmax attention."""
     return CaptureError(
         "no softmax attention was seen in this model",
         expected="attention by torch.nn.functional.scaled_dot_product_attention, nn.MultiheadAttention, or a softmax "

@@ -75,7 +75,10 @@ def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mar
         parts = zip(handed, shapes, strict=True)
         return [None if part is None else summed(part, shape) for part, shape in parts][: 1 if constant else 2]
 
-    return tape.switched(y, back, *([branch] if constant else [branch, skip]))
+    made = tape.switched(y, back, *([branch] if constant else [branch, skip]))
+    for site in mark.sites:
+        tape.keep(site, "sum", made)
+    return made
 
 
 @at("sum", "nansum", "logsumexp")
