@@ -21,7 +21,7 @@ from .explaining.explain import explain
 from .inputs import Preprocess, open_image
 from .loading import DinoLinear, LoadedModel
 from .loading.load import load
-from .minis import captioned_scenes, reviews, scenes
+from .minis import captioned_scenes, chat_scenes, reversals, reviews, scenes
 from .models import Architecture, Pair, Readout, register, register_pair
 from .models.architectures import architectures
 from .rules.rule_sets import RULE_SETS
@@ -68,6 +68,7 @@ __all__ = [
     "benchmark",
     "benchmarks",
     "captioned_scenes",
+    "chat_scenes",
     "chosen",
     "compare",
     "doctor",
@@ -85,6 +86,7 @@ __all__ = [
     "register",
     "register_pair",
     "report",
+    "reversals",
     "reviews",
     "rules",
     "scenes",

@@ -31,6 +31,8 @@ MINIS = {
     "reviews-bert": "a small BERT (0.2 M parameters) that tells praise from blame in generated film reviews",
     "reviews-llama": "a small Llama (0.2 M parameters) that does the same, with rotary positions",
     "digits-clip": "a small CLIP (0.3 M parameters) that matches scenes of two digits with captions",
+    "digits-chat": "a small LLaVA (0.5 M parameters) that is asked which digit is in a quarter of a picture",
+    "reverse": "a small encoder–decoder (0.2 M parameters) that writes ten letters backwards, each three letters on",
 }
 
 

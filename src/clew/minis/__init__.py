@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LoadError
+from .asked_digits import AskedDigits
 from .captions import WORDS, with_article
 from .film_reviews import Review, compose_review
+from .reversal import Reversal, compose_reversal
 
-FIRST_REVIEW = 1_000  # the reviews of the test split before it are those that measured the models' accuracy
+FIRST_REVIEW = 1_000  # what is before it in the test split measured the models' accuracy
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,20 @@ def scenes(name: str = "digits") -> BundledScenes:
     with file.open("rb") as stream, np.load(stream) as data:
         images = [Image.fromarray(image) for image in data["images"]]
         return BundledScenes(images, data["masks"], data["labels"])
+
+
+def chat_scenes() -> list[AskedDigits]:
+    """The pictures that ship with `mini:digits-chat`, with a question about one of four digits; no training picture
+    shares a digit with them."""
+    with resources.files(__name__).joinpath("digits-chat", "scenes.npz").open("rb") as stream, np.load(stream) as data:
+        rows = zip(data["images"], data["labels"].tolist(), data["quarters"].tolist(), strict=True)
+        return [AskedDigits(image, tuple(labels), quarter, i) for i, (image, labels, quarter) in enumerate(rows)]
+
+
+def reversals(count: int = 48) -> list[Reversal]:
+    """Strings for `mini:reverse` with their answers; the letter that decides the j-th letter of an answer is the j-th
+    from the end. None of them was seen in training."""
+    return [compose_reversal("test", FIRST_REVIEW + i) for i in range(count)]
 
 
 def reviews(count: int = 48) -> list[Review]:

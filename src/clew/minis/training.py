@@ -14,13 +14,15 @@ from transformers import TrainingArguments
 from ..files import write_all, write_errors
 
 
-def training_arguments(output: Path, *, batch: int, warmup: int, **more: Any) -> TrainingArguments:
+def training_arguments(
+    output: Path, *, batch: int, warmup: int, learning_rate: float = 1e-3, **more: Any
+) -> TrainingArguments:
     """Arguments of transformers' `Trainer`; what it writes on the way goes to `output / "checkpoints"`."""
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
         num_train_epochs=1,
         per_device_train_batch_size=batch,
-        learning_rate=1e-3,
+        learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=warmup,
         weight_decay=0.05,
