@@ -5,6 +5,7 @@ Each is the same backward pass; they differ in what query i hands to key j, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,21 +88,31 @@ def mass_method(
     *,
     start_layer: int | None = None,
     gradient: bool = False,
+    before: Callable[[list[Site]], None] | None = None,
 ) -> Result:
-    """The result of a method that differs in `mix` and `residual`, from site `start_layer` on."""
+    """The result of a method that differs in `mix` and `residual`, from site `start_layer` on. `before` sees all sites
+    before mass goes back."""
     start = start_layer or 0
 
     def shares(site: Site, mark: Mark) -> Any:
         return (1.0, 0.0) if site.number < start else residual(site, mark)
 
-    found = propagate_mass(subject, mix, shares, gradient=gradient)
+    found = propagate_mass(subject, mix, shares, gradient=gradient, before=before)
     refuse_number(start, len(found.sites))
     result = stream_result(subject, found.leaves, checks=found.checks())
     return replace(result, options={"start_layer": start})
 
 
-def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
-    """`mean_h A` of one site (default: the last that mass reaches), and nothing of what is before."""
+def last_attention(
+    subject: StreamSubject,
+    layer: int | None = None,
+    *,
+    mix: Mix = rollout,
+    gradient: bool = False,
+    before: Callable[[list[Site]], None] | None = None,
+) -> Result:
+    """`mean_h` of what `mix` gives (default: `A`), of one site (default: the last that mass reaches), and nothing of
+    what is before."""
     chosen: list[int] = [] if layer is None else [layer]
 
     def is_chosen(site: Site) -> bool:
@@ -112,11 +123,11 @@ def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
     def shares(site: Site, mark: Mark) -> tuple[float, float]:
         return (0.0, 1.0) if is_chosen(site) else (1.0, 0.0)
 
-    def mix(site: Site, rows: slice) -> Tensor:
+    def of_chosen(site: Site, rows: slice) -> Tensor:
         is_chosen(site)
-        return site.probabilities(rows)
+        return mix(site, rows)
 
-    found = propagate_mass(subject, mix, shares)
+    found = propagate_mass(subject, of_chosen, shares, gradient=gradient, before=before)
     for number in chosen:
         refuse_number(number, len(found.sites))
         if not found.sites[number].reached:

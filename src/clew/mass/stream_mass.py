@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,17 +45,33 @@ class StreamMass:
         }
 
 
-def propagate_mass(subject: StreamSubject, mix: Mix, residual: Residual, *, gradient: bool = False) -> StreamMass:
+def propagate_mass(
+    subject: StreamSubject,
+    mix: Mix,
+    residual: Residual,
+    *,
+    gradient: bool = False,
+    before: Callable[[list[Site]], None] | None = None,
+) -> StreamMass:
     """One forward pass and one backward pass in mass, after one of the gradient where `mix` needs `∂score/∂A`.
 
+    `before` is called with all sites before mass goes back.
     Raises `CaptureError` where no attention was seen, `OptionError` where mass comes to what is no softmax attention.
     """
     return with_copies(
-        subject.model, lambda copies: _propagated(subject, mix, residual, gradient=gradient, copies=copies)
+        subject.model, lambda copies: _propagated(subject, mix, residual, before, gradient=gradient, copies=copies)
     )
 
 
-def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, *, gradient: bool, copies: bool) -> StreamMass:
+def _propagated(
+    subject: StreamSubject,
+    mix: Mix,
+    residual: Residual,
+    before: Callable[[list[Site]], None] | None,
+    *,
+    gradient: bool,
+    copies: bool,
+) -> StreamMass:
     tape = MassPass(subject.model, mix, residual, gradient=gradient)
     tape.copies, subject.by_mass = copies, True
     scores: list[Tensor] = []
@@ -78,6 +95,8 @@ def _propagated(subject: StreamSubject, mix: Mix, residual: Residual, *, gradien
             outputs = list(found.leaves.values())
             torch.autograd.grad(score.sum(), outputs, allow_unused=True, retain_graph=True)
             tape.currency = "mass"
+        if before is not None:
+            before(tape.sites)
         leaves = subject.gradients_of(score, found.leaves)
     arrived = sum(float(at_least_float32(mass).sum()) for mass in leaves.values())
     unaccounted = abs(len(score) + float(tape.made) - float(tape.constants) - arrived) / len(score)
