@@ -22,6 +22,8 @@ from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
 from ..shapes import Attn, at_least_float32
 from ..subject import Result, StreamSubject, Subject, stream_result
 from . import is_released, method
+from .mass import refuse_variant
+from .relevant_attention import relevance_method
 
 Rules = str | Mapping[str, Any]
 
@@ -207,15 +209,24 @@ def pa_lrp(
     return replace(found, options={**found.options, "aggregate": aggregate, "abs": gather.abs, "clamp": gather.clamp})
 
 
-@method(paper="Voita et al. 2019; Chefer et al. 2021a", summary="relevance of the last block's attention")
+@method(paper="Voita et al. 2019; Chefer et al. 2021a", summary="relevance of the last block's attention", by_mass=True)
 def partial_lrp(
-    subject: Subject, *, rules: Rules | None = None, times_gradient: bool = False, variant: str = "paper"
+    subject: Subject | StreamSubject,
+    *,
+    rules: Rules | None = None,
+    times_gradient: bool = False,
+    variant: str = "paper",
 ) -> Result:
     """`mean_h max(R(A_h), 0)` at the readout of the last block, `R(A) = A ⊙ (S Vᵀ)`.
 
     `times_gradient` multiplies by `∂s/∂A` first (a released ablation). `variant="chefer"` uses the rules of the
     released code, which double relevance at every linear layer; its `rules` are "chefer" otherwise.
+
+    Models that are not declared: of the last attention that token mass comes to.
     """
+    if isinstance(subject, StreamSubject):
+        refuse_variant(variant)
+        return relevance_method(subject, rules or "chefer", times_gradient=times_gradient, last=True)
     rules = rules or ("chefer_original" if is_released(variant, "chefer") else "chefer")
     found = propagate(subject, rules, start="one", keep_attention=True)
     last = subject.last
@@ -230,9 +241,12 @@ def partial_lrp(
     return Result(trace.over_tokens(scores, last), options=options, checks=found.checks("semantic"))
 
 
-@method(paper="Chefer et al. 2021a, eq. 13-14", summary="relevance of attention times its gradient, through the blocks")
+@method(
+    paper="Chefer et al. 2021a, eq. 13-14", summary="relevance of attention times its gradient, through the blocks",
+    by_mass=True,
+)  # fmt: skip
 def transformer_attribution(
-    subject: Subject,
+    subject: Subject | StreamSubject,
     *,
     start_layer: int | None = None,
     rules: Rules | None = None,
@@ -246,7 +260,13 @@ def transformer_attribution(
     texts, rows are normalised. `variant="beyond_intuition"`: the same, with the rules that their code uses for BERT,
     under which relevance doubles at every linear layer. `variant="pa_lrp"`: its `attribution_with_detach`, where the
     deviation of every norm is held fixed, in the relevance and in the gradient.
+
+    Models that are not declared: a product over all paths through attention, cross attention too, from the first on;
+    rules have no places there.
     """
+    if isinstance(subject, StreamSubject):
+        refuse_variant(variant)
+        return relevance_method(subject, rules or "chefer", times_gradient=times_gradient, start_layer=start_layer)
     layers = subject.layers_from(start_layer, 0, text=subject.depth - 1)
     released = is_released(variant, "chefer", "beyond_intuition", "pa_lrp")
     fixed_std, normalize = variant == "pa_lrp", released and subject.bound.is_text

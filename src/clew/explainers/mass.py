@@ -5,6 +5,7 @@ Each is the same backward pass; they differ in what query i hands to key j, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..mass import MassGraph, Site, StreamMass, links_of, propagate_mass, with_mass_graph
+from ..mass import MassGraph, Site, StreamMass, links_of, with_mass_graph
 from ..mass.mass_pass import Mark, Mix, Residual
 from ..subject import Result, StreamSubject, stream_result
 
@@ -87,31 +88,38 @@ def mass_method(
     *,
     start_layer: int | None = None,
     gradient: bool = False,
+    before: Callable[[list[Site]], None] | None = None,
 ) -> Result:
-    """The result of a method that differs in `mix` and `residual`, from site `start_layer` on."""
+    """The result of a method that differs in `mix` and `residual`, from site `start_layer` on. `before` sees all sites
+    before mass goes back."""
     start = start_layer or 0
 
     def shares(site: Site, mark: Mark) -> Any:
         return (1.0, 0.0) if site.number < start else residual(site, mark)
 
-    found, told = _sent(subject, mix, shares, gradient=gradient)
+    found, told = _sent(subject, mix, shares, gradient=gradient, before=before)
     refuse_number(start, len(found.sites))
     result = stream_result(subject, found.leaves, checks=found.checks() | told)
     return replace(result, options={"start_layer": start})
 
 
 def _sent(
-    subject: StreamSubject, mix: Mix, residual: Residual, *, gradient: bool = False
+    subject: StreamSubject,
+    mix: Mix,
+    residual: Residual,
+    *,
+    gradient: bool = False,
+    before: Callable[[list[Site]], None] | None = None,
 ) -> tuple[StreamMass, dict[str, str]]:
     """Mass of a pass, and with details which attention asks what."""
-    if not subject.details:
-        return propagate_mass(subject, mix, residual, gradient=gradient), {}
 
     def use(graph: MassGraph) -> tuple[StreamMass, dict[str, str]]:
-        told = graph_of(graph)
+        if before is not None:
+            before(graph.sites)
+        told = graph_of(graph) if subject.details else {}
         return graph.send(mix, residual), told
 
-    return with_mass_graph(subject, use, gradient=gradient, nodes=True)
+    return with_mass_graph(subject, use, gradient=gradient, nodes=subject.details)
 
 
 def graph_of(graph: MassGraph) -> dict[str, str]:
@@ -119,8 +127,16 @@ def graph_of(graph: MassGraph) -> dict[str, str]:
     return {"graph": "\n".join(map(str, links_of(graph)))}
 
 
-def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
-    """`mean_h A` of one site (default: the last that mass reaches), and nothing of what is before."""
+def last_attention(
+    subject: StreamSubject,
+    layer: int | None = None,
+    *,
+    mix: Mix = rollout,
+    gradient: bool = False,
+    before: Callable[[list[Site]], None] | None = None,
+) -> Result:
+    """`mean_h` of what `mix` gives (default: `A`), of one site (default: the last that mass reaches), and nothing of
+    what is before."""
     chosen: list[int] = [] if layer is None else [layer]
 
     def is_chosen(site: Site) -> bool:
@@ -131,11 +147,11 @@ def last_attention(subject: StreamSubject, layer: int | None = None) -> Result:
     def shares(site: Site, mark: Mark) -> tuple[float, float]:
         return (0.0, 1.0) if is_chosen(site) else (1.0, 0.0)
 
-    def mix(site: Site, rows: slice) -> Tensor:
+    def of_chosen(site: Site, rows: slice) -> Tensor:
         is_chosen(site)
-        return site.probabilities(rows)
+        return mix(site, rows)
 
-    found, told = _sent(subject, mix, shares)
+    found, told = _sent(subject, of_chosen, shares, gradient=gradient, before=before)
     for number in chosen:
         refuse_number(number, len(found.sites))
         if not found.sites[number].reached:

@@ -4,8 +4,10 @@ they are kept alive while that matters."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from .special_modules import PositionalRelevance
@@ -13,13 +15,25 @@ from .special_modules import PositionalRelevance
 _Any = TypeVar("_Any")
 
 
-class Marks:
-    """What is remembered of tensors."""
+@dataclass
+class AttentionCall:
+    """One attention that a pass met: the `shape` of its output with its first and last rows (`ends`), and after a
+    backward pass `S`: `A ⊙ (S Vᵀ)` is the relevance of its `A`; None where none came."""
 
-    def __init__(self, positional: PositionalRelevance) -> None:
-        self.positional = positional
+    shape: torch.Size
+    ends: Tensor
+    S: Tensor | None = None
+
+
+class Marks:
+    """What is remembered of tensors, and with `keeps_calls` of attention, wherever that is."""
+
+    def __init__(self, positional: PositionalRelevance, *, keeps_calls: bool = False) -> None:
+        self.positional, self.keeps_calls = positional, keeps_calls
+        self.attention_calls: list[AttentionCall] = []
         self.activated: dict[int, Tensor] = {}  # outputs of activations, in this block
         self.probs: dict[int, Tensor] = {}  # softmaxes of this attention module and what was made of them
+        self.logits: dict[int, Tensor] = {}  # what may become a softmax of attention, where no place says so
         self.gates: dict[int, Tensor] = {}  # tensors that only scale what they multiply
         self.scales: dict[int, float] = {}  # of tensors that were scaled on the way to the scores of attention
         self._scaled: list[Tensor] = []
@@ -27,7 +41,7 @@ class Marks:
     @property
     def follows(self) -> bool:
         """Whether anything is remembered that calls which move numbers hand on."""
-        return bool(self.probs or self.scales or self.gates) or self.positional.separate
+        return bool(self.probs or self.scales or self.gates or self.logits) or self.positional.separate
 
     def moved(self, x: Tensor, y: _Any) -> _Any:
         """`y`, which holds the numbers of `x` (parts of them, where it is a list): it is what `x` is."""
@@ -41,6 +55,8 @@ class Marks:
             self.probs[id(y)] = y
         if id(x) in self.scales:
             self.scaled_by(y, x, 1.0)
+        if id(x) in self.logits:
+            self.logits[id(y)] = y
         if (key := self.positional.key_of(x)) is not None:
             self.positional.name(y, key)
         return y
@@ -70,8 +86,17 @@ class Marks:
         self.scales[id(y)] = factor * self.scales.get(id(x), 1.0)
         self._scaled.append(y)
 
+    def attends(self, output: Tensor) -> AttentionCall | None:
+        """A new attention call with this output, if these are kept."""
+        if not self.keeps_calls:
+            return None
+        seen = AttentionCall(output.shape, output.detach()[..., [0, -1], :].clone())
+        self.attention_calls.append(seen)
+        return seen
+
     def forget_attention(self) -> None:
         """Forget what mattered inside one attention module."""
         self.probs.clear()
+        self.logits.clear()
         self.scales.clear()
         self._scaled.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,7 @@ from . import operations as operations  # fills the tape's table
 from .audit import AuditedCall, AuditedTape
 from .changes import with_copies
 from .ledger import Leak, OperationRule
+from .marks import AttentionCall
 from .stream_tape import StreamTape
 from .tape import Tape
 
@@ -34,7 +35,8 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 @dataclass(frozen=True)
 class StreamRelevance:
     """Where the relevance of each score went: `leaves` (relevance in the shape of each leaf, with an axis of examples
-    in front where a leaf has none), `streams` the same by stream, and what operations leaked."""
+    in front where a leaf has none), `streams` the same by stream, what operations leaked, and if it was to be kept what
+    tells the relevance of `attention`, call by call."""
 
     rules: str
     asked: str | Mapping[str, Any]
@@ -45,6 +47,7 @@ class StreamRelevance:
     met: Mapping[OperationRule, int]
     one_at_a_time: bool
     dtype: torch.dtype
+    attention: list[AttentionCall] = field(default_factory=list[AttentionCall])
 
     def account(self) -> dict[str, Tensor]:
         """What became of `total`: `relevance` of all streams, each `leak_…` by cause, and `unexplained`, the rest."""
@@ -82,7 +85,7 @@ class StreamRelevance:
 
 
 def propagate_to_streams(
-    subject: StreamSubject, rules: str | Mapping[str, Any], start: str = "score"
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str = "score", *, keep_attention: bool = False
 ) -> StreamRelevance:
     """One forward pass under `rules` and one backward pass; or one backward pass for each example, where examples share
     rows of tensors, so that the account of all together would not be theirs.
@@ -93,35 +96,43 @@ def propagate_to_streams(
     key = subject.call.signature, subject.at
     if key not in known:
         try:
-            found = _propagate(subject, rules, start, one_at_a_time=False)
+            found = _propagate(subject, rules, start, keep_attention, one_at_a_time=False)
         except CaptureError:
             if subject.batch <= 1:
                 raise
         else:
             if found.closes or len(found.total) == 1:
                 return found
-        alone = _propagate(subject, rules, start, one_at_a_time=True)
+        alone = _propagate(subject, rules, start, keep_attention, one_at_a_time=True)
         if alone.closes:
             known.add(key)
         return alone
-    return _propagate(subject, rules, start, one_at_a_time=True)
+    return _propagate(subject, rules, start, keep_attention, one_at_a_time=True)
 
 
 def _propagate(
-    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, keep_attention: bool, *, one_at_a_time: bool
 ) -> StreamRelevance:
-    return with_copies(
-        subject.model, lambda copies: _propagated(subject, rules, start, one_at_a_time=one_at_a_time, copies=copies)
-    )
+    def run(copies: bool) -> StreamRelevance:
+        return _propagated(subject, rules, start, keep_attention, one_at_a_time=one_at_a_time, copies=copies)
+
+    return with_copies(subject.model, run)
 
 
 def _propagated(
-    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, *, one_at_a_time: bool, copies: bool
+    subject: StreamSubject,
+    rules: str | Mapping[str, Any],
+    start: str,
+    keep_attention: bool,
+    *,
+    one_at_a_time: bool,
+    copies: bool,
 ) -> StreamRelevance:
     name, chosen = rule_set(rules)
     own = streams_in(chosen)
     _refuse_unknown(own, subject)
-    tape = (StreamTape if own else Tape)(None, chosen, max(1, subject.batch), level="stream", model=subject.model)
+    kind, batch = StreamTape if own else Tape, max(1, subject.batch)
+    tape = kind(None, chosen, batch, level="stream", model=subject.model, keep_attention=keep_attention)
     tape.copies = copies
     inside: list[Tensor] = []
 
@@ -143,10 +154,12 @@ def _propagated(
         total = at_least_float32((score * seed).detach())
         axes = subject.axes(score, leaves)
         parts: list[tuple[list[Tensor], list[Leak]]] = []
+        attention: list[AttentionCall] = []
         each = list(range(len(score))) if one_at_a_time or None in axes.values() else [None]
         try:
             for one in each:
                 parts.append(_back(tape, score, seed, total, leaves, logits, one))
+                attention = _together(attention, tape.attention_calls)
         finally:
             tape.release()
     relevance = {
@@ -170,6 +183,7 @@ def _propagated(
         met=tape.met,
         one_at_a_time=one_at_a_time,
         dtype=_shortest(subject.model, tape, total),
+        attention=attention,
     )
 
 
@@ -227,6 +241,16 @@ def _back(
 
 def _at(total: Tensor, one: int) -> Tensor:
     return torch.zeros_like(total).index_copy_(0, torch.tensor([one], device=total.device), total[one : one + 1])
+
+
+def _together(before: list[AttentionCall], calls: list[AttentionCall]) -> list[AttentionCall]:
+    """What backward passes of single examples found of attention; of each the others got nothing."""
+    if not before:
+        return [replace(one) for one in calls]
+    return [
+        replace(new, S=old.S if new.S is None else new.S if old.S is None else old.S + new.S)
+        for old, new in zip(before, calls, strict=True)
+    ]
 
 
 def _joined(parts: list[Tensor], axis: int | None, *, one_by_one: bool) -> Tensor:

@@ -52,7 +52,7 @@ class Tape(Seam, Ledger, Marks):
     After the backward pass: `entries` (what leaked), `flow` (relevance by stage, from input to output), `patches`
     (batch, patch, width), `positions`, `entering` and `prefix` (relevance vectors at the first sum), `positional` (what
     encodings inside the blocks got), `pixels` where the pixel rule gives relevance as such, and with `keep_attention`,
-    `attention`: `A ⊙ (S Vᵀ)` is the relevance of `A`.
+    `attention`: `A ⊙ (S Vᵀ)` is the relevance of `A`; without a declaration `attention_calls`, in order.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class Tape(Seam, Ledger, Marks):
         self.leaf: Tensor | None = None
         self.leaf_of: dict[int, tuple[int, Tensor]] = {}  # ids of leaves by those of their copies, kept alive
         self.handed: dict[int, Tensor] = {}  # relevance as such of leaves, by id, from rules that give that
-        Marks.__init__(self, PositionalRelevance(wanted=positions, separate=by_head))
+        calls = bound is None and keep_attention
+        Marks.__init__(self, PositionalRelevance(wanted=positions, separate=by_head), keeps_calls=calls)
         self._uses: dict[int, list[Any]] = {}  # of tensors that may fork: the tensor, uses, uses by linear layers
         self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self.paused = 0  # how many modules deep calls are left alone
@@ -195,6 +196,11 @@ class Tape(Seam, Ledger, Marks):
         if handler is not None:
             return handler(self, func, *(by_position(args, kwargs) if kwargs else (args, kwargs)))
         return self.without_rule(name or str(func), func, args, kwargs)
+
+    @property
+    def in_attention(self) -> bool:
+        """Whether a softmax is one of attention: in declared attention, or anywhere where its calls are kept."""
+        return self.place == "attention" or self.keeps_calls
 
     @property
     def is_text(self) -> bool:
@@ -370,6 +376,8 @@ class Tape(Seam, Ledger, Marks):
         self.positions.clear()
         self.prefix = {order: torch.empty(0) for order in self.prefix}
         self.attention.clear()
+        for one in self.attention_calls:
+            one.S = None
         self.handed.clear()
         self.positional.relevance.clear()
         self.positional.biases.clear()
@@ -377,5 +385,6 @@ class Tape(Seam, Ledger, Marks):
     def forget(self) -> None:
         self.activated.clear()
         self.gates.clear()
+        self.forget_attention()
         self.leaf_of.clear()
         self._uses.clear()

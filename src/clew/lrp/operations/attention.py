@@ -86,6 +86,8 @@ def _fused(
         handed = S if common == 1 else common * S
         if layer is not None and attends and tape.keep_attention:
             tape.attention[layer] = handed * (to_a / common)
+        if seen_call is not None and attends:
+            seen_call.S = handed * (to_a / common)
         return handed
 
     def at_scores(g: Tensor, x: Tensor | None) -> Tensor:
@@ -111,7 +113,9 @@ def _fused(
         seen = tape.hook_backward(q, at_scores, keep=True), tape.scaled(k, to_qk / common)
     else:
         seen = q, tape.hook_backward(k, at_scores, keep=True)
-    return tape.hook_backward(func(*seen, v, attn_mask=mask, is_causal=causal, scale=scale), at_output, keep=True)
+    y = func(*seen, v, attn_mask=mask, is_causal=causal, scale=scale)
+    seen_call = tape.attends(y)
+    return tape.hook_backward(y, at_output, keep=True)
 
 
 @torch.no_grad()
@@ -180,17 +184,24 @@ def matmul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
             # Some models keep heads on the axis of examples.
             heads = S.unflatten(0, (tape.batch, -1)) if S.ndim == 3 and len(S) > tape.batch else S
             tape.attention[layer] = factor * heads
+        if seen_call is not None and a.requires_grad:
+            seen_call.S = factor * S
         return S
 
     y = func(tape.scaled(a, factor), tape.scaled(b, factor), *args[2:], **kwargs)
-    return tape.hook_backward(y, at_output, keep=True) if epsilon or second or factor == rule.fraction != 0.5 else y
+    seen_call = tape.attends(y) if second else None
+    if epsilon or second or factor == rule.fraction != 0.5:
+        y = tape.hook_backward(y, at_output, keep=True)
+    if both and not second and tape.keeps_calls:
+        tape.logits[id(y)] = y
+    return y
 
 
 @handles("softmax")
 def softmax(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     rule = tape.rule("softmax")
     y = _softmax(tape, rule, func, args, kwargs)
-    if tape.place == "attention":
+    if tape.in_attention:
         tape.probs[id(y)] = y
     return y
 

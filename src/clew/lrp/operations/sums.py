@@ -83,7 +83,8 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
     positional = place == "embedding" and x.ndim == 3 and isinstance(c, Tensor) and c.ndim >= 2
     if tape.is_text:
         positional = positional and tape.positional.is_learned(c)
-    cause = "attention_bias" if place == "attention" else "constant"
+    scores = id(x) in tape.logits
+    cause = "attention_bias" if place == "attention" or scores else "constant"
     biases = cause == "attention_bias" and tape.is_text and tape.positional.wanted and layer is not None
     # Scores of attention are masked by a sum or by a kernel: a stabiliser would see the difference.
     epsilon = rule.epsilon if cause == "constant" else 0.0
@@ -111,7 +112,10 @@ def _add_constant(tape: Tape, x: Tensor, c: Tensor | float, rule: Epsilon | ByAb
         return per_unit * kept
 
     tape.used(x)
-    return tape.hook_backward(torch.add(x, c), back, keep=positional or bool(epsilon))
+    y = tape.hook_backward(torch.add(x, c), back, keep=positional or bool(epsilon))
+    if scores:
+        tape.logits[id(y)] = y
+    return y
 
 
 @handles("sub", "__sub__", "__rsub__", "subtract", "rsub")
@@ -129,8 +133,10 @@ def mul(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         if tape.mixture:
             return _weighted(tape, a, b)
         y = torch.mul(a, b)
-        if tape.place == "attention" and isinstance(b, (int, float)):
+        if tape.in_attention and isinstance(b, (int, float)):
             tape.scaled_by(y, a, float(b))
+            if id(a) in tape.logits:
+                tape.logits[id(y)] = y
         return tape.gate_as(y, a, b)
     rule = tape.rule("product")
     if tape.positional.separate and isinstance(rule, (Uniform, StopGate)):
