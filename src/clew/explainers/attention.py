@@ -15,7 +15,7 @@ from ..seam import take
 from ..shapes import Attn, Scores, at_least_float32
 from ..subject import Mix, Result, StreamSubject, Subject, Trace, mean_heads
 from ..validation import validate_integer
-from . import bimodal, is_released, mass, method
+from . import bimodal, is_released, last_attention, mass, method
 
 
 @method(paper="the control", summary="random numbers: what a method must beat", seeds=True)
@@ -87,14 +87,23 @@ def attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | No
     return Result(maps[0], options={"start_layer": layers[0]}, checks=checks, details=_stacked(subject, maps))
 
 
-@method(paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block")
-def attention_gradcam(subject: Subject, *, variant: str = "paper") -> Result:
+@method(
+    paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block",
+    by_mass=True,
+)  # fmt: skip
+def attention_gradcam(subject: Subject | StreamSubject, *, variant: str = "paper") -> Result:
     """`w_h = mean G_h` over readout rows and patch keys; `scores = max(mean_h w_h A_h[readout], 0)`.
 
     `variant="beyond_intuition"` gives the released map. For models that read the mean of the patches: one weight per
     query, averaged over keys. For texts: the readout row of the whole map over queries and keys, stretched to 0 to 1.
     A map without positive evidence is all zero.
+
+    Models that are not declared: of the last attention that token mass comes to, queries weighted by what is asked of
+    them; `w_h` leaves out keys made of constants alone (CLS) and those that none of these queries sees.
     """
+    if isinstance(subject, StreamSubject):
+        mass.refuse_variant(variant)
+        return last_attention.gradcam(subject)
     last, prefix = subject.last, subject.bound.prefix
     trace = subject.run([last], leaf=(last, "o"))
     g_o = trace.gradients([(last, "o")])[last, "o"]

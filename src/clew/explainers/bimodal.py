@@ -25,6 +25,7 @@ def by_equations(subject: StreamSubject, start_layer: int | None = None) -> Resu
 
     def read(found: TokenStreams) -> Sequence[Tensor]:
         nonlocal count
+        found.find()
         count = len(found.tape.sites)
         refuse_number(start, count)
         last = relevance(found, start)

@@ -79,6 +79,55 @@ class TokenStreams:
         if not self._same(torch.as_tensor(whole), torch.ones_like(self.score)):
             raise self._refusal("the score reads tokens that are none of those behind the last attention", "the model")
 
+    def last(self) -> tuple[Site, Tensor]:
+        """The last attention that mass of the score comes to, and what it asks of each query, (batch, query).
+
+        Raises `OptionError` where there is none, or where it is computed in windows.
+        """
+        found = self._arrived(self.score, torch.ones_like(self.score), self.tape.sites)
+        for site in reversed(self.tape.sites):
+            asked, total = found[site], (self.tape.nodes or {}).get((site.number, "sum"))
+            if asked is None or not bool(asked.any()):
+                continue
+            tokens = asked.numel() if total is None else total.shape[:-1].numel()
+            if tokens != asked.numel() or site.v.shape[:-2].numel() % len(self.score):
+                raise self._refusal(
+                    "the last attention is computed in windows, or of tokens that were moved", site.module
+                )
+            stream = TokenStream(site.v.shape[-2], keys=self._node(site))
+            self.streams, self.steps = [stream], [Step(site, stream, stream, 0)]
+            return site, asked
+        raise self._refusal("nothing of any attention is read", "the model")
+
+    def constant_keys(self, site: Site) -> Tensor:
+        """Which keys of a site are of constants alone, (key,): all mass that is sent back from them ends there."""
+        values, count = self._node(site), site.v.shape[-2]
+        found = torch.zeros(count, dtype=torch.bool, device=site.v.device)
+
+        def ending(first: int, end: int) -> float:
+            amounts = at_least_float32(self.score).new_zeros(len(self.score), count)
+            amounts[:, first:end] = 1
+            self.tape.constants = 0.0
+            self._sent([values], [self._from_keys(values, amounts)])
+            return float(self.tape.constants) / len(self.score)
+
+        def split(first: int, end: int, ends: float) -> None:
+            """Mark keys of a range, of whose mass so much ends at constants."""
+            if ends > (end - first) * (1 - self.allowed):
+                found[first:end] = True
+            elif ends > self.allowed and end - first > 1:
+                # As a rule they are the first: CLS, registers.
+                middle = first + round(ends) if 0 < round(ends) < end - first else (first + end) // 2
+                before = ending(first, middle)
+                if before == 0 and middle - first < (end - first) // 2:
+                    middle = (first + end) // 2
+                    before = ending(first, middle)
+                split(first, middle, before)
+                split(middle, end, ends - before)
+
+        split(0, count, ending(0, count))
+        return found
+
     # Where mass is sent from
 
     def _add(self, site: Site) -> None:
@@ -187,6 +236,17 @@ class TokenStreams:
         """The sum over heads of (…, head, *axes), which may be on the axis of the examples: (batch, *axes)."""
         return values.reshape(len(self.score), -1, *values.shape[axis:]).sum(1)
 
+    def _sent(self, nodes: list[Tensor], handed: list[Tensor]) -> list[Tensor]:
+        """What comes to the leaves of mass that is handed to nodes, where what constants get is counted."""
+        # Values of constants alone are leaves, too, so that autograd goes all ways that end at constants.
+        ends = self.tape.of_constants or []
+        found = torch.autograd.grad(
+            nodes, [*self.leaves.values(), *ends], handed, allow_unused=True, materialize_grads=True, retain_graph=True
+        )
+        for part in found[len(self.leaves) :]:
+            self.tape.constants += at_least_float32(part).sum()
+        return list(found[: len(self.leaves)])
+
     def _at_leaves(self, node: Tensor, handed: Tensor) -> list[Tensor]:
         inputs = list(self.leaves.values())
         return list(
@@ -215,19 +275,13 @@ class TokenStreams:
         if one is not None:
             masses = [mass * (torch.arange(len(mass), device=mass.device) == one)[:, None] for mass in masses]
         starts = [self._start(stream, mass) for stream, mass in zip(self.streams, masses, strict=True)]
-        found = torch.autograd.grad(
-            [node for node, _ in starts], list(self.leaves.values()), [handed for _, handed in starts],
-            allow_unused=True, materialize_grads=True, retain_graph=True,
-        )  # fmt: skip
+        found = self._sent([node for node, _ in starts], [handed for _, handed in starts])
         return dict(zip(self.leaves, found, strict=True))
 
     def at_leaves(self, masses: Sequence[Tensor]) -> StreamMass:
         """Mass (batch, token) of each stream's tokens, where it comes from. Sites are reached as their gradient is."""
         tape, batch = self.tape, len(self.score)
         tape.constants, tape.made = 0.0, 0.0
-        starts = [self._start(stream, mass) for stream, mass in zip(self.streams, masses, strict=True)]
-        # Values made of constants alone are the end of it.
-        lost = sum(float(mass.sum()) for (node, _), mass in zip(starts, masses, strict=True) if node.is_leaf)
         axes = self.subject.axes(self.score, self.leaves)
         if None in axes.values():  # examples share leaves
             each = [self._one(masses, one) for one in range(batch)]
@@ -236,7 +290,7 @@ class TokenStreams:
         else:
             leaves = self._one(masses, None)
         arrived = sum(float(at_least_float32(part).sum()) for part in leaves.values())
-        constants = float(tape.constants) + lost
+        constants = float(tape.constants)
         whole = sum(float(mass.sum()) for mass in masses)
         for site in tape.sites:
             site.asked = None
@@ -248,7 +302,7 @@ class TokenStreams:
 
 
 def with_token_streams(subject: StreamSubject, mix: Callable[[TokenStreams], Sequence[Tensor]]) -> StreamMass:
-    """Where mass (batch, token) of each stream comes from, by `mix` of what was found in one forward pass.
+    """Where mass (batch, token) of each stream comes from: `mix` finds streams, in one forward pass, and says it.
 
     Raises `CaptureError` where no attention was seen, `OptionError` where tokens do not stay apart.
     """
@@ -283,7 +337,6 @@ def _found(subject: StreamSubject, mix: Callable[[TokenStreams], Sequence[Tensor
             {p.dtype for p in floats_of(subject.model)} | {score.dtype} | ({tape.shorter} if tape.shorter else set())
         )
         streams = TokenStreams(subject, tape, score, found.leaves, tolerance(*kinds))
-        streams.find()
         got = streams.at_leaves(mix(streams))
     if subject.verify:
         words = "mass that neither inputs nor constants got, of all"

@@ -226,7 +226,7 @@ def _softmax(tape: Tape, rule: Any, func: Call, args: Args, kwargs: Kwargs) -> A
 def baddbmm(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     def call(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
         product = tape.seen(torch.bmm, (batch1, batch2), {})
-        product = product if alpha == 1 else product * alpha
+        product = product if alpha == 1 else tape.seen(torch.mul, (product, alpha), {})
         return product if beta == 0 else tape.seen(torch.add, (product, input * beta), {})
 
     return call(*args, **kwargs)
