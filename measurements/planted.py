@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "raw_attention": ("raw_attention", {}),
     "beyond_intuition_head": ("beyond_intuition_head", {}),
     "beyond_intuition_head, perception": ("beyond_intuition_head", {"feedback": False}),
+    "transformer_attribution": ("transformer_attribution", {}),
+    "partial_lrp": ("partial_lrp", {}),
+    "attention_gradcam": ("attention_gradcam", {}),
     "beyond_intuition_token": ("beyond_intuition_token", {}),
     "integrated_gradients": ("integrated_gradients", {"n_steps": 16}),
     "input_x_gradient": ("input_x_gradient", {}),
@@ -75,37 +79,68 @@ def quarter_of(patches: Tensor) -> int:
     return next(i for i in range(4) if quarter_mask(i)[middle])
 
 
-def table(load: Callable[[], Any], measure: Callable[[Any, str], Iterator[tuple[str, bool]]], seed: int | None) -> None:
-    """A row for each method: hits of all, with a 95 % interval (Wilson)."""
-    model = load()
+def measured(name: str, seed: int | None, measure: Callable[[Any, str], Iterator[tuple[str, bool]]]) -> dict[str, Hits]:
+    """Hits of each method, by what was to be hit; `seed` re-draws the weights."""
+    model = clew.load(f"mini:{name}")
     if seed is not None:
         torch.manual_seed(seed)
         model.model = type(model.model)(model.model.config).eval()
-    for name in METHODS:
+    found: dict[str, Hits] = {}
+    for method in METHODS:
         torch.manual_seed(0)
-        hits: Hits = {}
-        for what, hit in measure(model, name):
-            hits.setdefault(what, []).append(hit)
-        cells: list[str] = []
-        for several in hits.values():
-            low, high = binomtest(sum(several), len(several)).proportion_ci(method="wilson")
-            cells.append(f"{sum(several) / len(several):.2f} ({low:.2f}–{high:.2f})")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        for what, hit in measure(model, method):
+            found.setdefault(method, {}).setdefault(what, []).append(hit)
+        print(name, seed, method, {k: sum(v) / len(v) for k, v in found[method].items()}, flush=True)
+    return found
+
+
+def cell(hits: list[bool]) -> str:
+    """The share of hits with its 95 % interval (Wilson)."""
+    low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    return f"{sum(hits) / len(hits):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def page(strings: list[Reversal], asked: list[AskedDigits]) -> str:
+    """The table with what it means."""
+    letters = [measured("reverse", seed, lambda m, n: of_reversals(m, n, strings)) for seed in (None, 1)]
+    pictures = [measured("digits-chat", seed, lambda m, n: of_pictures(m, n, asked)) for seed in (None, 1)]
+    rows = [
+        f"| {method} | "
+        + " | ".join(cell(found[method]["letter"]) for found in letters)
+        + " | "
+        + " | ".join(cell(found[method][what]) for what in ("quarter", "word") for found in pictures)
+        + " |"
+        for method in METHODS
+    ]
+    return (
+        HEAD.format(letters=LENGTH * len(strings), pictures=len(asked), when=when_and_where()) + "\n".join(rows) + "\n"
+    )
+
+
+HEAD = """# What decides is known: does a method point at it?
+
+`mini:reverse` writes ten letters backwards, each three letters on in the alphabet: one letter of the source decides
+each letter of the answer. `mini:digits-chat` is asked which digit is in one quarter of a picture: that quarter decides,
+and the two words of the question that say which. *Letter*: the highest score of the source is at the letter that
+decides, of {letters} letters (chance 0.10). *Quarter*: the highest patch is in the asked quarter, of {pictures} pictures
+(chance 0.25). *Word*: the highest word of the question is one of the two (chance 0.40). *Re-drawn*: with random
+weights, where nothing decides. With 95 % intervals (Wilson). No string and no digit was seen in training.
+
+Made by `python measurements/planted.py` ({when}).
+
+| method | letter | re-drawn | quarter | re-drawn | word | re-drawn |
+|---|---|---|---|---|---|---|
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strings", type=int, default=20)
     parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("docs/planted-evidence.md"))
     given = parser.parse_args()
-    strings = clew.reversals(given.strings)
     asked = [compose_asked("test", 2_000 + i) for i in range(given.pictures)]
-    print(f"({when_and_where()})")
-    for seed, words in ((None, "as trained"), (1, "with re-drawn weights")):
-        print(f"mini:reverse {words}, {LENGTH * given.strings} letters")
-        table(lambda: clew.load("mini:reverse"), lambda m, n: of_reversals(m, n, strings), seed)
-        print(f"mini:digits-chat {words}, {given.pictures} pictures")
-        table(lambda: clew.load("mini:digits-chat"), lambda m, n: of_pictures(m, n, asked), seed)
+    given.out.write_text(page(clew.reversals(given.strings), asked), encoding="utf-8")
 
 
 if __name__ == "__main__":
