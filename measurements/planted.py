@@ -122,9 +122,9 @@ HEAD = """# What decides is known: does a method point at it?
 `mini:reverse` writes ten letters backwards, each three letters on in the alphabet: one letter of the source decides
 each letter of the answer. `mini:digits-chat` is asked which digit is in one quarter of a picture: that quarter decides,
 and the two words of the question that say which. *Letter*: the highest score of the source is at the letter that
-decides, of {letters} letters (chance 0.10). *Quarter*: the highest patch is in the asked quarter, of {pictures} pictures
-(chance 0.25). *Word*: the highest word of the question is one of the two (chance 0.40). *Re-drawn*: with random
-weights, where nothing decides. With 95 % intervals (Wilson). No string and no digit was seen in training.
+decides, of {letters} letters (chance 0.10). *Quarter*: the highest patch is in the asked quarter, of {pictures}
+pictures (chance 0.25). *Word*: the highest word of the question is one of the two (chance 0.40). *Re-drawn*: with
+random weights, where nothing decides. With 95 % intervals (Wilson). No string and no digit was seen in training.
 
 Made by `python measurements/planted.py` ({when}).
 

@@ -16,6 +16,7 @@ from ..explainers import find_method, parse_method
 from ..loading.load import load
 from ..requests import explain_items, items_for, kind_of, numbers, tell_left_out
 from .parameters import Checkpoint, Device, Linear, ModelName, Quantize, Score
+from .several import several_inputs, write_several
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -30,7 +31,8 @@ def explain(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token."
+            "--method",
+            help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token.",
         ),
     ] = None,
     target: Annotated[
@@ -49,6 +51,15 @@ def explain(
     ] = None,
     span: Annotated[
         str | None, typer.Option(help="Words of the text that a language model is to have written, or an answer in it.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Of chat models: a picture that --text asks about; repeat.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Of an encoder with a decoder: the text that it reads.")] = None,
+    answer: Annotated[str | None, typer.Option(help="What its decoder has written so far.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A .wav file, for models that hear.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option(help="A .json file with the messages of a chat: [{role: …, content: …}].")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png, .tex or .safetensors (one method).")] = Path(
         "clew.html"
@@ -76,6 +87,10 @@ def explain(
     clew explain "a quiet, brilliant film" --model hf:distilbert-base-uncased-finetuned-sst-2-english
 
     clew explain park.jpg --model hf:openai/clip-vit-base-patch32 --text "a photo of a dog" --text "a photo of a cat"
+
+    clew explain --image cat.jpg --text "what is this?" --model hf:llava-hf/llava-interleave-qwen-0.5b-hf
+
+    clew explain --source "a quiet street" --answer "eine" --model hf:Helsinki-NLP/opus-mt-en-de --method attn_lrp
     """
     if not model:
         raise OptionError("no model to explain", expected="--model NAME", got="none", todo="see `clew models`")
@@ -88,6 +103,11 @@ def explain(
         model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, labels=class_names(labels),
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
     )  # fmt: skip
+    more_inputs = {"source": source, "answer": answer, "audio": audio, "messages": messages}
+    given = several_inputs(image or [], text or [], **more_inputs)
+    if given is not None:
+        write_several(console, loaded, given, chosen if method else [("attn_lrp", {})], target, score, out)
+        return
     kind = kind_of(loaded)
     words_only = kind == "text" or (kind == "pair" and side == "text")
     suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")
