@@ -17,7 +17,7 @@ from ..explainers import find_method
 from ..explaining import LoadedPair, unwrap
 from ..explaining.explain import explain
 from ..inputs import open_image
-from ..loading import MINIS
+from ..loading import MINIS, SEVERAL_INPUTS
 from ..loading.load import load
 from ..models import LoadedModel
 from ..requests import has_words, kind_of, labels_of, target_of, texts_of
@@ -48,7 +48,8 @@ class OfferedModels:
 
     def __init__(self, names: Sequence[str] = (), **options: Any) -> None:
         """`options` go to `load`, for the names; bundled models take none of them."""
-        self.names = [*names, *(f"mini:{name}" for name in MINIS if f"mini:{name}" not in names)]
+        bundled = (f"mini:{name}" for name in MINIS if name not in SEVERAL_INPUTS)
+        self.names = [*names, *(name for name in bundled if name not in names)]
         self._own, self._options = set(names), options
         self._held: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()

@@ -22,7 +22,7 @@ from .hugging_face import load_hf
 from .open_clip_models import load_open_clip
 from .timm_models import LinearHead, load_timm, timm_configuration
 
-__all__ = ["MINIS", "DinoLinear", "LoadedModel", "load"]
+__all__ = ["MINIS", "SEVERAL_INPUTS", "DinoLinear", "LoadedModel", "load"]
 
 logger = logging.getLogger("clew")
 
@@ -34,6 +34,8 @@ MINIS = {
     "digits-chat": "a small LLaVA (0.5 M parameters) that is asked which digit is in a quarter of a picture",
     "reverse": "a small encoder–decoder (0.2 M parameters) that writes ten letters backwards, each three letters on",
 }
+
+SEVERAL_INPUTS = ("digits-chat", "reverse")  # those that take a picture with a question, or a source with its answer
 
 
 @validate_call
