@@ -123,6 +123,7 @@ class MassPass(Seam):
         self.nodes: dict[tuple[int, str], Tensor] | None = None  # values of sites and what goes past them, if wanted
         self.around: dict[int, Mark] = {}  # if nodes are wanted, what comes straight from sites where it is added
         self.of_constants: list[Tensor] | None = None  # values made of constants alone, as leaves, if these are wanted
+        self.own_functions = False  # whether layers make something by functions that no torch call shows
         self.copies = False  # whether the model gets copies of what is kept, since it changes tensors in place
         self._order = 0
         self._behind = frozenset[Site]()  # all sites that the arguments of the call are made of
@@ -137,7 +138,7 @@ class MassPass(Seam):
                     before=lambda args, kwargs, name=name: self._modules.append(name),
                     after=lambda output: self._modules.pop() and None,
                 )
-            elif name and not type(module).__module__.startswith("torch."):
+            elif self.own_functions and name and not type(module).__module__.startswith("torch."):
                 self.watch(module, before=lambda args, kwargs: self._given.append((args, kwargs)), after=self._unseen)
         self.switch_on()
 

@@ -19,15 +19,15 @@ def move(tape: MassPass, func: Call, args: Args, kwargs: Kwargs) -> Any:
     """Autograd's own backward."""
     if not (args and tape.carries(args[0])):  # something that is brought to the dtype of another, say
         return tape.without_mass(func, args, kwargs)
-    result = func(*args, **kwargs)
+    result, rest = func(*args, **kwargs), args[1:]  # what it was made of is let go of
     if func in _CASTS:
         return as_before(tape, result, [args[0]], same, moved=True)
     if isinstance(result, Tensor):
-        return as_before(tape, result, [args[0]], lambda r: func(r.contiguous(), *args[1:], **kwargs), moved=True)
+        return as_before(tape, result, [args[0]], lambda r: func(r.contiguous(), *rest, **kwargs), moved=True)
     if isinstance(result, (tuple, list)):
         for i, one in enumerate(cast("list[Any]", result)):
             if isinstance(one, Tensor):
-                as_before(tape, one, [args[0]], lambda r, i=i: func(r.contiguous(), *args[1:], **kwargs)[i], moved=True)
+                as_before(tape, one, [args[0]], lambda r, i=i: func(r.contiguous(), *rest, **kwargs)[i], moved=True)
     return result
 
 

@@ -63,7 +63,8 @@ def _residual(tape: MassPass, y: Tensor, branch: Tensor, skip: Tensor, mark: Mar
     for site in mark.sites:
         tape.keep(site, "query", skip)
         tape.keep(site, "branch", branch if mark.linear is None else mark.linear)
-        tape.around[site.number] = mark
+        if tape.nodes is not None:
+            tape.around[site.number] = mark
 
     def back(g: Tensor) -> Sequence[Tensor | None]:
         past, through = tape.residual(mark.site, mark)
