@@ -60,11 +60,14 @@ def test_a_picture_and_a_question(chat):
     assert found["image"] is found["pixel_values"]
     assert found["image"].patch_grid == (4, 4)
     said = list(found["prompt"].tokens[0])
-    assert said == ["USER:", *["<image>"] * 16, "what", "is", "this", "?", "ASSISTANT:"]
+    assert said == ["USER:", "<image> × 16", *[""] * 15, "what", "is", "this", "?", "ASSISTANT:"]
     assert found.target == ["'cat'"]
-    places = torch.tensor([word == "<image>" for word in said])
+    places = found["prompt"].input_ids[0] == WORDS.index("<image>")
     assert found["prompt"].all_scores[0, places].abs().max() == 0  # they belong to the picture
     assert found["prompt"].special[0, places].all()
+    shown = [piece for piece in found["prompt"].pieces(0) if piece.columns]
+    assert [piece.text for piece in shown][1] == "<image> × 16"
+    assert sorted(column for piece in shown for column in piece.columns) == list(range(len(said)))
 
 
 def test_the_same_in_three_ways(chat):

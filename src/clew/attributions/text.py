@@ -108,6 +108,10 @@ class TextAttribution(Attribution):
             if spans is not None and added and spans[column][1] > at:  # written in the text itself
                 found += [Piece(text[at : spans[column][0]])] if spans[column][0] > at else []
                 at = spans[column][1]
+            if spans is None and added and not token and found:  # one more place of a picture
+                shown = found[-2]
+                found[-2] = Piece(shown.text, (shown.score or 0) + score, True, (*shown.columns, column))
+                continue
             if spans is None or added or spans[column][0] == spans[column][1]:
                 found += [Piece(token, score, added, (column,)), *([Piece(" ")] if spans is None else [])]
                 continue

@@ -232,12 +232,29 @@ def _words(ready: AnyModel, name: str, ids: Tensor) -> Places:
     if tokenizer is not None:
         added = set(getattr(tokenizer, "all_special_ids", ()))
         special = torch.tensor([[i in added for i in row] for row in shown.tolist()]).to(real.device)
-        tokens = [list(tokenizer.convert_ids_to_tokens(row)) for row in shown.tolist()]
+        tokens = [
+            _runs_once(list(tokenizer.convert_ids_to_tokens(row)), added_here)
+            for row, added_here in zip(shown.tolist(), special.tolist(), strict=True)
+        ]
     elif ids.ndim == 2:
         tokens = [[str(i) for i in row] for row in shown.tolist()]
     else:
         tokens = [[str(tuple(i)) for i in row] for row in ids.flatten(2).tolist()]
     return Words(shown, real, special, tokens)
+
+
+def _runs_once(tokens: list[str], special: list[bool]) -> list[str]:
+    """Tokens, with a special one that comes many times in a row (the places of a picture) written once."""
+    found = list(tokens)
+    start = 0
+    while start < len(tokens):
+        stop = start
+        while stop < len(tokens) and special[start] and tokens[stop] == tokens[start]:
+            stop += 1
+        if stop - start > 2:
+            found[start:stop] = [f"{tokens[start]} × {stop - start}", *[""] * (stop - start - 1)]
+        start = max(stop, start + 1)
+    return found
 
 
 # Inputs
