@@ -49,7 +49,7 @@ class AroundWords(nn.Module):
 def told(model, inputs, count):
     """The error, and the declaration that its advice makes."""
     with pytest.raises(UnknownArchitecture) as error:
-        clew.explain(model, inputs)
+        clew.explain(model, inputs, method="pa_lrp")
     said = str(error.value)
     code = said[said.index("\nfrom clew") if "\nfrom clew" in said else said.index("\nmine =") :]
     code = re.sub(r"\n(clew\.)?explain\(.*", "", code, flags=re.S)
@@ -165,7 +165,7 @@ def test_models_of_another_kind_are_told_so():
         (transformers.ViltForQuestionAnswering(transformers.ViltConfig(**WORDS)), IDS, "in one sequence"),
     ):
         with pytest.raises(UnknownArchitecture, match=words):
-            clew.explain(model.eval(), inputs)
+            clew.explain(model.eval(), inputs, method="pa_lrp")
 
 
 T5 = {"d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 3, "vocab_size": 60}
