@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import set_seed
 
 import clew
 from clew.minis.asked_digits import QUARTERS, SIZE, compose_asked, quarter_mask
-from clew.minis.train_chat import PLACES, TEST_PICTURES, accuracy, build_tokenizer, main, pixels_of, prompt_of
+from clew.minis.train_chat import (
+    FOLDER,
+    PLACES,
+    TEST_PICTURES,
+    Questions,
+    accuracy,
+    build_tokenizer,
+    main,
+    pixels_of,
+    prompt_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +75,39 @@ def test_its_processor_makes_what_it_was_trained_on(model):
     assert chat["input_ids"].tolist() == made["input_ids"].tolist()
 
 
+def test_the_template_writes_chats_as_it_was_trained_on(model):
+    one = compose_asked("test", 0)
+    messages = []
+    for quarter in np.random.default_rng(one.seed).permutation(4).tolist():
+        asked = replace(one, quarter=quarter)
+        parts = [{"type": "text", "text": asked.question}]  # a picture stands first, wherever it is given
+        parts += [] if messages else [{"type": "image", "image": Image.fromarray(one.image)}]
+        messages += [{"role": "user", "content": parts}, {"role": "assistant", "content": asked.answer}]
+    chat = model.processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    trained = Questions("test", 1, model.tokenizer)[0]
+    assert chat["input_ids"][0].tolist() == trained["input_ids"].tolist()
+    torch.testing.assert_close(chat["pixel_values"][0], trained["pixel_values"], rtol=0, atol=1e-6)
+
+
+def test_a_question_mark_may_touch_its_word(model):
+    read = model.tokenizer
+    assert read("which upper left digit?")["input_ids"] == read("which upper left digit ?")["input_ids"]
+
+
+def readable_by_both(folder):
+    """Assert what transformers 4 reads, and 5 would write otherwise: the tower's names, and named tokens."""
+    with safe_open(str(folder / "model.safetensors"), "pt") as weights:
+        tower = [name for name in weights.keys() if name.startswith("vision_tower.")]  # noqa: SIM118
+    assert tower and all(name.startswith("vision_tower.vision_model.") for name in tower)
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    assert told["extra_special_tokens"] == {"image_token": "<image>"}
+    assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_its_files_are_read_by_both_transformers():
+    readable_by_both(FOLDER)
+
+
 def test_it_answers_and_ends(model):
     for one in clew.chat_scenes()[:4]:
         given = processed(model, one)
@@ -99,4 +144,5 @@ def test_the_script_trains_and_writes(tmp_path):
     made = clew.load(str(tmp_path / "chat"))
     assert made.processor is not None
     assert not hasattr(made.model, "reader")
+    readable_by_both(tmp_path / "chat")
     assert json.loads((tmp_path / "chat" / "measured.json").read_text())["test_pictures"] == 20

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -44,8 +46,10 @@ PLACEHOLDERS = "<image>" * PLACES
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 TEMPLATE = (
     "{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{{ '<image> ' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image> ' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{{ '' if message['role'] == 'user' else '</s>' }}"
     "{{ ' ' if not loop.last or add_generation_prompt else '' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
@@ -112,7 +116,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """A token for each word, and one beginning."""
     words = [*SPECIAL, "USER:", "ASSISTANT:", "which", "upper", "lower", "left", "right", "digit", "?", *WORDS]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    parts = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("?", "isolated")]  # "digit?" is two words
+    made.pre_tokenizer = pre_tokenizers.Sequence(parts)
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     roles = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=False))
     more: dict[str, Any] = {**roles, "extra_special_tokens": {"image_token": "<image>"}}
@@ -175,10 +180,20 @@ def write_chat_processor(output: Path) -> None:
     }
     config = json.loads((output / "config.json").read_text())
     config["image_token_index"] = config["image_token_id"] = SPECIAL.index("<image>")  # its old and its new name
+    words = json.loads((output / "tokenizer_config.json").read_text())
+    words["extra_special_tokens"] = {"image_token": "<image>"}  # transformers 4 takes no list, as 5 writes it
+    # transformers 5 leaves out a level of the tower's names; both read them with it.
+    level = "vision_tower."
+    weights = {
+        name.replace(level, f"{level}vision_model.") if f"{level}vision_model." not in name else name: weight
+        for name, weight in load_file(output / "model.safetensors").items()
+    }
     write_all({
         output / "processor_config.json": json.dumps(told, indent=2) + "\n",
         output / "chat_template.jinja": TEMPLATE,
         output / "config.json": json.dumps(config, indent=2) + "\n",
+        output / "tokenizer_config.json": json.dumps(words, indent=2) + "\n",
+        output / "model.safetensors": serialized(weights, metadata={"format": "pt"}),
     })  # fmt: skip
 
 
