@@ -100,3 +100,13 @@ def test_feedback_of_images(name, method, quadrature):
     expected = clew.explain(model, x, method=method, target=2, compute_dtype=torch.float64, checks="off", **options)
     found = by_mass(model, {"pixel_values": x} if "hf" in name else x, 2, method, **options)
     close(in_patches(found, expected.scores.shape[1]), expected.scores)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "attention_gradcam", "transformer_attribution", "chefer"])
+def test_the_first_pass_over_a_model_with_own_functions(method):
+    """BLOOM's activation is an autograd function; every method finds that by itself, in whatever order they come."""
+    ids = torch.arange(5, 23).view(2, 9)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    options = {"variant": method} if method == "chefer" else METHODS.get(method, {})
+    name = "generic_attribution" if method == "chefer" else method
+    by_mass(tiny_text.build_text("bloom", "eager"), given, lambda o: o.logits[:, -1, 0], name, **options)

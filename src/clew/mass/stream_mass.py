@@ -6,24 +6,20 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CaptureError
-from ..lrp.changes import with_copies
-from ..seam import floats_of, owning_model
+from ..seam import floats_of
 from ..shapes import at_least_float32
 from ..subject import Discrepancy, StreamSubject, tolerance
 from . import operations as operations  # fills the table
 from .mass_pass import Mark, MassPass, Mix, Residual
+from .own_functions import with_own_functions
 from .site import Site
 
 T = TypeVar("T")
-
-# Models whose layers were seen to have functions of their own, which no torch call shows.
-_own_functions: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -181,34 +177,23 @@ def with_mass_graph(
     `nodes` are kept: what goes into attentions, comes out and goes past them. Errors as in `propagate_mass`.
     """
 
-    def once(copies: bool) -> tuple[T, bool]:
+    def once(copies: bool, own_functions: bool) -> tuple[T, bool]:
         with torch.enable_grad():
-            graph = _opened(subject, gradient=gradient or differentiable, nodes=nodes, copies=copies)
+            kept = {"gradient": gradient or differentiable, "nodes": nodes}
+            graph = _opened(subject, **kept, copies=copies, own_functions=own_functions)
             if gradient:
                 with graph.gradients():
                     leaves = list(graph.leaves.values())
                     torch.autograd.grad(graph.score.sum(), leaves, allow_unused=True, retain_graph=True)
             return use(graph), graph.arrived
 
-    def run(copies: bool) -> T:
-        owner, measured = owning_model(subject.model), len(subject.measured)
-        found, arrived = once(copies)
-        if not arrived and owner not in _own_functions:  # layers may have functions that no torch call shows
-            _own_functions.add(owner)
-            again = len(subject.measured)
-            found, arrived = once(copies)
-            del subject.measured[measured:again]
-            if not arrived:
-                _own_functions.discard(owner)
-        return found
-
-    return with_copies(subject.model, run)
+    return with_own_functions(subject, once)
 
 
-def _opened(subject: StreamSubject, *, gradient: bool, nodes: bool, copies: bool) -> MassGraph:
+def _opened(subject: StreamSubject, *, gradient: bool, nodes: bool, copies: bool, own_functions: bool) -> MassGraph:
     tape = MassPass(subject.model, _unknown, _unknown, gradient=gradient)
     tape.copies, subject.by_mass = copies, True
-    tape.own_functions = owning_model(subject.model) in _own_functions
+    tape.own_functions = own_functions
     tape.nodes = {} if nodes else None
     scores: list[Tensor] = []
     found = subject.run(

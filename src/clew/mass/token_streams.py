@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..lrp.changes import with_copies
 from ..seam import floats_of
 from ..shapes import at_least_float32
 from ..subject import Discrepancy, StreamSubject, tolerance
 from . import operations as operations  # fills the table
 from .mass_pass import MassPass
+from .own_functions import with_own_functions
 from .site import Site
 from .stream_mass import StreamMass, no_attention
 
@@ -306,13 +306,20 @@ def with_token_streams(subject: StreamSubject, mix: Callable[[TokenStreams], Seq
 
     Raises `CaptureError` where no attention was seen, `OptionError` where tokens do not stay apart.
     """
-    return with_copies(subject.model, lambda copies: _found(subject, mix, copies=copies))
+
+    def once(copies: bool, own_functions: bool) -> tuple[StreamMass, bool]:
+        got = _found(subject, mix, copies=copies, own_functions=own_functions)
+        return got, got.arrives
+
+    return with_own_functions(subject, once)
 
 
-def _found(subject: StreamSubject, mix: Callable[[TokenStreams], Sequence[Tensor]], *, copies: bool) -> StreamMass:
+def _found(
+    subject: StreamSubject, mix: Callable[[TokenStreams], Sequence[Tensor]], *, copies: bool, own_functions: bool
+) -> StreamMass:
     # Nothing is handed to keys: all mass goes past attention, and is seen where it comes by.
     tape = MassPass(subject.model, _nothing, lambda site, mark: (1.0, 1.0), gradient=True)
-    tape.nodes, tape.of_constants = {}, []
+    tape.nodes, tape.of_constants, tape.own_functions = {}, [], own_functions
     tape.copies, subject.by_mass = copies, True
     scores: list[Tensor] = []
     with torch.enable_grad():
