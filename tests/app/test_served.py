@@ -239,3 +239,18 @@ def test_nothing_is_left_after_a_signal(name, tmp_path):
         assert process.wait(30) == 0
     assert not list((tmp_path / "tmp").iterdir())
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_while_python_tidies_up_is_not_lost():
+    """What is raised in `__del__` Python drops."""
+
+    class Tidied:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with serving._until_stopped() as stopped:
+        Tidied()
+        assert stopped == [signal.SIGTERM]
+        stopped.append(0)  # reached
+    assert stopped == [signal.SIGTERM, 0]

@@ -85,7 +85,12 @@ def served(
             yield address, process
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                pytest.fail(f"SIGTERM does not end the page: {(folder / 'log').read_text()}")
 
 
 class Page:

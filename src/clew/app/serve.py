@@ -44,7 +44,7 @@ def serve(
     """
     refuse_without_login(host, share, login, no_auth)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read on import
-    with _until_stopped(), own_folder() as folder:
+    with _until_stopped() as stopped, own_folder() as folder:
         optional_import("gradio", extra="ui", purpose="show the page")
         page: Any = None
         try:
@@ -52,7 +52,7 @@ def serve(
             settle()
             tell(f"The page of clew: {page.local_url}")
             tell(audience(host, page.server_port, page.share_url, login))
-            while True:
+            while not stopped:
                 time.sleep(3600)
         finally:
             if page is not None:
@@ -116,12 +116,17 @@ def _launched(
 
 
 @contextmanager
-def _until_stopped() -> Generator[None]:
-    """Ends with the first signal to stop; those that are ignored (by nohup) stay so."""
+def _until_stopped() -> Generator[list[int]]:
+    """Ends with the first signal to stop; those that are ignored (by nohup) stay so.
+
+    The signals that came are listed, too: Python drops what is raised where it tidies up, in `__del__` for one.
+    """
+    came: list[int] = []
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
 
     def stop(number: int, frame: object) -> None:
+        came.append(number)
         for one in before:  # what is left to do is to tidy up: a second signal must not end that
             signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -130,7 +135,7 @@ def _until_stopped() -> Generator[None]:
         if handler is not signal.SIG_IGN:
             signal.signal(number, stop)
     try:
-        yield
+        yield came
     except KeyboardInterrupt:
         pass
     finally:
