@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -21,14 +21,36 @@ class GenerationAttribution(Attribution):
     `tokens` are those of the prompt and the answer, of which the first `prompt` are the prompt's; row `i` explains
     token `prompt + i`. Tokens from there on have 0. Together they are the text: a character of several tokens stands at
     the first of them, and the others are empty.
+
+    `inputs`: what other inputs got, by name, for each generated token: `g["image"].heatmap()`, `g["source"].scores`.
     """
 
     input_ids: Tensor
     tokens: Sequence[str]
     prompt: int
+    inputs: Mapping[str, Attribution] = field(default_factory=dict[str, Attribution])
 
     kind: ClassVar[str] = "generation"
     tensors: ClassVar[tuple[str, ...]] = ("all_scores", "score", "logits")
+
+    @property
+    def streams(self) -> dict[str, Attribution]:
+        """The result of each input, by its name."""
+        return {**self.inputs, self.stream_name: self}
+
+    def inner(self) -> dict[str, Attribution]:
+        """Results within this one."""
+        return dict(self.inputs)
+
+    @classmethod
+    def inner_fields(cls, inner: Mapping[str, Attribution]) -> dict[str, Any]:
+        """Fields that hold results within this one."""
+        return {"inputs": dict(inner)}
+
+    @classmethod
+    def inner_names(cls, saved: SavedFields) -> Sequence[str]:
+        """The names of results within a saved one."""
+        return saved.value("names", [str], [])
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -69,7 +91,8 @@ class GenerationAttribution(Attribution):
         return {".html": self.to_html, ".png": self.to_png, **super().writers()}
 
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"input_ids": self.input_ids}, {"tokens": list(self.tokens), "prompt": self.prompt}
+        plain = {"tokens": list(self.tokens), "prompt": self.prompt}
+        return {"input_ids": self.input_ids}, plain | ({"names": list(self.inputs)} if self.inputs else {})
 
     @classmethod
     def _from_file(cls, saved: SavedFields, batch: int, tokens: int) -> dict[str, Any]:

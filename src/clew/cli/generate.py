@@ -34,7 +34,7 @@ def generate(
     checkpoint: Checkpoint = None,
     device: Device = "cpu",
     quantize: Quantize = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tokens explained at a time.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tokens explained by one forward pass.")] = 32,
 ) -> None:
     """Let a language model write, and show which earlier tokens each of its tokens goes back to.
 

@@ -22,12 +22,13 @@ from ..seam import floats_of
 from ..seam.twin import twin
 from ..streams import ModelCall
 from ..subject import Result, StreamSubject
-from ..targets import Resolved, Similarity, Target, config_labels, labels_by_index
+from ..targets import Each, Resolved, Similarity, Target, config_labels, flatten_targets, labels_by_index
 from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
-from .any_target import AskedTarget, mask_of, resolve_any
+from .any_target import AskedTarget, resolve_any
 from .assemble import Settings, normalized
+from .next_tokens import mask_of
 from .prepare import image_inputs, in_dtype, like
 from .processed import is_raw, processed, with_beginning
 
@@ -108,9 +109,17 @@ def explain_any(
             + (", ".join(f"{n}: {type(c).__name__}" for n, c in ready.given.named_children()) or "no submodules"),
             todo=how_to_declare(ready.given),
         )
-    subject = subject_of_any(
-        ready, target, score, at=at, progress=progress, details=settings.details, verify=settings.checks != "off"
-    )
+    more: dict[str, Any] = {"at": at, "details": settings.details, "verify": settings.checks != "off"}
+    if (several := _targets_of_each(target)) is not None:
+        examples = len(subject_of_any(ready, several[0], score).clean_scores())
+        flat, each = flatten_targets(target, examples)
+        if each > 1 and (method.by_mass or examples > 1):  # these tell examples apart by their scores
+            parts = [
+                explain_any(ready, method, one, score, options, settings, at, progress)
+                for one in _nth_targets(cast("list[Any]", flat), each)
+            ]
+            return Attribution.concatenate([part[i] for i in range(examples) for part in parts])
+    subject = subject_of_any(ready, target, score, progress=progress, **more)
     result = method(subject, **options)
     if result.streams is None:
         expected = "Result(streams={name: (batch, …)}), such as leaves_of(subject).result(values) gives"
@@ -120,6 +129,20 @@ def explain_any(
         with verifying():
             checks |= verify_streams(subject, ready.given, result, again=settings.checks == "full")
     return _attribution(ready, subject, method.name, result, settings, checks)
+
+
+def _targets_of_each(target: Target) -> list[Any] | None:
+    """The first target of each example, where some have several; None where none has."""
+    rows = target if isinstance(target, (list, tuple)) else [target]
+    if not any(isinstance(one, Each) for one in rows):
+        return None
+    first = [one.targets[0] if isinstance(one, Each) else one for one in cast("list[Any]", rows)]
+    return [first] if isinstance(target, (list, tuple)) else first
+
+
+def _nth_targets(flat: list[Any], each: int) -> list[list[Any]]:
+    """The first target of every example, the second, …"""
+    return [flat[i::each] for i in range(each)]
 
 
 def subject_of_any(ready: AnyModel, target: Target = None, score: str = "logit", **more: Any) -> StreamSubject:
@@ -204,18 +227,18 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     if given is None:  # a station
         return Entries()
     if not given.is_floating_point():
+        each = subject.each
         ids = given.mT if given.ndim == 2 and given.shape != scores.shape == given.mT.shape else given
-        return _words(ready, name, ids) if ids.ndim >= 2 and len(ids) == len(scores) else Entries()
+        return _words(ready, name, ids, each) if ids.ndim >= 2 and len(ids) * each == len(scores) else Entries()
     assert subject.clean is not None
     patch = subject.clean.entrance.patches.get(name)
     in_patches = patch is not None and len(patch) == 2
     if scores.ndim == 4 and (in_patches or scores.shape[1] in (1, 3, 4)):
         pictures: Sequence[Picture] = ready.pictures
-        if len(pictures) != len(scores):
-            shown = given.detach().cpu()
-            pictures = (
-                [picture_of(x) for x in shown] if given.shape == scores.shape and given.shape[1] in (1, 3) else ()
-            )
+        if len(pictures) * subject.each != len(scores):
+            shown, alike = given.detach().cpu(), given.shape[1:] == scores.shape[1:] and given.shape[1] in (1, 3)
+            pictures = [picture_of(x) for x in shown] if alike and len(given) * subject.each == len(scores) else ()
+        pictures = [picture for picture in pictures for _ in range(subject.each)]
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
         columns = ready.columns or {}
@@ -223,7 +246,7 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     return Entries()
 
 
-def _words(ready: AnyModel, name: str, ids: Tensor) -> Places:
+def _words(ready: AnyModel, name: str, ids: Tensor, each: int) -> Places:
     shown = ids.flatten(2)[..., 0] if ids.ndim > 2 else ids
     mask = mask_of(ready.call, name, tuple(shown.shape))
     real = torch.ones_like(shown, dtype=torch.bool) if mask is None else mask
@@ -233,17 +256,18 @@ def _words(ready: AnyModel, name: str, ids: Tensor) -> Places:
         added = set(getattr(tokenizer, "all_special_ids", ()))
         special = torch.tensor([[i in added for i in row] for row in shown.tolist()]).to(real.device)
         tokens = [
-            _runs_once(list(tokenizer.convert_ids_to_tokens(row)), added_here)
+            shown_once(list(tokenizer.convert_ids_to_tokens(row)), added_here)
             for row, added_here in zip(shown.tolist(), special.tolist(), strict=True)
         ]
     elif ids.ndim == 2:
         tokens = [[str(i) for i in row] for row in shown.tolist()]
     else:
         tokens = [[str(tuple(i)) for i in row] for row in ids.flatten(2).tolist()]
-    return Words(shown, real, special, tokens)
+    shown, real, special = (t.repeat_interleave(each, 0) for t in (shown, real, special))
+    return Words(shown, real, special, [row for row in tokens for _ in range(each)])
 
 
-def _runs_once(tokens: list[str], special: list[bool]) -> list[str]:
+def shown_once(tokens: list[str], special: list[bool]) -> list[str]:
     """Tokens, with a special one that comes many times in a row (the places of a picture) written once."""
     found = list(tokens)
     start = 0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ClewError, TargetError
-from ..inputs import token_number
 from ..streams import ModelCall
-from ..targets import Contrast, Head, Resolved, Similarity, Target, head_of, logits_of, resolve
+from ..targets import Head, Resolved, Similarity, Target, flatten_targets, head_of, logits_of, resolve, rows_of
+from .next_tokens import in_given_order, written_text
 
 # What outputs call an embedding, (batch, feature), the surest first.
 _EMBEDDINGS = ("sentence_embedding", "image_embeds", "text_embeds", "embeddings", "pooler_output")
@@ -47,6 +47,11 @@ class AnyTarget:
     def logits(self, output: Any) -> Tensor | None:
         """The logits that the target is one of, (batch, class)."""
         return self.inner.logits(self.read(output))
+
+    @property
+    def each(self) -> int:
+        """How many targets an example has."""
+        return self.inner.each
 
     @property
     def checks(self) -> dict[str, Any]:
@@ -84,41 +89,34 @@ def resolve_any(asked: AskedTarget, output: Any) -> AnyTarget:
         raise _shown(output, "the output is no table of classes", tuple(logits.shape))
     head = head_of(asked.model, "classification" if logits.ndim == 2 else "causal-lm")
     labels = asked.labels if logits.ndim == 2 and asked.labels and len(asked.labels) == logits.shape[1] else None
-    rows = None if logits.ndim == 2 else _last_rows(asked.call, logits)
+    if logits.ndim == 3:
+        return _next_tokens(asked, logits, head)
 
     def read(output: Any) -> Any:
-        found = logits_of(_only_table(output))
-        return found if rows is None else found[torch.arange(len(found), device=found.device), rows.to(found.device)]
+        return logits_of(_only_table(output))
 
-    if rows is not None and asked.tokenizer is not None:
-        target = _tokens(target, asked.tokenizer)
-    found = resolve(target, read(output), len(logits), labels, asked.score, head=head)
-    return AnyTarget(found if rows is None else _named_tokens(found, asked.tokenizer), read)
+    return AnyTarget(resolve(target, logits, len(logits), labels, asked.score, head=head), read)
 
 
-def _tokens(target: Any, tokenizer: Any) -> Any:
-    """A target with the numbers of tokens in the place of words."""
-    if isinstance(target, str):
-        return token_number(target, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    if isinstance(target, Contrast):
-        return Contrast(_tokens(target.a, tokenizer), _tokens(target.b, tokenizer))
-    if isinstance(target, (list, tuple)):
-        return [_tokens(one, tokenizer) for one in cast("list[Any]", target)]
-    return target
+def _next_tokens(asked: AskedTarget, logits: Tensor, head: Head) -> AnyTarget:
+    """A target of logits (batch, token, class): what comes behind the last token of each text, or tokens of it."""
+    batch = len(logits)
+    flat, each = flatten_targets(asked.target, batch)
+    text = written_text(asked.call, logits.shape, asked.model, asked.tokenizer, flat)
 
+    def read(output: Any) -> Any:
+        return logits_of(_only_table(output))
 
-def _named_tokens(found: Resolved, tokenizer: Any) -> Resolved:
-    """A target of next tokens by what they look like."""
-    if tokenizer is None or found.plus is None:
-        return found
-
-    def shown(ids: Tensor) -> list[str]:
-        return [repr(tokenizer.decode([int(i)])) for i in ids[:, 0].tolist()]
-
-    names = shown(found.plus)
-    if found.minus is not None:
-        names = [f"{a} rather than {b}" for a, b in zip(names, shown(found.minus), strict=True)]
-    return replace(found, names=names)
+    if text is None:  # behind the last row there is
+        found = resolve(asked.target, logits[:, -1], batch, None, asked.score, head=head)
+        return AnyTarget(found, lambda output: read(output)[:, -1])
+    text = text.repeated(each)
+    rows = rows_of(flat, text, "causal-lm")
+    assert rows is not None
+    slots = in_given_order(text, rows)
+    return AnyTarget(
+        resolve(asked.target, logits, batch, None, asked.score, head=head, text=text, rows=rows, slots=slots), read
+    )
 
 
 def _only_number(asked: AskedTarget, logits: Tensor) -> Resolved:
@@ -211,23 +209,6 @@ def _only_table(output: Any) -> Any:
         if isinstance(only, Tensor) and only.ndim in (1, 2):
             return only
     return output
-
-
-def mask_of(call: ModelCall, name: str, shape: tuple[int, ...]) -> Tensor | None:
-    """Which token numbers of an argument are no padding, as libraries name it: `decoder_attention_mask` belongs to
-    `decoder_input_ids`. None where there is no such mask of that shape."""
-    found = call.tensors().get(name.replace("input_ids", "attention_mask"))
-    return found.ne(0) if found is not None and name.endswith("input_ids") and tuple(found.shape) == shape else None
-
-
-def _last_rows(call: ModelCall, logits: Tensor) -> Tensor:
-    """The last row of each example that is no padding; of an encoder with a decoder those of the decoder."""
-    prefix = "decoder_" if any(name.startswith("decoder_") for name in call.tensors()) else ""
-    mask = mask_of(call, f"{prefix}input_ids", tuple(logits.shape[:2]))
-    if mask is None:
-        return torch.full((len(logits),), logits.shape[1] - 1, device=logits.device)
-    places = torch.arange(logits.shape[1], device=mask.device)
-    return (mask * places).amax(1).to(logits.device)
 
 
 def _shown(output: Any, what: str, got: object) -> TargetError:

@@ -105,8 +105,8 @@ def _of_images(
 def _of_texts(
     ready: PreparedBatch, subject: Subject, method: str, result: Result, settings: Settings, request: Request
 ) -> Attribution:
-    text = ready.text
-    assert text is not None
+    assert ready.text is not None
+    text = ready.text.repeated(subject.each)
     scores = _scores(method, result).detach()
     if scores.shape != (len(text.order), text.length):
         raise InputError(

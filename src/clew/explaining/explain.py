@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attributions import Attribution
-from ..errors import ClewError, OptionError, TargetError
+from ..errors import ClewError, OptionError
 from ..explainers import find_method, parse_method
 from ..inputs import refuse_unreadable
 from ..models import (
@@ -153,15 +153,13 @@ def explain(
 
 def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit", **more: Any) -> Subject:
     """What a method gets: a prepared model and batch, with its target. Raises `TargetError` where that does not fit."""
-    text, task = ready.text, ready.bound.task
-    each = flatten_targets(target, ready.batch)[1]
-    if text is not None and each > 1:
-        raise TargetError("texts take one target at a time", expected="a target for each text", got=target)
+    task, (flat, each) = ready.bound.task, flatten_targets(target, ready.batch)
+    text = None if ready.text is None else ready.text.repeated(each)
     per_row = not isinstance(target, Similarity) and (not callable(target) or isinstance(target, Tensor))
     rows = slots = None
     kept = torch.empty(0)
     if text is not None and task != "classification":
-        rows = rows_of(target, text, task)
+        rows = rows_of(flat, text, task)
     constant: dict[str, Any] = {}
     if rows is not None and task in ("causal-lm", "token-classification"):
         slots = rows

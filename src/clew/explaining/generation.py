@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..attributions import Attribution, GenerationAttribution, TextAttribution
+from ..attributions import Attribution, GenerationAttribution
 from ..errors import InputError
 from ..inputs import BROKEN, refuse_unreadable
 from ..models import LoadedModel
 from ..progress import progress_bar
-from ..targets import Span
+from ..targets import Each, Span
 from ..validation import validate_call, validate_integer, validate_size
+from .continued import Continued, begun, has_several_inputs, with_its_answer
 from .explain import explain
+from .greedy import written_by
 from .prepare import unwrap
 from .prepare_text import check_length, check_token_ids
-from .prompts import device_of, generate_greedily, read_prompt, with_answer
+from .prompts import device_of, read_prompt, with_answer
 
 MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
 
@@ -32,7 +34,7 @@ def explain_generation(
     answer: Any = None,
     method: str = "attn_lrp",
     score: str = "logit",
-    batch_size: int = 8,
+    batch_size: int = 32,
     show_progress: bool = False,
     **options: Any,
 ) -> GenerationAttribution:
@@ -47,7 +49,8 @@ def explain_generation(
         answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
             together with those of the prompt; a token that has characters of both is the answer's.
         method, score, **options: as in `explain`.
-        batch_size: how many of the tokens are explained at a time.
+        batch_size: how many of the tokens are explained by one forward pass; each has a backward pass of its own.
+            What was explained so far is given where it is interrupted (Ctrl-C).
         show_progress: show a progress bar.
 
     Raises:
@@ -60,15 +63,7 @@ def explain_generation(
     refuse_unreadable(answer, "the answer")
     tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
-    written, device = read_prompt(prompt, module, tokenizer), device_of(module)
-    check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
-    words: Any = getattr(module, "get_input_embeddings", lambda: None)()
-    check_token_ids(torch.tensor(written.ids), words)
-    if answer is None:
-        written.ids = [*written.ids, *generate_greedily(module, written, max_new_tokens, device)]
-    else:
-        written = with_answer(prompt, answer, written, tokenizer)
-        check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+    written = _written(model, module, tokenizer, prompt, answer, max_new_tokens)
     first, count = written.prompt, len(written.ids)
     if count <= first:
         got = "none" if answer is not None else "the model ended the text at once"
@@ -76,21 +71,30 @@ def explain_generation(
     if first < 1:
         raise InputError("the first token is not predicted from anything", expected="a prompt of a token", got="none")
     parts: list[Attribution] = []
+    done = first
     with progress_bar("explaining tokens", show_progress, count - first) as update:
-        for place in range(first, count, batch_size):
-            places = range(place, min(place + batch_size, count))
-            shown = written.inputs(places[-1] + 1, len(places), device)  # what comes later cannot matter
-            spans = [Span(p, p + 1) for p in places]
-            parts.append(explain(model, shown, method=method, target=spans, score=score, **options))
-            if update is not None:
-                update(places[-1] + 1 - first, count - first)
-    tokens = written.strings(tokenizer, module)
-    joined = cast(TextAttribution, Attribution.concatenate(parts))
-    scores = torch.nn.functional.pad(joined.scores, (0, count - joined.scores.shape[1]))
-    columns = torch.arange(count, device=scores.device)
+        try:
+            for place in range(first, count, batch_size):
+                stop = min(place + batch_size, count)  # what comes later cannot matter
+                target = Each(*(Span(p, p + 1) for p in range(place, stop)))
+                parts.append(explain(model, written.until(stop), method=method, target=target, score=score, **options))
+                done = stop
+                if update is not None:
+                    update(done - first, count - first)
+        except KeyboardInterrupt:
+            if not parts:
+                raise
+            advice = f"interrupted: {done - first} of {count - first} tokens are explained"
+            written.checks["advice"] = "; ".join(filter(None, [written.checks.get("advice"), advice]))
+    tokens = written.strings(tokenizer, module)[:done]
+    streams = {name: Attribution.concatenate([part.streams[name] for part in parts]) for name in parts[0].streams}
+    own = written.name if written.name in streams else next(iter(streams))
+    joined = streams.pop(own)
+    scores = torch.nn.functional.pad(joined.all_scores, (0, done - joined.all_scores.shape[1]))
+    columns = torch.arange(done, device=scores.device)
     return GenerationAttribution(
         all_scores=scores.masked_fill(columns >= columns[first:, None], 0.0),
-        input_ids=torch.tensor(written.ids),
+        input_ids=torch.tensor(written.ids[:done]),
         tokens=tokens,
         prompt=first,
         method=joined.method,
@@ -99,7 +103,29 @@ def explain_generation(
         score=joined.score,
         checks={**joined.checks, **written.checks},
         provenance=joined.provenance,
+        inputs=streams,
+        stream=own if streams else None,
     )
+
+
+def _written(
+    model: nn.Module | LoadedModel, module: nn.Module, tokenizer: Any, prompt: Any, answer: Any, most: int
+) -> Continued:
+    """The call with the answer that is explained."""
+    device = device_of(module)
+    words: Any = getattr(module, "get_input_embeddings", lambda: None)()
+    if has_several_inputs(prompt, module):
+        return with_its_answer(begun(prompt, model, module, device), module, tokenizer, answer, most)
+    written = read_prompt(prompt, module, tokenizer)
+    check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+    check_token_ids(torch.tensor(written.ids), words)
+    if answer is None:
+        new = written_by(module, written.inputs(device), "input_ids", most)
+        written.ids = [*written.ids, *new]
+    else:
+        written = with_answer(prompt, answer, written, tokenizer)
+        check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+    return Continued(written.inputs(device), "input_ids", written.prompt, written.checks, written)
 
 
 def _names(names: Sequence[str], tokens: Sequence[str]) -> list[str]:

@@ -1,10 +1,9 @@
-"""Prompts and answers as one row of tokens, and what a model writes after a prompt."""
+"""Prompts and answers of language models as one row of tokens."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from ..inputs import (
     decode_incrementally,
     decoder,
     encode_texts,
-    named_token_ids,
     read_mask,
     special_ids,
     split_by_spans,
@@ -28,15 +26,6 @@ from .padding import infer_padding_mask
 from .prepare_text import NUMBERS
 
 _TAKEN = "a string, messages of a chat, token numbers of one text, or what a tokenizer returned for it"
-
-# Settings of generation that would make anything but one sequence, a token at a time, ended by the model: as they are
-# where nobody set them.
-_UNSET = (
-    "max_length", "min_length", "min_new_tokens", "max_time", "stop_strings", "early_stopping", "num_beam_groups",
-    "penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "temperature", "top_k", "top_p", "min_p", "top_h",
-    "typical_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty", "length_penalty", "guidance_scale", "constraints",
-    "force_words_ids", "watermarking_config", "token_healing", "cache_implementation", "prefill_chunk_size",
-)  # fmt: skip
 
 
 @dataclass
@@ -54,13 +43,13 @@ class PromptAndAnswer:
     types: list[int] | None = None
     checks: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    def inputs(self, stop: int, copies: int, device: torch.device) -> dict[str, Tensor]:
-        """The first tokens as a batch of copies, as `explain` takes them."""
-        ids = torch.tensor(self.ids[:stop], device=device).expand(copies, -1)
+    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """All tokens as `explain` takes them."""
+        ids = torch.tensor([self.ids], device=device)
         found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.types is not None:  # as generation goes on with the last type
-            types = (self.types + self.types[-1:] * len(self.ids))[:stop]
-            found["token_type_ids"] = torch.tensor(types, device=device).expand(copies, -1)
+            types = (self.types + self.types[-1:] * len(self.ids))[: len(self.ids)]
+            found["token_type_ids"] = torch.tensor([types], device=device)
         return found
 
     def strings(self, tokenizer: Tokenizer | None, model: nn.Module) -> list[str]:
@@ -142,23 +131,28 @@ def _behind(row: EncodedText) -> int:
 def with_answer(prompt: Any, answer: Any, start: PromptAndAnswer, tokenizer: Tokenizer | None) -> PromptAndAnswer:
     """Prompt and answer: words are tokenised together with the prompt's, so that its tokens are those of the whole
     text; a token that has characters of both is the answer's. Raises `InputError` for what is no answer."""
-    if not isinstance(answer, str):
-        try:
-            numbers = torch.as_tensor(answer).flatten()
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError("this is no answer", expected="words, or token numbers", got=short_repr(answer)) from error
-        if numbers.numel() and (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool):
-            raise InputError("this is no answer", expected="words, or token numbers", got=f"{numbers.dtype}")
-        start.ids = [*start.ids, *map(int, numbers.tolist())]
+    if not isinstance(answer, str) or not start.text:  # token numbers, which stay what they are
+        start.ids = [*start.ids, *answer_ids(answer, start.ids, tokenizer)]
         return start
-    if tokenizer is None:
-        raise InputError(
-            "an answer in words needs the model's tokenizer", expected="a model from clew.load", got="none"
-        )
-    if not start.text:  # token numbers, which stay what they are
-        start.ids = [*start.ids, *_after(start.ids, answer, tokenizer)]
-        return start
+    assert tokenizer is not None  # which read the prompt
     return _together(start, answer, tokenizer, add=isinstance(prompt, str))
+
+
+def answer_ids(answer: Any, ids: list[int], tokenizer: Tokenizer | None) -> list[int]:
+    """Token numbers of an answer after others that are fixed. Raises `InputError` for what is no answer."""
+    if isinstance(answer, str):
+        if tokenizer is None:
+            raise InputError(
+                "an answer in words needs the model's tokenizer", expected="a model from clew.load", got="none"
+            )
+        return _after(ids, answer, tokenizer)
+    try:
+        numbers = torch.as_tensor(answer).flatten()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError("this is no answer", expected="words, or token numbers", got=short_repr(answer)) from error
+    if numbers.numel() and (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool):
+        raise InputError("this is no answer", expected="words, or token numbers", got=f"{numbers.dtype}")
+    return [int(i) for i in numbers.tolist()]
 
 
 def _together(start: PromptAndAnswer, answer: str, tokenizer: Tokenizer, *, add: bool) -> PromptAndAnswer:
@@ -187,50 +181,6 @@ def _after(ids: list[int], answer: str, tokenizer: Tokenizer) -> list[int]:
         if own and tail:
             return both[len(own) :]
     return alone(answer)
-
-
-# What the model writes
-
-
-def generate_greedily(model: Any, start: PromptAndAnswer, count: int, device: torch.device) -> list[int]:
-    """What the model writes after a prompt: greedily, whatever its own settings are. The token that ends the text is no
-    part of it. Raises `InputError` for models that do not write."""
-    if not hasattr(model, "generate"):
-        raise InputError("this model does not generate", expected="a causal language model", got=type(model).__name__)
-    own: Any = getattr(model, "generation_config", None)
-    config = getattr(model, "config", None)
-    pads = named_token_ids(own, "pad") or named_token_ids(config, "pad")
-    settings: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "pad_token_id": min(pads, default=0)}
-    ends = named_token_ids(config if own is None else own, "eos")
-    if own is not None:  # a copy of the model that shares everything but these settings
-        model = copy.copy(model)
-        model.generation_config = _greedy(own, settings)
-        settings = {"generation_config": model.generation_config}
-    given = start.inputs(len(start.ids), 1, device)
-    try:
-        with torch.no_grad():
-            found: Any = model.generate(given.pop("input_ids"), **given, **settings)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        raise InputError(
-            f"{type(model).__name__} cannot write after this prompt",
-            expected="a model whose generate() goes on greedily",
-            got=error,
-            todo="correct model.generation_config, or pass what it wrote: answer=…",
-        ) from error
-    found = found if isinstance(found, Tensor) else getattr(found, "sequences", found)
-    ids = [int(i) for i in cast(Tensor, found)[0].tolist()][len(start.ids) :]
-    return ids[:-1] if ids and ids[-1] in ends else ids
-
-
-def _greedy(own: Any, settings: dict[str, Any]) -> Any:
-    """A model's settings without those that would make anything but one sequence."""
-    found, unset = copy.deepcopy(own), type(own)()
-    outputs = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
-    values = {name: getattr(unset, name) for name in _UNSET if hasattr(unset, name)}
-    values |= {name: False for name in outputs if hasattr(unset, name)}
-    for name, value in {**values, "num_beams": 1, "num_return_sequences": 1, **settings}.items():
-        setattr(found, name, value)
-    return found
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,27 @@ class TextBatch:
         order = (~self.mask).to(torch.int8).argsort(dim=1, stable=True)
         object.__setattr__(self, "order", order[:, : int(self.mask.sum(1).max())])
         object.__setattr__(self, "length", max(self.length, self.order.shape[1]))
+
+    def repeated(self, each: int) -> TextBatch:
+        """Every text so often, one after the other."""
+        return self if each == 1 else self._chosen([i for i in range(len(self.input_ids)) for _ in range(each)])
+
+    def once(self, each: int) -> TextBatch:
+        """Texts that are there so often each, once."""
+        return self if each == 1 else self._chosen(range(0, len(self.input_ids), each))
+
+    def _chosen(self, examples: Sequence[int]) -> TextBatch:
+        batch, index = len(self.input_ids), list(examples)
+
+        def of_each(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[index] if value.ndim and len(value) == batch else value
+            several = isinstance(value, (list, tuple)) and len(cast("Sequence[Any]", value)) == batch
+            return [value[i] for i in index] if several else value
+
+        names = ("input_ids", "mask", "special", "tokens", "texts", "offsets", "answers")
+        checks = {k: of_each(v) if isinstance(v, Tensor) else v for k, v in self.checks.items()}
+        return replace(self, checks=checks, **{name: of_each(getattr(self, name)) for name in names})
 
     @property
     def lengths(self) -> Tensor:

@@ -17,6 +17,7 @@ from ..targets import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
 from .changes import with_copies
 from .ledger import Flow, Leak, OperationRule
+from .several_targets import back_through
 from .special_modules import PositionalRelevance
 from .tape import Tape
 
@@ -204,11 +205,13 @@ def _propagated(
                 got=type(subject.bound.patches).__name__,
                 todo="correct `patches` in the declaration",
             )
-        parts: list[Relevance] = []
         try:
-            for target, one in enumerate(score.view(-1, subject.each).unbind(1)):
-                tape.open()
-                parts.append(_back(subject, name, tape, one, output, start, last=target == subject.each - 1))
+            parts = back_through(
+                subject.model,
+                _seeds(score, start, subject.each),
+                len(subject.given) * subject.length,
+                lambda seed, last: _back(subject, name, tape, score, seed, output, last=last),
+            )
         finally:
             tape.release()
     found = replace(parts[0] if len(parts) == 1 else _interleaved(parts), asked=rules)
@@ -217,17 +220,28 @@ def _propagated(
     return found
 
 
-def _back(subject: Subject, rules: str, tape: Tape, score: Tensor, output: Any, start: str, *, last: bool) -> Relevance:
-    """The backward pass of one target of each input."""
+def _seeds(score: Tensor, start: str, each: int) -> Tensor:
+    """What relevance is divided by the score at the start, (target, score): of each target, 0 at the others."""
+    whole = torch.ones_like(score) if start == "score" else 1 / score.detach()
+    if each == 1:
+        return whole[None]
+    own = torch.arange(len(score), device=score.device) % each == torch.arange(each, device=score.device)[:, None]
+    return torch.where(own, whole, 0)
+
+
+def _back(
+    subject: Subject, rules: str, tape: Tape, score: Tensor, seed: Tensor, output: Any, *, last: bool
+) -> Relevance:
+    """The backward pass of one target of each input, where `seed` (score,) is not 0."""
     assert tape.leaf is not None
-    seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
+    tape.open()
     logits, tables = _logits(output, asked=subject.bound.task == "question-answering"), tape.positional.tables
     wanted = [tape.leaf, *logits, *tables.values()]
     g_x, *found = torch.autograd.grad(
         score, wanted, seed, allow_unused=True, materialize_grads=True, retain_graph=not last
     )
     tape.close()
-    total = at_least_float32((score * seed).detach())
+    total = at_least_float32((score.detach() * seed).view(-1, subject.each).sum(1))
     if logits:  # a probability or another function of the logits is no sum of them
         handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found, strict=False))
         tape.entries.append(Leak("score", None, "head", "target", total - handed))
@@ -274,6 +288,7 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
             for k in first.flow
         },
         entries=entries,
+        inner=PositionalRelevance.interleaved([p.inner for p in parts]),
         attention={k: together([p.attention[k] for p in parts]) for k in first.attention},
     )
 
@@ -317,7 +332,7 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         entries=list(tape.entries),
         met=tape.met,
         attention=dict(tape.attention),
-        inner=tape.positional,
+        inner=tape.positional.copied(),
         depth=subject.depth,
         dtype=tape.shorter or semantic.dtype,
     )

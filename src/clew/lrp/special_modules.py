@@ -4,7 +4,7 @@ several torch calls."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,34 @@ class PositionalRelevance:
     separate: bool = False
     _names: dict[int, tuple[tuple[int, str], Tensor]] = field(default_factory=dict[int, tuple[tuple[int, str], Tensor]])
     _learned: set[int] = field(default_factory=set[int])
+
+    def forget(self) -> None:
+        """Forget what an earlier backward pass over the same graph brought."""
+        self.relevance.clear()
+        self.biases.clear()  # uses of tables are written over
+
+    def copied(self) -> PositionalRelevance:
+        """What was found so far."""
+        by_head = {k: list(v) for k, v in self.by_head.items()}
+        return PositionalRelevance(dict(self.tables), dict(self.relevance), dict(self.biases), by_head)
+
+    @staticmethod
+    def interleaved(parts: Sequence[PositionalRelevance]) -> PositionalRelevance:
+        """What several targets of each input got, (input · target, …)."""
+
+        def together(values: Iterable[Tensor]) -> Tensor:
+            return torch.stack(list(values), 1).flatten(0, 1)
+
+        first = parts[0]
+        return PositionalRelevance(
+            {k: together(p.tables[k] for p in parts) for k in first.tables},
+            {k: together(p.relevance[k] for p in parts) for k in first.relevance},
+            {
+                k: (together(p.biases[k][0] for p in parts), together(p.biases[k][1] for p in parts))
+                for k in first.biases
+            },
+            {k: [together(one) for one in zip(*(p.by_head[k] for p in parts), strict=True)] for k in first.by_head},
+        )
 
     def as_leaves(self, layer: int, tables: Any, batch: int, dtype: torch.dtype) -> Any:
         """Tables as leaves of the graph, one for each example and block, in `dtype` or more."""

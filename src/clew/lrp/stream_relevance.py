@@ -22,6 +22,7 @@ from .audit import AuditedCall, AuditedTape
 from .changes import with_copies
 from .ledger import Leak, OperationRule
 from .marks import AttentionCall
+from .several_targets import back_through
 from .stream_tape import StreamTape
 from .tape import Tape
 
@@ -149,25 +150,33 @@ def _propagated(
         subject.need_gradient(score)
         logits = [] if inside else _logits(output)
         leaves = found.leaves
+        one_at_a_time |= subject.each > 1
         tape.batch = 1 if one_at_a_time else len(score)
         seed = torch.ones_like(score) if start == "score" else 1 / score.detach()
         total = at_least_float32((score * seed).detach())
         axes = subject.axes(score, leaves)
-        parts: list[tuple[list[Tensor], list[Leak]]] = []
         attention: list[AttentionCall] = []
-        each = list(range(len(score))) if one_at_a_time or None in axes.values() else [None]
+        alone = one_at_a_time or None in axes.values()
+        seeds = torch.diag(seed) if alone else seed[None]
+
+        def back(seed: Tensor, last: bool) -> tuple[list[Tensor], list[Leak]]:
+            found = _back(tape, score, seed, leaves, logits, last=last)
+            attention[:] = _together(attention, tape.attention_calls)
+            return found
+
         try:
-            for one in each:
-                parts.append(_back(tape, score, seed, total, leaves, logits, one))
-                attention = _together(attention, tape.attention_calls)
+            if keep_attention:  # which is read of the tape
+                parts = [back(one, i == len(seeds) - 1) for i, one in enumerate(seeds)]
+            else:
+                parts = back_through(subject.model, seeds, _tokens(leaves), back)
         finally:
             tape.release()
     relevance = {
-        key: _joined([part[0][i] for part in parts], axes[key], one_by_one=each != [None])
+        key: subject.together(axes[key], [part[0][i] for part in parts]) if alone else parts[0][0][i]
         for i, key in enumerate(leaves)
     }
     entries = parts[0][1]
-    if each != [None]:
+    if alone:
         entries = _in_order([part[1] for part in parts], total, shared=not one_at_a_time)
     for name, R in subject.by_stream(relevance, again=True).items():
         entries.append(Leak(name, None, "", "looked_up_again", R.flatten(1).sum(1)))
@@ -181,7 +190,7 @@ def _propagated(
         streams=subject.by_stream(relevance),
         entries=entries,
         met=tape.met,
-        one_at_a_time=one_at_a_time,
+        one_at_a_time=one_at_a_time and subject.each == 1,
         dtype=_shortest(subject.model, tape, total),
         attention=attention,
     )
@@ -207,21 +216,19 @@ def missed_by(subject: StreamSubject, rules: str | Mapping[str, Any], most: int 
     return [call for call in tape.worst() if abs(call.missing) > least][:most]
 
 
+def _tokens(leaves: Leaves) -> int:
+    """How many vectors enter, which decides how many backward passes go at a time."""
+    return sum(leaf.numel() // max(1, leaf.shape[-1] if leaf.ndim else 1) for leaf in leaves.values())
+
+
 def _back(
-    tape: Tape,
-    score: Tensor,
-    seed: Tensor,
-    total: Tensor,
-    leaves: Leaves,
-    logits: list[Tensor],
-    one: int | None,
+    tape: Tape, score: Tensor, seed: Tensor, leaves: Leaves, logits: list[Tensor], *, last: bool
 ) -> tuple[list[Tensor], list[Leak]]:
-    """The backward pass of all scores, or of one."""
+    """The backward pass of the scores where `seed` (score,) is not 0."""
     tape.open()
     keys = list(leaves)
-    out, start = (score, seed) if one is None else (score[one], seed[one])
     found = torch.autograd.grad(
-        out, [*leaves.values(), *logits], start, allow_unused=True, materialize_grads=True, retain_graph=one is not None
+        score, [*leaves.values(), *logits], seed, allow_unused=True, materialize_grads=True, retain_graph=not last
     )
     tape.close()
     values: list[Tensor] = []
@@ -231,11 +238,8 @@ def _back(
     entries = list(tape.entries)
     if logits:
         handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found[len(keys) :], strict=True))
-        own = total if one is None else total[one : one + 1]
-        if one is None or tape.batch == 1:
-            entries.append(Leak("score", None, "head", "target", own - handed))
-        else:
-            entries.append(Leak("score", None, "head", "target", _at(total, one) - handed))
+        own = at_least_float32(score.detach() * seed)
+        entries.append(Leak("score", None, "head", "target", (own.sum()[None] if tape.batch == 1 else own) - handed))
     return values, entries
 
 
@@ -251,12 +255,6 @@ def _together(before: list[AttentionCall], calls: list[AttentionCall]) -> list[A
         replace(new, S=old.S if new.S is None else new.S if old.S is None else old.S + new.S)
         for old, new in zip(before, calls, strict=True)
     ]
-
-
-def _joined(parts: list[Tensor], axis: int | None, *, one_by_one: bool) -> Tensor:
-    if not one_by_one:
-        return parts[0]
-    return torch.stack(parts) if axis is None else torch.stack(parts).sum(0)
 
 
 def _in_order(parts: list[list[Leak]], total: Tensor, *, shared: bool) -> list[Leak]:

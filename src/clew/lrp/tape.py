@@ -379,8 +379,7 @@ class Tape(Seam, Ledger, Marks):
         for one in self.attention_calls:
             one.S = None
         self.handed.clear()
-        self.positional.relevance.clear()
-        self.positional.biases.clear()
+        self.positional.forget()
 
     def forget(self) -> None:
         self.activated.clear()

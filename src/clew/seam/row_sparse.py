@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Products of so few numbers take less time than to look for rows of zeros.
+_SMALL = 2**22
+
 
 def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
     """`F.linear` of the tokens `rows`, zero for the others; of all tokens for None."""
@@ -22,7 +25,7 @@ def input_gradient(g: Tensor, weight: Tensor, rows: Tensor | None = None) -> Ten
 
     Exact for any `g`.
     """
-    if g.ndim != 3:
+    if g.ndim != 3 or (rows is None and g.shape[:-1].numel() * weight.numel() < _SMALL):
         return g @ weight
     if rows is None and not g[:, -1].any():  # looking costs a pass: not where the last token says it is dense
         rows = g.ne(0).any(-1).any(0).nonzero().squeeze(1)

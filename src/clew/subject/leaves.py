@@ -110,7 +110,7 @@ class StreamLeaves:
 
     def has_examples_first(self, key: str) -> bool:
         """Whether a leaf's first axis is that of the examples, and it has no other role."""
-        return len(self.subject.leaves[key]) == self.subject.batch
+        return len(self.subject.leaves[key]) == self.subject.batch // self.subject.each
 
     def result(self, values: Leaves, *, size: bool = False, checks: dict[str, Any] | None = None) -> Result:
         """Values as one number per token or entry of each stream."""

@@ -6,7 +6,7 @@ more than values, gradients and points of a path at these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -140,6 +140,11 @@ class StreamSubject:
         return found
 
     @property
+    def each(self) -> int:
+        """How many scores an example has, known after the first pass; more than one only of a single example."""
+        return int(getattr(self.target, "each", 1))
+
+    @property
     def leaves(self) -> Leaves:
         """What enters the model, by place."""
         return {key: entry.value for key, entry in self.clean_entries.items()}
@@ -173,7 +178,7 @@ class StreamSubject:
         """Gradients of scores (batch,): of all in one backward pass, or one after the other where leaves are shared."""
         axes = self.axes(score, leaves)
         tensors = list(leaves.values())
-        if None not in axes.values():
+        if self.each == 1 and None not in axes.values():
             found = torch.autograd.grad(
                 score.sum(), tensors, allow_unused=True, materialize_grads=True, retain_graph=retain_graph
             )
@@ -183,9 +188,15 @@ class StreamSubject:
             for one in score
         ]
         return {
-            key: torch.stack(several) if axes[key] is None else torch.stack(several).sum(0)
+            key: self.together(axes[key], several)
             for key, several in zip(leaves, zip(*parts, strict=True), strict=True)
         }
+
+    def together(self, axis: int | None, values: Sequence[Tensor]) -> Tensor:
+        """Values of one leaf, of which each belongs to one score: on the axis of the examples, or on one in front."""
+        if axis is None:
+            return torch.stack(list(values))
+        return torch.cat(list(values), axis) if self.each > 1 else torch.stack(list(values)).sum(0)
 
     # Where examples are
 
@@ -193,20 +204,25 @@ class StreamSubject:
         """The axis of the examples in each leaf, seen once per kind of input: the gradient of the first score alone is
         confined to its example. None where no axis has that."""
         known = _axes.setdefault(owning_model(self.model), {})
-        key = (self.call.signature, self.at, len(score))
+        key = self._kind(len(score))
         if key not in known:
             tensors = list(leaves.values())
             found = tensors  # of one example all is its own
-            if len(score) > 1:
+            if len(score) > self.each:
                 found = torch.autograd.grad(
                     score[0], tensors, allow_unused=True, materialize_grads=True, retain_graph=True
                 )
-            known[key] = {k: self._axis(k, g.detach(), len(score)) for k, g in zip(leaves, found, strict=True)}
+            examples = len(score) // self.each
+            known[key] = {k: self._axis(k, g.detach(), examples) for k, g in zip(leaves, found, strict=True)}
         return known[key]
+
+    def _kind(self, batch: int) -> Any:
+        """What decides where examples are."""
+        return self.call.signature, self.at, batch, self.each
 
     def see_axes(self) -> None:
         """Look where examples are, by a plain gradient, if that is not known."""
-        if (self.call.signature, self.at, self.batch) not in _axes.setdefault(owning_model(self.model), {}):
+        if self._kind(self.batch) not in _axes.setdefault(owning_model(self.model), {}):
             self.gradients()
 
     def _axis(self, key: str, g: Tensor, batch: int) -> int | None:
@@ -248,7 +264,7 @@ class StreamSubject:
         Of words that are looked up several times (by a decoder, too, or in a table for each layer) the first look-up
         counts, and with `again` the others.
         """
-        score_axes = _axes[owning_model(self.model)][self.call.signature, self.at, self.batch]
+        score_axes = _axes[owning_model(self.model)][self._kind(self.batch)]
         found: dict[str, Tensor] = {}
         words, before = set[str](), self.looked_up_before()
         for key, value in values.items():
@@ -261,11 +277,12 @@ class StreamSubject:
             kept = before[key] if again else ~before[key]
             if not bool(kept.any()):
                 continue
-            each = value if axis is None else value[None]
-            each = each * kept.view(1, *kept.shape, *[1] * (each.ndim - 1 - kept.ndim))
-            made = [self._of_words(entry, one, size=size) for one in each]
+            rows = list(value) if axis is None else list(value.split(1, axis)) if self.each > 1 else [value]
+            kept = kept.view(*kept.shape, *[1] * (rows[0].ndim - kept.ndim))
+            made = [self._of_words(entry, one * kept, size=size) for one in rows]
             for name in made[0]:
-                one = torch.stack([m[name] for m in made]) if axis is None else made[0][name].movedim(axis, 0)
+                several = [m[name] for m in made]
+                one = torch.stack(several) if axis is None else torch.cat(several, axis).movedim(axis, 0)
                 found[name] = found[name] + one if name in found else one
                 words.add(name)
         return {k: v.sqrt() if size and k in words else v for k, v in found.items()}

@@ -58,7 +58,7 @@ class Subject:
 
     `resolve` fixes the target on the first output of the unchanged input, so that no forward pass is spent on it; what
     it returns maps `(output, rows)` to one number per example, `rows` being the examples that the output holds.
-    Texts: `mask` (batch, token) says which tokens are no padding, `target_rows` (batch, row) which rows the target
+    Texts: `mask` (batch, token) says which tokens are no padding, `target_rows` (batch, row) which rows each target
     explains (-1: none), `constant` are arguments that do not follow the examples.
 
     With several targets for `each` input, methods see a batch in which every input is repeated so often, its targets in
@@ -105,12 +105,12 @@ class Subject:
     @property
     def x(self) -> Tensor:
         """The input that gradients and relevance end at: images, or word embeddings (batch, token, width)."""
-        return self._value_at(self.bound.patches) if self.bound.is_text else self._repeated
+        return self._repeated_at(self.bound.patches) if self.bound.is_text else self._repeated
 
     @property
     def path_input(self) -> Tensor:
         """The input that paths scale: images, or the sequence that enters the first block (batch, token, width)."""
-        return self._value_at(self._entrance) if self.bound.is_text else self._repeated
+        return self._repeated_at(self._entrance) if self.bound.is_text else self._repeated
 
     @property
     def _repeated(self) -> Tensor:
@@ -120,6 +120,12 @@ class Subject:
         if "" not in self._values:
             self._values[""] = repeated(self.given, self.each)
         return self._values[""]
+
+    def _repeated_at(self, module: nn.Module) -> Tensor:
+        """What a module puts out of each text, as often as it has targets."""
+        if self.each > 1 and (module, self.each) not in self._values:
+            self._values[module, self.each] = repeated(self._value_at(module), self.each)
+        return self._value_at(module) if self.each == 1 else self._values[module, self.each]
 
     @property
     def _entrance(self) -> nn.Module:
@@ -274,7 +280,7 @@ class Subject:
             o.shape[2],
             o,
             mask=some_rows(self.mask, rows),
-            input_ids=some_rows(self.given, rows) if self.bound.is_text else None,
+            input_ids=some_rows(repeated(self.given, self.each), rows) if self.bound.is_text else None,
             target_rows=some_rows(self.target_rows, rows),
         )
 

@@ -73,9 +73,9 @@ class Token:
 
 
 class Each:
-    """Several targets for one image, each with a result of its own, in order; the image runs once.
+    """Several targets for one input, each with a result of its own, in order; the input runs once.
 
-    `Each("cat", "dog")`: the same for every image, or one `Each` per image in a list, all of one length.
+    `Each("cat", "dog")`: the same for every input, or one `Each` per input in a list, all of one length.
     """
 
     def __init__(self, *targets: Any) -> None:

@@ -61,7 +61,7 @@ class Resolved:
         """One score per example of `output`, which holds the examples `rows` (all of them, if None)."""
         if self.function is not None:
             return _one_per_example(self.function(output), self.batch)
-        logits = _answers(output) if self.answer else _at(self._logits(output), _some(self.slots, rows))
+        logits = self._read(output, rows)
         if self.plus is None:
             return torch.linalg.vector_norm(at_least_float32(logits[:, 0]), dim=-1)
         slots = None if self.answer else _some(self.slots, rows)
@@ -75,12 +75,14 @@ class Resolved:
         """The logits that the target is one of: (batch, class), or (batch, row, class) of several rows."""
         if self.function is not None:
             return None
-        found = _answers(output) if self.answer else _at(self._logits(output), self.slots)
+        found = self._read(output, None)
         return found[:, 0] if found.shape[1] == 1 else found
 
-    def _logits(self, output: Any) -> Tensor:
-        logits = logits_of(output)
-        return logits if self.each == 1 else logits.repeat_interleave(self.each, 0)
+    def _read(self, output: Any, rows: Tensor | None) -> Tensor:
+        """Logits (batch, row, class), of all targets of each example of the output."""
+        if self.answer:
+            return _repeated(_answers(output), self.each)
+        return _at(logits_of(output), _some(self.slots, rows), self.each)
 
 
 def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
@@ -131,7 +133,8 @@ def resolve(
 
     `head` says what the output is (default: classes that exclude each other).
     Texts whose tokens have outputs of their own: `rows` are those of `rows_of`, `slots` where they are in the output;
-    `answers` says that the model answers questions.
+    where each example has several targets, `text`, `rows` and `slots` have an entry for each of them. `answers` says
+    that the model answers questions.
     Raises `TargetError` for a class that does not exist (with the labels most like it).
     """
     if kind not in KINDS:
@@ -142,7 +145,8 @@ def resolve(
         _one_per_example(target(output), batch)
         return Resolved(kind, [getattr(target, "__name__", repr(target))], batch, function=target)
     if text is not None and answer_logits_of(output, asked=answers) is not None:
-        return _answer(output, batch, kind, text, rows)
+        each = flatten_targets(target, batch)[1]
+        return replace(_answer(output, batch * each, kind, text, rows), each=each)
     logits = logits_of(output).detach()
     if logits.ndim != (2 if slots is None else 3):
         raise TargetError(
@@ -156,8 +160,9 @@ def resolve(
     if kind != "logit" and scale is None:
         refuse_probability(what, kind)
     if slots is not None and text is not None:
-        found = _of_tokens(target, _at(logits, slots), batch, labels, kind, text, slots, rows)
-        return replace(found, scale=scale)
+        flat, each = flatten_targets(target, batch)
+        found = _of_tokens(flat, _at(logits, slots, each), batch * each, labels, kind, text, slots, rows)
+        return replace(found, scale=scale, each=each)
     embedding = what == "embedding" and (labels is None or len(labels) != outputs)
     if embedding:
         if target is None:
@@ -194,7 +199,7 @@ def flatten_targets(target: Target, batch: int) -> tuple[Target, int]:
     rows = [list(one.targets) if isinstance(one, Each) else [one] for one in cast("Sequence[Any]", several)]
     if len(rows) != batch or len({len(row) for row in rows}) != 1:
         got = f"{len(rows)} for {batch} examples, of {sorted({len(row) for row in rows})} targets"
-        raise TargetError("every image needs equally many targets", expected="one Each(a, b, …) per image", got=got)
+        raise TargetError("every example needs equally many targets", expected="one Each(a, b, …) for each", got=got)
     return [one for row in rows for one in row], len(rows[0])
 
 
@@ -302,12 +307,19 @@ def _positions(start: int | str, stop: int | None, nth: int | None, batch: TextB
 # Scores
 
 
-def _at(logits: Tensor, slots: Tensor | None) -> Tensor:
-    """Logits (batch, row, class) at some rows of an output."""
+def _at(logits: Tensor, slots: Tensor | None, each: int = 1) -> Tensor:
+    """Logits (batch · each, row, class) at some rows of an output."""
     if slots is None:
-        return logits[:, None]
+        return _repeated(logits, each)[:, None]
     index = slots.clamp(min=0).to(logits.device)
+    if each > 1:  # only the rows that are read of a large vocabulary
+        examples = torch.arange(len(index), device=index.device) // each
+        return logits[examples[:, None], index]
     return logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[-1]))
+
+
+def _repeated(values: Tensor, each: int) -> Tensor:
+    return values if each == 1 else values.repeat_interleave(each, 0)
 
 
 def _answers(output: Any) -> Tensor:

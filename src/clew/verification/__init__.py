@@ -71,10 +71,11 @@ def verify_result(subject: Subject, call: UserCall, made: ResultToVerify, *, aga
     """What was verified, as numbers for `checks`. Raises `CheckFailed` where something disagrees."""
     found: dict[str, Any] = {}
     measured = [*subject.measured, *_all(subject, made)]
-    if made.text is not None:
+    text = None if made.text is None else made.text.once(subject.each)
+    if text is not None:
         strings = strings_of(call.inputs)
-        measured += check_tokenization(made.text, subject.given, strings, call.tokenizer)
-    own = compare_forward(call, subject, made.text, again=again)
+        measured += check_tokenization(text, subject.given, strings, call.tokenizer)
+    own = compare_forward(call, subject, text, again=again)
     if own is not None:
         found["forward_difference"] = own.difference
         found |= own.told

@@ -31,6 +31,7 @@ def check_attention(subject: Subject) -> Iterator[Discrepancy]:
             rows = attention.gradient_probe.rows
             A, o, v = attention.probabilities(rows), take(attention.o.detach(), rows), attention.v.detach()
             real, words = trace.real_keys(layer), None
+            real = None if real is None else real[:: trace.each]
             if real is not None and real.shape[1] == attention.o.shape[2]:  # what padding attends to does not matter
                 words = real[:, None, rows.to(real.device), None]
             o, v = at_least_float32(o), at_least_float32(v)
@@ -95,7 +96,8 @@ def check_readout(subject: Subject) -> Iterator[Discrepancy]:
             cache_rows(owner, key, reached)
         if reached is None:
             continue
-        said = _weights(trace, trace.read(), len(reached))
+        of_each = _weights(trace, trace.read())
+        said = _of_all_targets(bound, of_each, len(reached))
         moved = reached.any(1, keepdim=True)  # a probability of exactly 1 has no gradient at all
         missed = reached & (said == 0)
         if record.o.dtype.itemsize >= 4:  # in half precision small gradients vanish
@@ -105,8 +107,10 @@ def check_readout(subject: Subject) -> Iterator[Discrepancy]:
         expected = _expected_weights(bound, layer_is_pool=bound.pooled, reached=reached)
         words = "how the rows that the head reads are weighted"
         yield Discrepancy.of("readout weights", expected * moved, said.to(expected) * moved, words, allowed=1e-3)
-        start = trace.start()[:: trace.each, 0]
-        yield Discrepancy.of("readout weights", said.to(start), start, "the rows that methods start from", allowed=1e-5)
+        start = trace.start()[:, 0]
+        yield Discrepancy.of(
+            "readout weights", of_each.to(start), start, "the rows that methods start from", allowed=1e-5
+        )
         few = subject.rows_read
         if few is not None:
             left_out = said.ne(0).any(0)
@@ -115,12 +119,21 @@ def check_readout(subject: Subject) -> Iterator[Discrepancy]:
             yield Discrepancy("readout", left_out.sum().double(), 0.5, words)
 
 
-def _weights(trace: Trace, read: Any, batch: int) -> Tensor:
-    """A readout as weights of every row, (input, row)."""
+def _weights(trace: Trace, read: Any) -> Tensor:
+    """A readout as weights of every row, (batch, row)."""
     queries = trace.layers[trace.bound.last].o.shape[2]
     rows, weights = read.rows.expand(read.weights.shape), read.weights
-    whole = weights.new_zeros(len(weights), queries).scatter_add(1, rows, weights)
-    return whole[:: trace.each][:batch]
+    whole = weights.new_zeros(len(weights), queries)
+    return whole.scatter_add(1, rows, weights)
+
+
+def _of_all_targets(bound: Any, weights: Tensor, inputs: int) -> Tensor:
+    """Weights of rows for each input, (input, row): of several targets that read rows of their own, all of these."""
+    whole = weights.view(inputs, -1, weights.shape[1]) if len(weights) > inputs else weights[:inputs, None]
+    if not bound.readout.by_target or whole.shape[1] == 1:
+        return whole[:, 0]
+    read = whole.ne(0).any(1).to(whole)
+    return read / read.sum(1, keepdim=True).clamp(min=1)
 
 
 def _expected_weights(bound: Any, *, layer_is_pool: bool, reached: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def check_target(
     made = _RecomputedScores(subject, kind, labels, text)
     expected: list[Tensor] = []
     for i, one in enumerate(_each(target, subject.batch, subject.each)):
-        found = made.of(one, i // subject.each, names[i] if len(names) == subject.batch else names[0])
+        found = made.of(one, i, names[i] if len(names) == subject.batch else names[0])
         if found is None:
             return
         expected.append(found)
@@ -87,7 +87,7 @@ class _RecomputedScores:
         return max([LEAST_LOGIT, *(float(t.detach().nan_to_num(neginf=0.0).abs().max()) for t in parts)])
 
     def of(self, one: Any, i: int, name: str) -> Tensor | None:
-        """The score of one example; None where this way knows none."""
+        """The score of one result; None where this way knows none."""
         if isinstance(one, Similarity):
             return None
         if self._answers is not None and self._text is not None:
@@ -95,7 +95,7 @@ class _RecomputedScores:
         if self._logits is None:
             return None
         if self._logits.ndim == 2:
-            return self._of_classes(one, self._logits[i].detach(), name)
+            return self._of_classes(one, self._logits[i // self._subject.each].detach(), name)
         return self._of_tokens(one, i, name)
 
     def _of_classes(self, one: Any, logits: Tensor, name: str) -> Tensor | None:
@@ -129,7 +129,7 @@ class _RecomputedScores:
         elif isinstance(one, Token):
             rows, inner = self._places(one.where, None, one.nth, i, real)[:1], one.target
         slots = self._slots(i, rows)
-        at = [self._logits[i, slot].detach() for slot in slots]
+        at = [self._logits[i // subject.each, slot].detach() for slot in slots]
         if wanted:
             values = [self._value(logits, token, log=True) for logits, token in zip(at, wanted, strict=True)]
             total = torch.stack(values).sum()
@@ -173,7 +173,7 @@ class _RecomputedScores:
             places = self._subject.target_rows[i].tolist()
         else:
             return None
-        start, end = (at_least_float32(t)[i].detach() for t in self._answers)
+        start, end = (at_least_float32(t)[i // self._subject.each].detach() for t in self._answers)
         if self._kind == "logit":
             return start[places[0]] + end[places[-1]]
         total = start.log_softmax(-1)[places[0]] + end.log_softmax(-1)[places[-1]]

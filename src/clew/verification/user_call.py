@@ -193,7 +193,8 @@ class _Call:
         lengths, target_rows = self.text.lengths.tolist(), self.subject.target_rows
         if target_rows is None:
             return [list(range(n)) for n in lengths]
-        return [sorted({row for row in some if row >= 0}) for some in target_rows.tolist()]
+        of_each = target_rows.reshape(len(lengths), -1).tolist()  # of all targets of a text
+        return [sorted({row for row in some if row >= 0}) for some in of_each]
 
     # Outputs as numbers of what is compared: (example, …), or (token, …) of all texts one after the other
 
