@@ -5,6 +5,7 @@ from .comparison import compare
 from .generation import GenerationAttribution
 from .image import ImageAttribution
 from .pair import PairAttribution
+from .pictures import Frame, PicturesAttribution, padded
 from .saved_fields import SavedFields
 from .streams import StreamsAttribution
 from .tensor import TensorAttribution

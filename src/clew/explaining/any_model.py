@@ -27,6 +27,7 @@ from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
 from .any_target import AskedTarget, mask_of, resolve_any
+from .arrangements import Observed, arranged
 from .assemble import Settings, normalized
 from .prepare import image_inputs, in_dtype, like
 from .processed import is_raw, processed, with_beginning
@@ -209,6 +210,18 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     assert subject.clean is not None
     patch = subject.clean.entrance.patches.get(name)
     in_patches = patch is not None and len(patch) == 2
+    loaded = ready.loaded
+    seen = Observed(
+        ready.call,
+        name,
+        scores,
+        (patch[0], patch[1]) if patch is not None and in_patches else None,
+        getattr(ready.module, "config", None),
+        loaded.processor if loaded is not None else None,
+        ready.tokenizer,
+    )
+    if (found := arranged(seen)) is not None:
+        return found
     if scores.ndim == 4 and (in_patches or scores.shape[1] in (1, 3, 4)):
         pictures: Sequence[Picture] = ready.pictures
         if len(pictures) != len(scores):
