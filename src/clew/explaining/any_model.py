@@ -190,9 +190,9 @@ def _normalized(part: Attribution, how: str | None) -> Attribution:
     if how is None:
         return part
     changed: dict[str, Any] = {"all_scores": normalized(part.all_scores, part.all_scores, how)}
-    pixels = getattr(part, "pixels", None)
-    if pixels is not None:
-        changed["pixels"] = normalized(pixels.flatten(1), pixels.flatten(1), how).view_as(pixels)
+    for name in ("pixels", "bands"):  # scores within those of patches and frames
+        if (inner := getattr(part, name, None)) is not None:
+            changed[name] = normalized(inner.flatten(1), inner.flatten(1), how).view_as(inner)
     return replace(part, **changed)
 
 

@@ -9,7 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..places import Colours, Packed, Part, Places, Tiles, Video, by_ratio, by_size, by_words, single
+from ..places import (
+    Colours,
+    Packed,
+    Part,
+    Places,
+    Spectrogram,
+    Tiles,
+    Video,
+    Waveform,
+    by_ratio,
+    by_size,
+    by_words,
+    single,
+)
 from ..streams import ModelCall
 
 
@@ -56,8 +69,34 @@ class Observed:
 
 
 def arranged(seen: Observed) -> Places | None:
-    """Places of several pictures in one argument; None for what is no such thing."""
-    return _packed(seen) or _tiles(seen)
+    """Places of sound, or of several pictures in one argument; None for what is no such thing."""
+    return _sound(seen) or _packed(seen) or _tiles(seen)
+
+
+# Sound
+
+
+def _sound(seen: Observed) -> Places | None:
+    """What transformers names as features or samples of sound: a waveform (batch, sample), or a spectrogram, of which
+    the bands are as many as are known of the model; if that is not known, the shorter axis."""
+    x, features = seen.x, seen.name.endswith("input_features")
+    if not (features or seen.name.endswith("input_values")) or seen.scores.shape != x.shape:
+        return None
+    rate = seen.fact("sampling_rate")
+    if x.ndim == 2 and not features:
+        step = _number(seen.fact("inputs_to_logits_ratio"), max(1, x.shape[1] // 100))
+        return Waveform(x=x, step=step, seconds=step / rate if rate else None)
+    if x.ndim not in (3, 4):
+        return None
+    sizes = tuple(x.shape[-2:])
+    bands = next((n for n in (seen.fact("num_mel_bins"), seen.fact("feature_size")) if n in sizes), min(sizes))
+    return Spectrogram(x=x, bands_first=sizes[0] == bands, seconds=_frame_length(seen, rate))
+
+
+def _frame_length(seen: Observed, rate: Any) -> float | None:
+    """Seconds from one frame to the next, as the processor says them."""
+    hop = seen.fact("hop_length")
+    return hop / rate if isinstance(hop, (int, float)) and rate else None
 
 
 # Packed patches
