@@ -95,6 +95,23 @@ def test_packed_patches_are_where_a_real_processor_takes_them_from(tmp_path):
     look(a, tmp_path)
 
 
+@pytest.mark.skipif(not NEWER, reason="image processors have other classes in transformers 4")
+def test_packed_patches_that_a_processor_leaves_row_by_row():
+    """Of one that names groups, too, but keeps the order of rows: what it does counts."""
+    from transformers import Qwen2VLImageProcessor
+
+    class ByRows(Qwen2VLImageProcessor):
+        def patchify(self, images: Any, patch_size: int, merge_size: int, temporal_patch_size: int) -> Any:
+            return super().patchify(images, patch_size, 1, temporal_patch_size)
+
+    encode = ByRows(patch_size=16, size={"shortest_edge": 32, "longest_edge": 10**6})
+    given = encode(images=[bright(WIDE, BRIGHT[0])], return_tensors="pt")
+    scores = (given["pixel_values"] - given["pixel_values"].amin(0))[None]
+    (image,) = seen(given, scores, processor=Processor(encode)).attribution(scores, common()).images()
+    assert int(image.scores.argmax()) == 1 * 6 + 4
+    assert np.array_equal(image.pictures[0].pixels, np.asarray(bright(WIDE, BRIGHT[0])))
+
+
 def test_each_example_has_its_own_packed_pictures(tmp_path):
     """Of two examples with two pictures and one picture."""
     grids = [[1, 4, 6], [1, 2, 2], [1, 4, 4]]

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..places import (
@@ -46,6 +48,11 @@ class Observed:
     def x(self) -> Tensor:
         """The argument."""
         return self.call.tensors()[self.name]
+
+    @property
+    def image_processor(self) -> Any:
+        """What makes pictures ready, where it is known."""
+        return getattr(self.processor, "image_processor", None) or self.processor
 
     def other(self, *names: str) -> Tensor | None:
         """Another argument, by the first of some names that there is."""
@@ -108,7 +115,7 @@ def _packed(seen: Observed) -> Places | None:
         return None
     counts = [(int(t), int(down), int(across)) for t, down, across in grids.tolist()]
     grouped = seen.x.ndim == 2  # patches that are still pictures come row by row
-    merge = int(_number(seen.fact("merge_size", "spatial_merge_size"), 1)) if grouped else 1
+    merge = _groups(seen) if grouped else 1
     if any(down % merge or across % merge for _, down, across in counts):
         merge = 1
     patch, step = _number(seen.fact("patch_size"), 1), _number(seen.fact("temporal_patch_size"), 1)
@@ -131,6 +138,23 @@ def _is_grid(name: str, value: Tensor, seen: Observed) -> bool:
     """Whether an argument counts the patches (time, down, across) of all pictures in this one."""
     fits = name.endswith("grid_thw") and value.ndim == 2 and value.shape[1] == 3 and seen.x.ndim in (2, 4)
     return fits and int(value.prod(1).sum()) == len(seen.x)
+
+
+def _groups(seen: Observed) -> int:
+    """How many patches on a side come as a group: what the processor does with a picture whose patches grow brighter
+    row by row; without one what the configuration says."""
+    merge, encode = _number(seen.fact("merge_size", "spatial_merge_size"), 1), seen.image_processor
+    side, patch = 2 * merge, getattr(encode, "patch_size", None)
+    if merge == 1 or not isinstance(patch, int) or side > 15:
+        return merge
+    grey = np.arange(side * side, dtype=np.uint8).reshape(side, side) * np.uint8(255 // (side * side))
+    picture = np.kron(grey, np.ones((patch, patch), np.uint8))[..., None].repeat(3, 2)
+    try:
+        made = encode(images=[Image.fromarray(picture)], return_tensors="pt", do_resize=False)
+        rows = made["pixel_values"].float().flatten(1).mean(1).argsort().tolist()
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):  # it takes no such picture
+        return merge
+    return 1 if rows == list(range(side * side)) else merge
 
 
 # Tiles
@@ -237,7 +261,7 @@ def _owners(seen: Observed, spans: Sequence[slice]) -> list[int]:
 
 def _colours(seen: Observed) -> Colours | None:
     """By what pictures were normalized, where a processor says so."""
-    owner = getattr(seen.processor, "image_processor", None) or seen.processor
+    owner = seen.image_processor
     mean, std = getattr(owner, "image_mean", None), getattr(owner, "image_std", None)
     return (mean, std) if isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple)) else None
 
