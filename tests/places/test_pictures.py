@@ -112,6 +112,26 @@ def test_packed_patches_that_a_processor_leaves_row_by_row():
     assert np.array_equal(image.pictures[0].pixels, np.asarray(bright(WIDE, BRIGHT[0])))
 
 
+@pytest.mark.skipif(not NEWER, reason="image processors have other classes in transformers 4")
+def test_packed_videos_are_frames():
+    from transformers import Qwen2VLVideoProcessor
+
+    encode = Qwen2VLVideoProcessor(patch_size=16, size={"shortest_edge": 32, "longest_edge": 10**6})
+    frames = np.stack([np.asarray(bright(WIDE, (3, k))) for k in range(4)])
+    given = encode(videos=[frames], do_sample_frames=False, return_tensors="pt")
+    x = given["pixel_values_videos"]
+    scores = (x - x.amin(0))[None]
+    config = type("Config", (), {"patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2})()
+    call = ModelCall.of(Takes(), {k: given[k] for k in ("pixel_values_videos", "video_grid_thw")})
+    places = arranged(Observed(call, "pixel_values_videos", scores, config=config))
+    assert isinstance(places, Packed)
+    a = places.attribution(scores, common())
+    assert [f.name for f in a.frames[0]] == ["frame 1", "frame 3"]  # two frames are a patch
+    for k, image in enumerate(a.images()):
+        found = image.scores[0].topk(2).indices.sort().values.tolist()
+        assert found == [3 * 6 + 2 * k, 3 * 6 + 2 * k + 1]
+
+
 def test_each_example_has_its_own_packed_pictures(tmp_path):
     """Of two examples with two pictures and one picture."""
     grids = [[1, 4, 6], [1, 2, 2], [1, 4, 4]]
@@ -127,6 +147,12 @@ def test_each_example_has_its_own_packed_pictures(tmp_path):
     torch.testing.assert_close(a.images(0)[0].scores[0].view(4, 6), first)
     assert a[1].images()[0].patch_grid == (4, 4) and a.scores.shape == (2, 28)
     look(a, tmp_path)
+    scores[0] += scores[1]
+    scores[1] = 0
+    places = seen({"pixel_values": rows, "image_grid_thw": torch.tensor(grids)}, scores, config=config)
+    none = places.attribution(scores, common(2))  # an example without a picture
+    assert [len(row) for row in none.frames] == [3, 0] and none.images(1) == []
+    look(none, tmp_path)
 
 
 @pytest.mark.skipif(not NEWER, reason="image processors have other classes in transformers 4")

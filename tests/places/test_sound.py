@@ -96,6 +96,30 @@ def test_frames_may_come_first(tmp_path):
     look(a, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "seconds", "bands"),
+    [
+        ("ASTFeatureExtractor", {"num_mel_bins": 32, "max_length": 160}, 0.01, 32),
+        ("SeamlessM4TFeatureExtractor", {"num_mel_bins": 80}, 0.02, 160),  # two frames are put together
+        ("ClapFeatureExtractor", {"truncation": "rand_trunc", "max_length_s": 2}, 0.01, 64),
+    ],
+)
+def test_how_long_a_frame_is_may_be_heard(name, options, seconds, bands):
+    """Of processors that do not say it: what they make of clicks says it."""
+    import transformers
+
+    encode = getattr(transformers, name)(**options)
+    rate = encode.sampling_rate
+    made = encode(noise_between(0.8, 1.0, 1.3, rate), sampling_rate=rate, return_tensors="pt")
+    argument = next(key for key in made if key.startswith("input_"))
+    x = made[argument]
+    places = seen(argument, x, processor=encode)
+    assert not places.bands_first and places.seconds == pytest.approx(seconds)
+    a = places.attribution(x - x.amin(), common())
+    assert a.bands.shape[1] == bands
+    assert a.scores.shape[1] * seconds >= 1.25
+
+
 def test_a_waveform_by_the_frames_of_the_model(tmp_path):
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
 

@@ -119,7 +119,7 @@ class PicturesAttribution(Attribution):
     def cells(self, example: int) -> list[Cell]:
         """One cell for each picture of an example, for `page.page`."""
         panels, images = self.panels(example), self.images(example)
-        shared = torch.cat([image.heatmap().detach().flatten() for image in images]).float().cpu().numpy()
+        shared = self.pixels[example].detach().float().cpu().numpy()
         name, facts = self.name_of_target(example), self.facts(example)
         made = [
             Cell(

@@ -12,7 +12,7 @@ from PIL import Image
 from .lettering import apply_fonts, fitted
 from .plots import Array, Panel, colour_scale, in_frame, shrunk
 
-_ACROSS, _MOST = 6, 48  # pictures in a line, and of an example
+_ACROSS, _MOST = 6, 24  # pictures in a line, and of an example
 _SIDE = 2.0  # inches
 _CELLS = 64  # of a picture across a terminal
 

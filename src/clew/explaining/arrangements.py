@@ -95,15 +95,33 @@ def _sound(seen: Observed) -> Places | None:
         return Waveform(x=x, step=step, seconds=step / rate if rate else None)
     if x.ndim not in (3, 4):
         return None
-    sizes = tuple(x.shape[-2:])
-    bands = next((n for n in (seen.fact("num_mel_bins"), seen.fact("feature_size")) if n in sizes), min(sizes))
-    return Spectrogram(x=x, bands_first=sizes[0] == bands, seconds=_frame_length(seen, rate))
+    sizes, hop = tuple(x.shape[-2:]), seen.fact("hop_length")
+    bands = next((n for n in (seen.fact("num_mel_bins"), seen.fact("feature_size")) if n in sizes), None)
+    if rate and hop and bands:
+        return Spectrogram(x=x, bands_first=sizes[0] == bands, seconds=hop / rate)
+    if rate and (heard := _heard(seen, int(rate))) is not None:
+        return Spectrogram(x=x, bands_first=heard[0], seconds=heard[1])
+    return Spectrogram(x=x, bands_first=sizes[0] == (bands or min(sizes)))
 
 
-def _frame_length(seen: Observed, rate: Any) -> float | None:
-    """Seconds from one frame to the next, as the processor says them."""
-    hop = seen.fact("hop_length")
-    return hop / rate if isinstance(hop, (int, float)) and rate else None
+def _heard(seen: Observed, rate: int) -> tuple[bool, float] | None:
+    """Whether bands come before frames, and the seconds from one frame to the next: what the processor makes of a click
+    after a quarter of a second, and of one half a second later."""
+    extractor = getattr(seen.processor, "feature_extractor", None) or seen.processor
+    spectra = list[Tensor]()
+    for at in (rate // 4, 3 * rate // 4):
+        wave = np.zeros(rate, np.float32)
+        wave[at] = 1.0
+        try:
+            made = extractor(wave, sampling_rate=rate, return_tensors="pt")[seen.name]
+        except (ValueError, TypeError, KeyError, RuntimeError, ImportError):  # it hears no such sound
+            return None
+        spectra.append(made.flatten(0, -3).float().mean(0))
+    moved = spectra[0] - spectra[1]
+    over = [moved.mean(1), moved.mean(0)]
+    frames = max(over, key=lambda sums: float(sums.abs().max()))
+    later = int(frames.argmin()) - int(frames.argmax())
+    return (frames is over[1], 0.5 / later) if later > 0 else None
 
 
 # Packed patches
@@ -136,7 +154,8 @@ def _packed(seen: Observed) -> Places | None:
 
 def _is_grid(name: str, value: Tensor, seen: Observed) -> bool:
     """Whether an argument counts the patches (time, down, across) of all pictures in this one."""
-    fits = name.endswith("grid_thw") and value.ndim == 2 and value.shape[1] == 3 and seen.x.ndim in (2, 4)
+    same = name.endswith("grid_thw") and ("video" in name) == ("video" in seen.name)
+    fits = same and value.ndim == 2 and value.shape[1] == 3 and seen.x.ndim in (2, 4)
     return fits and int(value.prod(1).sum()) == len(seen.x)
 
 
