@@ -13,7 +13,7 @@ from support.zoo_common import NEWER
 
 import clew
 from clew.explaining.arrangements import Observed, arranged
-from clew.places import Packed, Places, Tiles, Video, by_ratio, by_size, by_words, single
+from clew.places import Filled, Packed, Places, Tiles, Video, by_ratio, by_size, by_words, single
 from clew.streams import ModelCall
 
 WIDE, HIGH = (64, 96), (128, 64)  # height, width
@@ -110,6 +110,28 @@ def test_packed_patches_that_a_processor_leaves_row_by_row():
     (image,) = seen(given, scores, processor=Processor(encode)).attribution(scores, common()).images()
     assert int(image.scores.argmax()) == 1 * 6 + 4
     assert np.array_equal(image.pictures[0].pixels, np.asarray(bright(WIDE, BRIGHT[0])))
+
+
+@pytest.mark.skipif(not NEWER, reason="image processors have other classes in transformers 4")
+def test_patches_in_rows_that_are_filled_up(tmp_path):
+    from transformers import Siglip2ImageProcessor
+
+    encode = Siglip2ImageProcessor(patch_size=16, max_num_patches=40, do_resize=False)
+    pictures = [bright(size, place) for size, place in zip((WIDE, HIGH), BRIGHT, strict=True)]
+    given = encode(images=pictures, return_tensors="pt")
+    x = given["pixel_values"]
+    scores = x.clamp(min=-1) + 1
+    places = seen(given, scores, processor=Processor(encode))
+    assert isinstance(places, Filled)
+    a = places.attribution(scores, common(2))
+    assert [[(f.name, f.grid) for f in row] for row in a.frames] == [[("picture", (4, 6))], [("picture", (8, 4))]]
+    for i, one in enumerate(pictures):
+        (image,) = a.images(i)
+        assert int(image.scores.argmax()) == BRIGHT[i][0] * image.patch_grid[1] + BRIGHT[i][1]
+        assert np.array_equal(image.pictures[0].pixels, np.asarray(one))
+    both = seen(given, scores[None], processor=Processor(encode)).attribution(scores[None], common())
+    assert [f.name for f in both.frames[0]] == ["picture 1", "picture 2"]
+    look(a, tmp_path)
 
 
 @pytest.mark.skipif(not NEWER, reason="image processors have other classes in transformers 4")
@@ -249,7 +271,8 @@ def test_a_video_is_a_picture_for_each_frame(channels_first, tmp_path):
     x = torch.zeros(2, 5, 3, 8, 12)
     x[0, 3, :, 4:, 8:] = 1.0
     given = x.transpose(1, 2).contiguous() if channels_first else x
-    config = type("Config", (), {"num_frames": 5, "patch_size": 4})()
+    said = {"tubelet_size": [2, 4, 4]} if channels_first else {"patch_size": 4}
+    config = type("Config", (), {"num_frames": 5, **said})()
     places = seen({"pixel_values": given}, given, config=config)
     assert isinstance(places, Video) and places.channels_first == channels_first
     a = places.attribution(given, common(2))

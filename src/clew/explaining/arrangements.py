@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..places import (
     Colours,
+    Filled,
     Packed,
     Part,
     Places,
@@ -77,7 +78,7 @@ class Observed:
 
 def arranged(seen: Observed) -> Places | None:
     """Places of sound, or of several pictures in one argument; None for what is no such thing."""
-    return _sound(seen) or _packed(seen) or _tiles(seen)
+    return _sound(seen) or _packed(seen) or _filled(seen) or _tiles(seen)
 
 
 # Sound
@@ -152,6 +153,15 @@ def _packed(seen: Observed) -> Places | None:
     )
 
 
+def _filled(seen: Observed) -> Places | None:
+    """Patches of pictures of any size, each in a row of its own, with how many there are down and across."""
+    shapes, x = seen.other("spatial_shapes"), seen.x
+    if shapes is None or x.ndim != 3 or tuple(shapes.shape) != (len(x), 2) or int(shapes.prod(1).max()) > x.shape[1]:
+        return None
+    grids = [(int(down), int(across)) for down, across in shapes.tolist()]
+    return Filled(x=x, examples=_rows(seen), colours=_colours(seen), grids=grids)
+
+
 def _is_grid(name: str, value: Tensor, seen: Observed) -> bool:
     """Whether an argument counts the patches (time, down, across) of all pictures in this one."""
     same = name.endswith("grid_thw") and ("video" in name) == ("video" in seen.name)
@@ -183,8 +193,7 @@ def _tiles(seen: Observed) -> Places | None:
     x, scores = seen.x, seen.scores
     shared = scores.ndim == x.ndim + 1
     colour = x.ndim >= 4 and (x.shape[-3] == 3 or seen.patch is not None)
-    side = _number(seen.fact("patch_size"), 1)
-    patch = seen.patch or (side, side)
+    patch = seen.patch or _patch(seen)
     if x.ndim == 5 and (not colour or _is_video(seen)):
         first = not colour and x.shape[1] == 3  # else any volume
         if not colour and not first:
@@ -283,6 +292,13 @@ def _colours(seen: Observed) -> Colours | None:
     owner = seen.image_processor
     mean, std = getattr(owner, "image_mean", None), getattr(owner, "image_std", None)
     return (mean, std) if isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple)) else None
+
+
+def _patch(seen: Observed) -> tuple[int, int]:
+    """The size of patches that the configuration says: a number, or down and across, the last two sides of a tube."""
+    found = next((v for v in map(seen.fact, ("patch_size", "tubelet_size")) if isinstance(v, (int, list, tuple))), 1)
+    sides: list[Any] = [found, found] if isinstance(found, int) else list(cast("Sequence[Any]", found))[-2:]
+    return (_number(sides[0], 1), _number(sides[-1], 1)) if sides else (1, 1)
 
 
 def _number(value: Any, default: int) -> int:

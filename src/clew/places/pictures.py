@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -142,4 +143,28 @@ class Packed(Pictures):
             names = [""] if times == 1 else [f"frame {self.step * t + 1}" for t in range(times)]
             found += [Cutout(k, one, (p, p), name, fits) for one, name in zip(index, names, strict=True)]
             start += count
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled(Pictures):
+    """Patches of each picture in a row of its own (picture, patch, features), filled up to one length.
+
+    `grids` (picture, 2) count patches down and across, which come row by row; features are (down, across, channel).
+    """
+
+    grids: Sequence[tuple[int, int]]
+
+    def cutouts(self) -> Sequence[Cutout]:
+        """A cutout for each picture, without what fills its row up."""
+        longest, features = self.x.shape[1:]
+        p = isqrt(features // 3)
+        fits = 3 * p * p == features
+        p = p if fits else 1
+        inside = torch.arange(features).view(p, p, -1).permute(2, 0, 1)
+        found = list[Cutout]()
+        for k, (down, across) in enumerate(self.grids):
+            rows = torch.arange(k * longest, k * longest + down * across).view(1, down, 1, across, 1)
+            index = (rows * features + inside[:, None, :, None, :]).reshape(-1, down * p, across * p)
+            found.append(Cutout(k, index, (p, p), colours=fits))
         return found
