@@ -7,10 +7,18 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from support.zoo_common import PICTURE, Arrange, Specimen, called
 from torch import Tensor, nn
 
-from clew.attributions import Attribution, ImageAttribution, StreamsAttribution, TextAttribution
+from clew.attributions import (
+    Attribution,
+    ImageAttribution,
+    PicturesAttribution,
+    SoundAttribution,
+    StreamsAttribution,
+    TextAttribution,
+)
 
 
 class PlainCall:
@@ -137,6 +145,26 @@ def _comparable(part: Attribution, each: Tensor) -> tuple[Tensor, Tensor]:
         whole = whole.flatten(2).sum(-1) if whole.ndim > 2 else whole
         whole = whole if whole.shape == part.scores.shape else whole.mT  # tokens first
         return part.scores, whole.masked_fill(~part.mask, 0.0)
+    if isinstance(part, PicturesAttribution):
+        return _as_sorted(part, each)
+    if isinstance(part, SoundAttribution) and part.bands is None:
+        frames = F.pad(whole, (0, -whole.shape[1] % part.step)).unflatten(1, (-1, part.step))
+        return part.scores, frames.sum(2)
+    if isinstance(part, SoundAttribution):
+        whole = whole.flatten(1, -3).sum(1) if whole.ndim > 3 else whole
+        return part.bands, whole if whole.shape == part.bands.shape else whole.mT
     if part.scores.shape == each.shape:
         return part.scores, each
     return part.scores, whole if part.scores.shape == whole.shape else whole.T  # examples come first
+
+
+def _as_sorted(part: PicturesAttribution, each: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of patches that come in a row, or of the channels of pixels, of each example from the least on; what one
+    has more is zeros. Where they are is tested with the places of pictures."""
+    if each.ndim == 3:
+        mine, R = part.scores, each.sum(2)
+    else:
+        mine, R = part.pixels, each.sum(-3 if each.shape[-3] in (1, 3) else 2).flatten(1)
+    longest = max(mine.shape[1], R.shape[1])
+    mine, R = (F.pad(values, (0, longest - values.shape[1])).sort(1).values for values in (mine, R))
+    return mine, R

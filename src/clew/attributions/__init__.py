@@ -5,7 +5,9 @@ from .comparison import compare
 from .generation import GenerationAttribution
 from .image import ImageAttribution
 from .pair import PairAttribution
+from .pictures import Frame, PicturesAttribution, padded
 from .saved_fields import SavedFields
+from .sound import SoundAttribution
 from .streams import StreamsAttribution
 from .tensor import TensorAttribution
 from .text import TextAttribution

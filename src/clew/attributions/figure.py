@@ -67,11 +67,13 @@ def figure(
     if scale not in ("each", "method"):
         raise OptionError("unknown scale of a figure", expected="each or method", got=scale)
     sizes, kinds = {len(r) for r in results}, {isinstance(r, TextAttribution) for r in results}
-    if len(sizes) != 1 or len(kinds) != 1:
+    drawn_as = (ImageAttribution, TextAttribution)
+    if len(sizes) != 1 or len(kinds) != 1 or not all(isinstance(r, drawn_as) for r in results):
         raise ClewError(
             "a figure has the same inputs in every column",
             expected="results of as many examples, all of images or all of texts",
             got=[f"{r.method}: {len(r)} {r.kind}" for r in results],
+            todo='choose one stream, such as result["prompt"], or a picture of it, result["image"].images()[0]',
         )
     names = list(methods) if methods is not None else [r.method for r in results]
     rows = list(inputs) if inputs is not None else [results[0].name_of_target(i) for i in range(len(results[0]))]

@@ -12,7 +12,9 @@ from torch import Tensor
 from ..draw import Piece, TextCell, panels_png, text_fragment, text_page
 from .base import Attribution
 from .image import ImageAttribution
+from .pictures import PicturesAttribution
 from .saved_fields import SavedFields
+from .sound import SoundAttribution
 from .tensor import TensorAttribution
 from .text import TextAttribution
 
@@ -62,7 +64,7 @@ class StreamsAttribution(Attribution):
                     pieces += [Piece(f"{name}: "), *part.pieces(i), Piece("\n")]
                 elif isinstance(part, ImageAttribution):
                     charts.append((name, panels_png([part[i].panels()])))
-                elif isinstance(part, TensorAttribution):
+                elif isinstance(part, (TensorAttribution, PicturesAttribution, SoundAttribution)):
                     charts.append((name, part.chart(i)))
             shares = {f"share of {k}": f"{float(v[i]):.4g}" for k, v in self.shares().items()}
             found.append(TextCell(self.method, self.name_of_target(i), pieces, shares | self.facts(i), charts))
@@ -81,7 +83,7 @@ class StreamsAttribution(Attribution):
         for name, part in self.parts.items():
             share = float(self.shares()[name][example])
             shown.append(Text(f"{name} ({share:+.4g})", style="bold"))
-            if isinstance(part, (TextAttribution, TensorAttribution)):
+            if isinstance(part, (TextAttribution, TensorAttribution, PicturesAttribution, SoundAttribution)):
                 shown.append(part.to_rich(example))
         return Group(*shown)
 

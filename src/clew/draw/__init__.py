@@ -18,6 +18,8 @@ from .plots import (
     panels_png,
     shrunk,
 )
+from .sheets import blocks, sheet_png
+from .sound import sound_png
 from .text_html import Piece, TextCell, direction_of, latex, scale_of, shade, terminal, text_fragment, text_page
 from .text_lines import TextRun, set_in_lines
 from .token_strings import token_string

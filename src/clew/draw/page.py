@@ -31,7 +31,8 @@ from .text_html import Piece, direction_of, drawn_pieces
 class Cell:
     """One heatmap on the page: token `scores` row by row of the patch `grid`, and facts about it in plain words.
 
-    `words` are those of a text that belongs to it, with scores of their own.
+    `words` are those of a text that belongs to it, with scores of their own. `among` are the values, its own and
+    those of others, whose colours it shares.
     """
 
     picture: Picture
@@ -43,6 +44,7 @@ class Cell:
     facts: Mapping[str, str]
     chart: Bars | None = None
     words: Sequence[Piece] = ()
+    among: Array | None = None
 
 
 def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
@@ -56,7 +58,8 @@ def _drawn(cell: Cell) -> dict[str, Any]:
     height, width = cell.picture.pixels.shape[:2]
     left, top, right, bottom = cell.picture.box
     frame = in_frame(cell.picture, cell.heat)
-    name, low, high = colour_scale(frame)
+    among = frame if cell.among is None else cell.among
+    name, low, high = colour_scale(among)
     return {
         "title": cell.title,
         "subtitle": cell.subtitle,
@@ -67,7 +70,7 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "picture": _data(*encode_image(cell.picture.pixels)),
         "tiny": is_tiny(cell.picture.pixels),
         "size": f"aspect-ratio: {width} / {height}; width: min(100%, 85vh * {width / height:.4f})",
-        "heat": _data(png(colour(frame))),
+        "heat": _data(png(colour(frame, among))),
         "scores": [float(f"{s:.4g}") if isfinite(s) else None for s in cell.scores],
         "grid": list(cell.grid),
         "box": [left / width, top / height, right / width, bottom / height],

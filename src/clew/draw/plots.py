@@ -162,11 +162,14 @@ def colour_scale(heat: Array) -> tuple[str, float, float]:
     return "inferno", 0.0, high
 
 
-def colour(heat: Array) -> NDArray[np.uint8]:
-    """A heatmap as RGBA, for laying over a picture: stronger values cover more. NaN is transparent."""
+def colour(heat: Array, among: Array | None = None) -> NDArray[np.uint8]:
+    """A heatmap as RGBA, for laying over a picture: stronger values cover more. NaN is transparent.
+
+    Its scale is that of all values `among` which it is shown, by default of its own.
+    """
     from matplotlib import colormaps
 
-    name, low, high = colour_scale(heat)
+    name, low, high = colour_scale(heat if among is None else among)
     known = np.clip(np.nan_to_num(heat, nan=0.0), low, high)
     rgba = colormaps[name]((known - low) / (high - low))
     rgba[..., 3] = np.where(np.isfinite(heat), 0.25 + 0.75 * np.abs(known) / high, 0.0)

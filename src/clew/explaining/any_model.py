@@ -27,6 +27,7 @@ from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
 from .any_target import AskedTarget, resolve_any
+from .arrangements import Observed, arranged
 from .assemble import Settings, normalized
 from .next_tokens import mask_of
 from .prepare import image_inputs, in_dtype, like
@@ -189,12 +190,34 @@ def _attribution(
     }
     parts: dict[str, Attribution] = {}
     for name, scores in (result.streams or {}).items():
-        places = places_of(ready, subject, name, scores)
-        part = places.attribution(scores.detach(), {**common, "stream": name})
+        part = _of_stream(ready, subject, name, scores.detach(), {**common, "stream": name})
         parts[name] = _normalized(part, settings.normalize)
     if len(parts) == 1:
         return next(iter(parts.values()))
     return StreamsAttribution.of(parts)
+
+
+def _of_stream(
+    ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor, common: dict[str, Any]
+) -> Attribution:
+    """The result of one stream; of several targets of one example each has its own, in the same places."""
+    if subject.each == 1:
+        return places_of(ready, subject, name, scores).attribution(scores, common)
+    count, places = len(scores), places_of(ready, subject, name, scores[:1])
+
+    def nth(value: Any, i: int) -> Any:
+        if isinstance(value, dict):
+            return {k: nth(v, i) for k, v in cast("dict[str, Any]", value).items()}
+        of_each = isinstance(value, list) or (isinstance(value, Tensor) and value.ndim)
+        return value[i : i + 1] if of_each and len(value) == count else value
+
+    varying = ("target", "score", "logits", "checks", "details")
+    return Attribution.concatenate(
+        [
+            places.attribution(scores[i : i + 1], {k: nth(v, i) if k in varying else v for k, v in common.items()})
+            for i in range(count)
+        ]
+    )
 
 
 def _again(result: Result) -> dict[str, str]:
@@ -212,9 +235,9 @@ def _normalized(part: Attribution, how: str | None) -> Attribution:
     if how is None:
         return part
     changed: dict[str, Any] = {"all_scores": normalized(part.all_scores, part.all_scores, how)}
-    pixels = getattr(part, "pixels", None)
-    if pixels is not None:
-        changed["pixels"] = normalized(pixels.flatten(1), pixels.flatten(1), how).view_as(pixels)
+    for name in ("pixels", "bands"):  # scores within those of patches and frames
+        if (inner := getattr(part, name, None)) is not None:
+            changed[name] = normalized(inner.flatten(1), inner.flatten(1), how).view_as(inner)
     return replace(part, **changed)
 
 
@@ -227,18 +250,30 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     if given is None:  # a station
         return Entries()
     if not given.is_floating_point():
-        each = subject.each
         ids = given.mT if given.ndim == 2 and given.shape != scores.shape == given.mT.shape else given
-        return _words(ready, name, ids, each) if ids.ndim >= 2 and len(ids) * each == len(scores) else Entries()
+        return _words(ready, name, ids) if ids.ndim >= 2 and len(ids) == len(scores) else Entries()
     assert subject.clean is not None
     patch = subject.clean.entrance.patches.get(name)
     in_patches = patch is not None and len(patch) == 2
+    loaded = ready.loaded
+    seen = Observed(
+        ready.call,
+        name,
+        scores,
+        (patch[0], patch[1]) if patch is not None and in_patches else None,
+        getattr(ready.module, "config", None),
+        loaded.processor if loaded is not None else None,
+        ready.tokenizer,
+    )
+    if (found := arranged(seen)) is not None:
+        return found
     if scores.ndim == 4 and (in_patches or scores.shape[1] in (1, 3, 4)):
         pictures: Sequence[Picture] = ready.pictures
-        if len(pictures) * subject.each != len(scores):
-            shown, alike = given.detach().cpu(), given.shape[1:] == scores.shape[1:] and given.shape[1] in (1, 3)
-            pictures = [picture_of(x) for x in shown] if alike and len(given) * subject.each == len(scores) else ()
-        pictures = [picture for picture in pictures for _ in range(subject.each)]
+        if len(pictures) != len(scores):
+            shown = given.detach().cpu()
+            pictures = (
+                [picture_of(x) for x in shown] if given.shape == scores.shape and given.shape[1] in (1, 3) else ()
+            )
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
         columns = ready.columns or {}
@@ -246,7 +281,7 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     return Entries()
 
 
-def _words(ready: AnyModel, name: str, ids: Tensor, each: int) -> Places:
+def _words(ready: AnyModel, name: str, ids: Tensor) -> Places:
     shown = ids.flatten(2)[..., 0] if ids.ndim > 2 else ids
     mask = mask_of(ready.call, name, tuple(shown.shape))
     real = torch.ones_like(shown, dtype=torch.bool) if mask is None else mask
@@ -263,8 +298,7 @@ def _words(ready: AnyModel, name: str, ids: Tensor, each: int) -> Places:
         tokens = [[str(i) for i in row] for row in shown.tolist()]
     else:
         tokens = [[str(tuple(i)) for i in row] for row in ids.flatten(2).tolist()]
-    shown, real, special = (t.repeat_interleave(each, 0) for t in (shown, real, special))
-    return Words(shown, real, special, [row for row in tokens for _ in range(each)])
+    return Words(shown, real, special, tokens)
 
 
 def shown_once(tokens: list[str], special: list[bool]) -> list[str]:
