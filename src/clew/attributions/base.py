@@ -144,6 +144,7 @@ class Attribution:
             raise ClewError("these results cannot be joined", expected="one method, one input size", got=list(parts))
         sizes = [len(p) for p in parts]
         same = all(list(p.labels or ()) == list(first.labels or ()) for p in parts)
+        same &= len({None if p.logits is None else p.logits.shape[1:] for p in parts}) == 1  # of as many tokens each
         parts = parts if same else [replace(p, logits=None) for p in parts]
         return replace(
             first,

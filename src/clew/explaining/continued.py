@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..inputs import Tokenizer, decode_incrementally, decoder, special_ids
+from ..inputs import Tokenizer, decode_incrementally, decoder, named_token_ids, special_ids
 from ..models import LoadedModel, forward_signature
+from ..seam import in_callers_autocast, owning_model
 from ..streams import ModelCall
+from ..subject import Discrepancy
+from ..targets import logits_of
 from .any_model import encoded, shown_once
 from .greedy import written_by
 from .next_tokens import written_name
 from .prepare_text import NUMBERS
 from .processed import is_raw, with_beginning
 from .prompts import PromptAndAnswer, answer_ids
+
+_later: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass
@@ -52,7 +58,7 @@ class Continued:
             elif k.endswith("position_ids"):
                 more = v[:, -1:] + torch.arange(1, len(new) + 1, dtype=v.dtype, device=v.device)
             else:
-                more = v[:, -1:].expand(-1, len(new))
+                more = v[:, -1:].expand(-1, len(new), *v.shape[2:])
             grown[k] = torch.cat([v, more], 1)
         return Continued(grown, self.name, self.prompt, self.checks)
 
@@ -60,7 +66,8 @@ class Continued:
         """Whether an argument has an entry for each of the tokens."""
         value, ids = self.inputs[name], self.inputs[self.name]
         own = name.startswith("decoder_") == self.name.startswith("decoder_")
-        return own and isinstance(value, Tensor) and not value.is_floating_point() and value.shape == ids.shape
+        follows = isinstance(value, Tensor) and not value.is_floating_point() and value.shape[:2] == ids.shape
+        return own and follows
 
     def strings(self, tokenizer: Tokenizer | None, model: nn.Module) -> list[str]:
         """What each token looks like: together they are the text, in which a picture has one place."""
@@ -125,4 +132,32 @@ def with_its_answer(
     """The call with an answer: words, or token numbers, or what the model writes, greedily."""
     if answer is not None:
         return start.goes_on(answer_ids(answer, start.ids, tokenizer))
-    return start.goes_on(written_by(module, start.inputs, start.name, count))
+    new = written_by(module, start.inputs, start.name, count) if hasattr(module, "generate") else None
+    return _written_on(start, module, count) if new is None else start.goes_on(new)
+
+
+def _written_on(start: Continued, module: nn.Module, count: int) -> Continued:
+    """The likeliest token each time, by a pass over all before it, until one that ends the text."""
+    ends = named_token_ids(getattr(module, "generation_config", None) or getattr(module, "config", None), "eos")
+    found = start
+    with torch.no_grad():
+        for _ in range(count):
+            best = int(logits_of(module(**found.inputs))[0, -1].argmax())
+            if best in ends:
+                break
+            found = found.goes_on([best])
+    return found
+
+
+def reads_later(written: Continued, module: nn.Module) -> bool:
+    """Whether what the model says behind the prompt depends on what comes later: seen once for each model."""
+    owner = owning_model(module)
+    if owner not in _later:
+        with torch.no_grad(), in_callers_autocast():
+            whole, alone = (logits_of(module(**written.until(n))) for n in (len(written.ids), written.prompt))
+        _later[owner] = False
+        if whole.ndim == alone.ndim == 3 and whole.shape[1] >= written.prompt <= alone.shape[1]:
+            last = written.prompt - 1
+            error = Discrepancy.of("", alone[:, last], whole[:, last], "")
+            _later[owner] = float(error.error) > error.allowed
+    return _later[owner]

@@ -15,7 +15,7 @@ from ..models import LoadedModel
 from ..progress import progress_bar
 from ..targets import Each, Span
 from ..validation import validate_call, validate_integer, validate_size
-from .continued import Continued, begun, has_several_inputs, with_its_answer
+from .continued import Continued, begun, has_several_inputs, reads_later, with_its_answer
 from .explain import explain
 from .greedy import written_by
 from .prepare import unwrap
@@ -70,14 +70,19 @@ def explain_generation(
         raise InputError("there is no generated token to explain", expected="at least one", got=got)
     if first < 1:
         raise InputError("the first token is not predicted from anything", expected="a prompt of a token", got="none")
+    later = count > first + 1 and reads_later(written, module)
+    if later:
+        batch_size = 1
+        written.checks["later_tokens"] = "read by this model: each token is explained by a pass over those before it"
     parts: list[Attribution] = []
     done = first
     with progress_bar("explaining tokens", show_progress, count - first) as update:
         try:
             for place in range(first, count, batch_size):
                 stop = min(place + batch_size, count)  # what comes later cannot matter
-                target = Each(*(Span(p, p + 1) for p in range(place, stop)))
-                parts.append(explain(model, written.until(stop), method=method, target=target, score=score, **options))
+                target: Any = written.ids[place] if later else Each(*(Span(p, p + 1) for p in range(place, stop)))
+                given = written.until(place if later else stop)
+                parts.append(explain(model, given, method=method, target=target, score=score, **options))
                 done = stop
                 if update is not None:
                     update(done - first, count - first)
@@ -120,8 +125,7 @@ def _written(
     check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
     check_token_ids(torch.tensor(written.ids), words)
     if answer is None:
-        new = written_by(module, written.inputs(device), "input_ids", most)
-        written.ids = [*written.ids, *new]
+        written.ids += written_by(module, written.inputs(device), "input_ids", most) or []
     else:
         written = with_answer(prompt, answer, written, tokenizer)
         check_length(len(written.ids), 0, module, None, "numbers", tokenizer)

@@ -19,12 +19,13 @@ _UNSET = (
     "penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "temperature", "top_k", "top_p", "min_p", "top_h",
     "typical_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty", "length_penalty", "guidance_scale", "constraints",
     "force_words_ids", "watermarking_config", "token_healing", "cache_implementation", "prefill_chunk_size",
+    "forced_eos_token_id",
 )  # fmt: skip
 
 
-def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> list[int]:
-    """What the model writes after the tokens of the argument `name`, at most `count` tokens. The token that ends the
-    text is no part of it. Raises `InputError` for models that do not write."""
+def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> list[int] | None:
+    """What the model writes after the tokens of the argument `name`, at most `count` tokens; None where it puts others
+    before these. The token that ends the text is no part of it. Raises `InputError` for models that do not write."""
     if not hasattr(model, "generate"):
         raise InputError("this model does not generate", expected="a causal language model", got=type(model).__name__)
     own: Any = getattr(model, "generation_config", None)
@@ -52,8 +53,10 @@ def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> 
         ) from error
     found = found if isinstance(found, Tensor) else getattr(found, "sequences", found)
     ids = [int(i) for i in cast(Tensor, found)[0].tolist()]
-    if ids[: len(before)] == before:  # some give only what is new
+    if ids[: len(before)] == before:
         ids = ids[len(before) :]
+    elif len(ids) > count:  # else only what is new
+        return None
     return ids[:-1] if ids and ids[-1] in ends else ids
 
 
