@@ -1,0 +1,165 @@
+"""Paths and noise on inputs by whose values a model decides what it does: all-zero pictures that it drops, say.
+
+Where a pass on a changed input takes another course (it fails, other tensors come to the first linear maps, the output
+has another shape, or the score is not finite), the input is changed behind these maps instead, and that is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ClewError
+from ..streams import Frontier, Station
+from ..targets import comparable_outputs
+from .stream_subject import Leaves, Pass, StreamSubject
+
+T = TypeVar("T")
+_LINEAR = 1e-3  # of the largest size: what rounding explains of a map that is linear
+
+
+class OtherCourse(ClewError, RuntimeError):
+    """A pass on a changed input does something else than that on the input itself."""
+
+
+@dataclass
+class PathCourse:
+    """The courses of passes of one subject on changed inputs; `told` says in words what was done about them."""
+
+    subject: StreamSubject
+    told: dict[str, str] = field(default_factory=dict[str, str])
+    _last: Leaves = field(default_factory=dict[str, Tensor])
+
+    def along(self, start: Leaves | None, go: Callable[[], T]) -> T:
+        """What `go` finds, which makes passes on changed inputs, the farthest of which is `start`."""
+        subject = self.subject
+        floats = [key for key, entry in subject.clean_entries.items() if entry.places is None]
+        if not floats or subject.at is not None:
+            return go()
+        if subject.course is None:
+            with torch.no_grad():
+                subject.run()
+        self._last = start or {}
+        subject.follow = self._same
+        try:
+            if start is not None:
+                self._has_scores(subject.scores_at(start))
+            return go()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            first = error
+        finally:
+            subject.follow = None
+        if self._behind(first, floats):
+            return go()
+        if isinstance(first, OtherCourse):  # which can be gone all the same
+            self.told["path"] = f"the model takes another course there: {_why(first)}"
+            return go()
+        raise first
+
+    def _same(self, leaves: Leaves, made: Pass) -> None:
+        """Raise `OtherCourse` where a pass differs from that on the input as it is."""
+        subject, self._last = self.subject, leaves
+        assert made.entrance.front is not None
+        there, known = made.entrance.front.stations, subject.course or []
+        if there != known:
+            raise OtherCourse(_difference(known, there))
+        shapes, own = (
+            [tuple(t.shape) for t in comparable_outputs(output)] for output in (made.output, subject.clean_output)
+        )
+        if shapes != own:
+            raise OtherCourse(f"the output is {shapes} instead of {own}")
+
+    def _has_scores(self, score: Tensor) -> None:
+        """Raise `OtherCourse` where there are not as many as on the input as it is, or some are not finite."""
+        if len(score) != self.subject.batch or not bool(score.isfinite().all()):
+            raise OtherCourse(f"the score is {score.tolist()}")
+
+    def _behind(self, first: Exception, floats: list[str]) -> bool:
+        """Whether the farthest input can be given behind the first linear maps; those that need it are."""
+        subject, there = self.subject, self._last
+        known = subject.course or []
+        floats = [key for key in floats if any(key in one.arguments for one in known)]
+        if not floats or not there:
+            return False
+        x = subject.leaves
+        alone = [key for key in floats if not self._goes({**x, key: there[key]})]
+        for held in dict.fromkeys((tuple(alone or floats), tuple(floats))):
+            subject.behind = held
+            if self._goes(there, checked=False):
+                self._tell(first, held, there)
+                return True
+        subject.behind = ()
+        return False
+
+    def _goes(self, leaves: Leaves, *, checked: bool = True) -> bool:
+        """Whether a pass on `leaves` can be made and scored, `checked`: on the same course."""
+        subject = self.subject
+        subject.follow = self._same if checked else None
+        try:
+            self._has_scores(subject.scores_at(leaves))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            return False
+        finally:
+            subject.follow = None
+        return True
+
+    def _tell(self, first: Exception, held: tuple[str, ...], there: Leaves) -> None:
+        stations = [one for one in self.subject.course or [] if set(one.arguments) & set(held)]
+        where = ", ".join(dict.fromkeys(one.module or "a linear map" for one in stations))
+        linear = self._is_linear(held, there)
+        how = "which is linear in it" if linear else "by its derivative there, as what comes before is not linear in it"
+        self.told["path"] = (
+            f"{', '.join(held)} is changed behind {where}, {how}: changed itself, it makes the model take another "
+            f"course ({_why(first)})"
+        )
+
+    def _is_linear(self, held: tuple[str, ...], there: Leaves) -> bool:
+        """Whether the maps are linear, as far as an input halfway that takes the same course tells."""
+        subject = self.subject
+        x = subject.leaves
+        half = {key: (value + there[key]) / 2 if key in held else value for key, value in x.items()}
+        found: list[Frontier] = []
+        kept = subject.behind
+        for behind in ((), kept):
+            subject.behind = behind
+            given = subject.shifts(half) if behind else []
+            front = Frontier(subject.model, given=given, keep=True)
+            try:
+                with torch.no_grad():
+                    subject.pass_with(half, front)
+            except Exception:
+                return False
+            finally:
+                subject.behind = kept
+            found.append(front)
+        one, other = found
+        if one.stations != other.stations:
+            return False
+        return all(_alike(a, b) for a, b in zip(one.outputs, other.outputs, strict=True))
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return float((a - b).abs().amax()) <= _LINEAR * float(a.abs().amax()) if a.numel() else True
+
+
+def _difference(known: list[Station], there: list[Station]) -> str:
+    for one, other in zip(known, there, strict=False):
+        if one != other:
+            return f"{one.module or 'a linear map'} gives {other.shape} instead of {one.shape}"
+    return f"input comes to {len(there)} linear maps first instead of {len(known)}"
+
+
+def _why(error: Exception) -> str:
+    """An error in one line, in the model's own words where it is the model's."""
+    cause = error.__cause__ or error
+    said = " ".join(str(cause).split())
+    said = said if len(said) <= 200 else f"{said[:200]}…"
+    return said if isinstance(cause, ClewError) else f"{type(cause).__name__}: {said}"
