@@ -183,6 +183,39 @@ def test_noise_on_a_padding_picture_does_not_bring_it_back():
         torch.testing.assert_close(part.all_scores, found[1][name].all_scores, rtol=0, atol=1e-12)
 
 
+class Rows(nn.Module):
+    """The first two numbers of a patch say in which row and column it is, and are looked up."""
+
+    def __init__(self, fixed=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fixed, self.patches, self.rows, self.columns = (
+            fixed,
+            nn.Linear(5, 6),
+            nn.Embedding(4, 6),
+            nn.Embedding(4, 6),
+        )
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x):
+        rows, columns = (x if self.fixed is None else self.fixed)[..., :2].long().unbind(-1)
+        return self.head(torch.tanh(self.patches(x[..., 2:]) + self.rows(rows) + self.columns.weight[columns]).mean(1))
+
+
+def test_numbers_of_a_stream_that_are_looked_up_stay():
+    x = torch.randn(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[..., :2] = torch.tensor([[1, 1], [1, 2], [2, 1]])
+    model = Rows().double().eval()
+    found = clew.explain(model, x, method="integrated_gradients", target=0, n_steps=30)
+    expected = clew.explain(Rows(x).double().eval(), x, method="integrated_gradients", target=0, n_steps=30)
+    torch.testing.assert_close(found.all_scores, expected.all_scores, rtol=0, atol=1e-12)
+    assert float(found.checks["completeness_gap"].abs().amax()) < 1e-9
+    said = found.checks["path"]
+    assert said.startswith("x is changed behind patches, which is linear in it")
+    assert "other rows of rows are looked up" in said
+    assert "path" not in expected.checks
+
+
 def test_what_is_not_linear_before_the_patches_is_told():
     model, inputs = Picture(lambda x: refused(x).tanh()).double().eval(), given()
     found = clew.explain(model, inputs, method="integrated_gradients", target=0, n_steps=40)
@@ -216,3 +249,18 @@ def test_an_error_of_the_model_that_no_station_mends_is_its_own():
 
     with pytest.raises(clew.ClewError, match="nothing there"):
         clew.explain(Refuses().eval(), torch.ones(2, 3), method="integrated_gradients", target=0, n_steps=2)
+
+
+def test_an_interruption_is_not_taken_for_a_decision():
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 1)
+
+        def forward(self, x):
+            if not bool((x != 0).any()):
+                raise TimeoutError("too long")
+            return self.head(x)
+
+    with pytest.raises(TimeoutError, match="too long"):
+        clew.explain(Slow().eval(), torch.ones(2, 3), method="integrated_gradients", target=0, n_steps=2)

@@ -1,6 +1,7 @@
 """Where floats of the input come to the first linear maps: the output of a patch embedding, seen in a pass.
 
-What a model makes of its input before these (which pictures it drops, how it arranges the others) may depend on values.
+What a model makes of its input before these (which pictures it drops, what it looks up by their values) may depend on
+values.
 Behind them the input can be changed without that: `z + J (x' - x)`, with `J` the derivative of such an output by the
 input; of maps that are linear up to there this is their output at `x'`.
 """
@@ -22,16 +23,21 @@ _WITH_WEIGHTS = torch_functions([
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul",
     "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum",
 ]) - {F.bilinear}  # fmt: skip
+_LOOK_UPS = torch_functions(["embedding", "__getitem__", "index_select"])
 _MADE = (list, tuple)
 
 
 @dataclass(frozen=True)
 class Station:
-    """One linear map that floats of `arguments` come to first: its `module`, and the shape of what it puts out."""
+    """One linear map that floats of `arguments` come to first: its `module`, and the shape of what it puts out.
+
+    Or a table in which whole numbers that were made of them are looked up: `numbers`.
+    """
 
     module: str
     arguments: tuple[str, ...]
     shape: tuple[int, ...]
+    numbers: tuple[int, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -70,13 +76,21 @@ class Frontier:
         arguments = frozenset[str]().union(*names)
         if func in _WITH_WEIGHTS and isinstance(result, Tensor) and sum(map(bool, names)) == 1:
             return self._station(given, arguments, result)
+        if func in _LOOK_UPS and isinstance(result, Tensor) and (numbers := _numbers(given, names)) is not None:
+            self._pass_by(Station(self._module(given), tuple(sorted(arguments)), tuple(result.shape), numbers))
+            return result
         for made in _tensors(result):
-            if made.is_floating_point() or made.is_complex():
+            if made.dtype != torch.bool:
                 self._note(made, arguments)
         name = getattr(func, "__name__", "")
         if given and (name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))):
             self._note(given[0], arguments)
         return result
+
+    def _pass_by(self, station: Station) -> None:
+        """Note a station at which nothing is changed."""
+        self.stations.append(station)
+        self.shifts += [None] if self.directions else []
 
     def _station(self, given: Sequence[Tensor], arguments: frozenset[str], result: Tensor) -> Tensor:
         place = len(self.stations)
@@ -119,6 +133,15 @@ class Frontier:
     def _of(self, tensor: Tensor) -> frozenset[str]:
         found = self._made.get(id(tensor))
         return found[1] if found is not None and found[0]() is tensor else frozenset()
+
+
+def _numbers(given: Sequence[Tensor], names: Sequence[frozenset[str]]) -> tuple[int, ...] | None:
+    """The whole numbers of one look-up that were made of floats of the input, in a table that was not."""
+    if len(given) != 2 or bool(names[0]) == bool(names[1]):
+        return None
+    index, table = given if names[0] else reversed(given)
+    whole = not index.is_floating_point() and not index.is_complex() and index.dtype != torch.bool
+    return tuple(index.flatten().tolist()) if whole and table.is_floating_point() else None
 
 
 def _tensors(result: Any) -> Iterator[Tensor]:

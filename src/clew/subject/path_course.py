@@ -19,7 +19,10 @@ from ..targets import comparable_outputs
 from .stream_subject import Leaves, Pass, StreamSubject
 
 T = TypeVar("T")
-_LINEAR = 1e-3  # of the largest size: what rounding explains of a map that is linear
+_LINEAR = 1e-3  # of a change: less is said to be linear
+_STEPS = (1 / 2, 1 / 16, 1 / 256)  # of the way from an input
+# What a model may raise because of the values of its input; not what comes from outside, such as a time limit.
+_OF_VALUES = (ClewError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 
 
 class OtherCourse(ClewError, RuntimeError):
@@ -51,7 +54,7 @@ class PathCourse:
             return go()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:
+        except _OF_VALUES as error:
             first = error
         finally:
             subject.follow = None
@@ -83,7 +86,7 @@ class PathCourse:
     def _behind(self, first: Exception, floats: list[str]) -> bool:
         """Whether the farthest input can be given behind the first linear maps; those that need it are."""
         subject, there = self.subject, self._last
-        known = subject.course or []
+        known = [one for one in subject.course or [] if one.numbers is None]
         floats = [key for key in floats if any(key in one.arguments for one in known)]
         if not floats or not there:
             return False
@@ -105,14 +108,15 @@ class PathCourse:
             self._has_scores(subject.scores_at(leaves))
         except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except _OF_VALUES:
             return False
         finally:
             subject.follow = None
         return True
 
     def _tell(self, first: Exception, held: tuple[str, ...], there: Leaves) -> None:
-        stations = [one for one in self.subject.course or [] if set(one.arguments) & set(held)]
+        maps = [one for one in self.subject.course or [] if one.numbers is None]
+        stations = [one for one in maps if set(one.arguments) & set(held)]
         where = ", ".join(dict.fromkeys(one.module or "a linear map" for one in stations))
         linear = self._is_linear(held, there)
         how = "which is linear in it" if linear else "by its derivative there, as what comes before is not linear in it"
@@ -122,36 +126,45 @@ class PathCourse:
         )
 
     def _is_linear(self, held: tuple[str, ...], there: Leaves) -> bool:
-        """Whether the maps are linear, as far as an input halfway that takes the same course tells."""
-        subject = self.subject
-        x = subject.leaves
-        half = {key: (value + there[key]) / 2 if key in held else value for key, value in x.items()}
-        found: list[Frontier] = []
-        kept = subject.behind
-        for behind in ((), kept):
-            subject.behind = behind
-            given = subject.shifts(half) if behind else []
-            front = Frontier(subject.model, given=given, keep=True)
-            try:
-                with torch.no_grad():
-                    subject.pass_with(half, front)
-            except Exception:
-                return False
-            finally:
-                subject.behind = kept
-            found.append(front)
-        one, other = found
-        if one.stations != other.stations:
-            return False
-        return all(_alike(a, b) for a, b in zip(one.outputs, other.outputs, strict=True))
+        """Whether the maps are linear, as far as the farthest input on the way that takes the same course tells."""
+        x = self.subject.leaves
+        for step in _STEPS:
+            near = {key: value + step * (there[key] - value) if key in held else value for key, value in x.items()}
+            one, other = self._outputs(near, ()), self._outputs(near, held)
+            if len(one) == len(other) and all(a.shape == b.shape for a, b in zip(one, other, strict=True)):
+                clean = self._outputs(x, ())
+                return all(_alike(a, b, a - c) for a, b, c in zip(one, other, clean, strict=True))
+        return False
+
+    def _outputs(self, leaves: Leaves, behind: tuple[str, ...]) -> list[Tensor]:
+        """What the first linear maps put out, with some leaves changed behind them; nothing where the pass fails."""
+        subject, kept = self.subject, self.subject.behind
+        subject.behind = behind
+        try:
+            front = Frontier(subject.model, given=subject.shifts(leaves) if behind else (), keep=True)
+            with torch.no_grad():
+                subject.pass_with(leaves, front)
+        except torch.OutOfMemoryError:
+            raise
+        except _OF_VALUES:
+            return []
+        finally:
+            subject.behind = kept
+        return front.outputs
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return float((a - b).abs().amax()) <= _LINEAR * float(a.abs().amax()) if a.numel() else True
+def _alike(a: Tensor, b: Tensor, change: Tensor) -> bool:
+    """Whether two outputs differ by less than a part of the change, or by what rounding explains."""
+    if not a.numel():
+        return True
+    rounding = 16 * torch.finfo(a.dtype).eps * float(a.abs().amax())
+    return float((a - b).abs().amax()) <= max(_LINEAR * float(change.abs().amax()), rounding)
 
 
 def _difference(known: list[Station], there: list[Station]) -> str:
     for one, other in zip(known, there, strict=False):
+        if one.numbers != other.numbers:
+            return f"other rows of {one.module or other.module or 'a table'} are looked up"
         if one != other:
             return f"{one.module or 'a linear map'} gives {other.shape} instead of {one.shape}"
     return f"input comes to {len(there)} linear maps first instead of {len(known)}"
