@@ -18,7 +18,7 @@ DROPS = ("idefics3", "smolvlm")  # pictures that are all zero
 # Token numbers that are none of the input are looked up with the others: they stay as they are along the path.
 OWN_TOKENS = ("ids_padded_inside",)
 NAMES = [name for name in ZOO if name not in OWN_TOKENS]
-ALWAYS = [*DROPS, "llava", "qwen2_vl", "mllama", "florence2", "bart", "t5_gated", "whisper", "picture_and_table"]
+ALWAYS = [*DROPS, "llava", "qwen2_vl", "mllama", "florence2", "bart", "t5_gated", "whisper", "lxmert"]
 
 
 def explain(specimen, method="integrated_gradients", **options):
@@ -264,3 +264,43 @@ def test_an_interruption_is_not_taken_for_a_decision():
 
     with pytest.raises(TimeoutError, match="too long"):
         clew.explain(Slow().eval(), torch.ones(2, 3), method="integrated_gradients", target=0, n_steps=2)
+
+
+class OneNumber(nn.Module):
+    """A table, a kind and a dose: one number for each example."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.kinds, self.head = nn.Linear(5, 4), nn.Embedding(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x, kind, dose):
+        return self.head(torch.tanh(self.table(x) + self.kinds(kind)) * dose[:, None])
+
+
+@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients", "smoothgrad", "attn_lrp"])
+def test_a_stream_may_be_one_number_for_each_example(method):
+    model = OneNumber().double().eval()
+    x, dose = (torch.randn(*n, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) for n in ((2, 5), (2,)))
+    found = clew.explain(model, {"x": x, "kind": torch.tensor([0, 2]), "dose": dose}, method=method, target=0)
+    assert {k: tuple(part.all_scores.shape) for k, part in found.streams.items()} == {
+        "x": (2, 5), "kind": (2, 1), "dose": (2, 1),
+    }  # fmt: skip
+    if method == "input_x_gradient":
+        expected = dose * (torch.tanh(model.table(x) + model.kinds.weight[[0, 2]]) @ model.head.weight[0])
+        torch.testing.assert_close(found["dose"].all_scores[:, 0], expected.detach(), rtol=0, atol=1e-12)
+    if method == "integrated_gradients":
+        assert float(found.checks["completeness_gap"].abs().amax()) < 1e-9
+
+
+@pytest.mark.parametrize("method", ["beyond_intuition_head", "beyond_intuition_token"])
+def test_the_path_of_beyond_intuition_is_that_through_the_pixels(method):
+    """Gauss' points are in the middle of the path, where no picture is zero: there it can be gone with no help."""
+    specimen = build("smolvlm")
+    found = explain(specimen, method, n_steps=3)
+    assert "patch_embedding" in found.checks["path"]
+    expected = explain(build("smolvlm"), method, n_steps=3, baselines=1e-9)
+    assert "path" not in expected.checks
+    for name, part in found.streams.items():
+        size = expected[name].all_scores.abs().amax()
+        assert float((part.all_scores - expected[name].all_scores).abs().amax() / size) < 1e-6

@@ -128,7 +128,7 @@ class StreamLeaves:
         """Largest minus least value of each example, shaped to be multiplied with `x`."""
         found: Leaves = {}
         for key, value in x.items():
-            flat = value.flatten(1) if self.has_examples_first(key) else value.flatten()[None]
+            flat = value.reshape(len(value) if self.has_examples_first(key) else 1, -1)
             spread = flat.amax(1) - flat.amin(1)
             found[key] = spread.view(-1, *[1] * (value.ndim - 1))
         return found

@@ -281,7 +281,7 @@ class StreamSubject:
         over these; floats as they are, or their size.
 
         Of words that are looked up several times (by a decoder, too, or in a table for each layer) the first look-up
-        counts, and with `again` the others.
+        counts, and with `again` the others. One number for each example is a row of one.
         """
         score_axes = _axes[owning_model(self.model)][self.call.signature, self.at, self.batch]
         found: dict[str, Tensor] = {}
@@ -303,7 +303,8 @@ class StreamSubject:
                 one = torch.stack([m[name] for m in made]) if axis is None else made[0][name].movedim(axis, 0)
                 found[name] = found[name] + one if name in found else one
                 words.add(name)
-        return {k: v.sqrt() if size and k in words else v for k, v in found.items()}
+        found = {k: v.sqrt() if size and k in words else v for k, v in found.items()}
+        return {k: v[:, None] if v.ndim == 1 else v for k, v in found.items()}
 
     def not_given(self, leaves: Mapping[str, Tensor]) -> Tensor | None:
         """Sums (batch,) of values at leaves whose tokens are none of the input: padding and beginnings of its own.
