@@ -172,15 +172,24 @@ class Only(nn.Module):
         return self.model(picture, self.table)
 
 
+def only_one(x):
+    left = dropped(x)
+    if len(left) > 1:
+        raise ValueError("more pictures than places")
+    return left
+
+
 def test_noise_on_a_padding_picture_does_not_bring_it_back():
     inputs, found = given(), []
     inputs["picture"][:, 1] = 0
-    for look in (dropped, lambda x: x[:1]):
+    for look in (dropped, lambda x: x[:1], only_one):
         model = Picture(look).double().eval()
         found.append(clew.explain(model, inputs, method="smoothgrad", target=0, n_samples=3))
-    assert "path" in found[0].checks and "path" not in found[1].checks
-    for name, part in found[0].streams.items():
-        torch.testing.assert_close(part.all_scores, found[1][name].all_scores, rtol=0, atol=1e-12)
+    assert ["path" in one.checks for one in found] == [True, False, True]
+    assert "behind patches, by its derivative there:" in found[2].checks["path"]
+    for name, part in found[1].streams.items():
+        for other in (found[0], found[2]):
+            torch.testing.assert_close(other[name].all_scores, part.all_scores, rtol=0, atol=1e-12)
 
 
 class Rows(nn.Module):

@@ -40,18 +40,24 @@ class Station:
     numbers: tuple[int, ...] | None = None
 
 
+class Enough(Exception):
+    """All that a pass was made for is known: it need not go on."""
+
+
 @dataclass(eq=False)
 class Frontier:
     """Follows floats of the arguments in one pass to the first linear maps; `stations` are those that were met.
 
     With `directions` (by argument) `shifts` become `J` times these, one for each station. With `given` shifts, these
-    are added to the stations' outputs. `keep`: `outputs` of the stations are kept.
+    are added to the stations' outputs. `keep`: `outputs` of the stations are kept. `enough`: after that many stations
+    the pass is ended by `Enough`.
     """
 
     model: nn.Module
     directions: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     given: Sequence[Tensor | None] = ()
     keep: bool = False
+    enough: int | None = None
     stations: list[Station] = field(default_factory=list[Station])
     shifts: list[Tensor | None] = field(default_factory=list[Tensor | None])
     outputs: list[Tensor] = field(default_factory=list[Tensor])
@@ -99,6 +105,8 @@ class Frontier:
             with unseen():
                 self.shifts.append(self._pushed(result))
             result = result.detach()  # so that what comes later has but its own part
+        if len(self.stations) == self.enough:
+            raise Enough
         shift = self.given[place] if place < len(self.given) else None
         if shift is not None and shift.shape == result.shape:
             result = result + shift

@@ -35,7 +35,6 @@ class PathCourse:
 
     subject: StreamSubject
     told: dict[str, str] = field(default_factory=dict[str, str])
-    _last: Leaves = field(default_factory=dict[str, Tensor])
 
     def along(self, start: Leaves | None, go: Callable[[], T]) -> T:
         """What `go` finds, which makes passes on changed inputs, the farthest of which is `start`."""
@@ -46,7 +45,6 @@ class PathCourse:
         if subject.course is None:
             with torch.no_grad():
                 subject.run()
-        self._last = start or {}
         subject.follow = self._same
         try:
             if start is not None:
@@ -65,9 +63,9 @@ class PathCourse:
             return go()
         raise first
 
-    def _same(self, leaves: Leaves, made: Pass) -> None:
+    def _same(self, made: Pass) -> None:
         """Raise `OtherCourse` where a pass differs from that on the input as it is."""
-        subject, self._last = self.subject, leaves
+        subject = self.subject
         assert made.entrance.front is not None
         there, known = made.entrance.front.stations, subject.course or []
         if there != known:
@@ -85,7 +83,7 @@ class PathCourse:
 
     def _behind(self, first: Exception, floats: list[str]) -> bool:
         """Whether the farthest input can be given behind the first linear maps; those that need it are."""
-        subject, there = self.subject, self._last
+        subject, there = self.subject, self.subject.followed
         known = [one for one in subject.course or [] if one.numbers is None]
         floats = [key for key in floats if any(key in one.arguments for one in known)]
         if not floats or not there:
@@ -119,22 +117,24 @@ class PathCourse:
         stations = [one for one in maps if set(one.arguments) & set(held)]
         where = ", ".join(dict.fromkeys(one.module or "a linear map" for one in stations))
         linear = self._is_linear(held, there)
-        how = "which is linear in it" if linear else "by its derivative there, as what comes before is not linear in it"
+        how = "which is linear in it" if linear else "by its derivative there"
+        how += ", as what comes before is not linear in it" if linear is False else ""
         self.told["path"] = (
             f"{', '.join(held)} is changed behind {where}, {how}: changed itself, it makes the model take another "
             f"course ({_why(first)})"
         )
 
-    def _is_linear(self, held: tuple[str, ...], there: Leaves) -> bool:
-        """Whether the maps are linear, as far as the farthest input on the way that takes the same course tells."""
+    def _is_linear(self, held: tuple[str, ...], there: Leaves) -> bool | None:
+        """Whether the maps are linear, as far as the farthest input on the way that takes the same course tells; None
+        where there is no such input."""
         x = self.subject.leaves
         for step in _STEPS:
             near = {key: value + step * (there[key] - value) if key in held else value for key, value in x.items()}
             one, other = self._outputs(near, ()), self._outputs(near, held)
-            if len(one) == len(other) and all(a.shape == b.shape for a, b in zip(one, other, strict=True)):
+            if one and len(one) == len(other) and all(a.shape == b.shape for a, b in zip(one, other, strict=True)):
                 clean = self._outputs(x, ())
                 return all(_alike(a, b, a - c) for a, b, c in zip(one, other, clean, strict=True))
-        return False
+        return None
 
     def _outputs(self, leaves: Leaves, behind: tuple[str, ...]) -> list[Tensor]:
         """What the first linear maps put out, with some leaves changed behind them; nothing where the pass fails."""

@@ -7,7 +7,7 @@ more than values, gradients and points of a path at these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ClewError, InputError
 from ..seam import DoublePrecision, Seam, in_callers_autocast, no_gradient_error, owning_model
 from ..shapes import at_least_float32
-from ..streams import Entrance, Entry, Frontier, ModelCall, Station
+from ..streams import Enough, Entrance, Entry, Frontier, ModelCall, Station
 from .discrepancy import Discrepancy
 from .input_errors import input_error, is_about_input
 from .integration_paths import PathRecord, baseline
@@ -69,7 +69,8 @@ class StreamSubject:
     clean: Pass | None = field(default=None, init=False)  # the last pass on the input as it is
     batch: int = field(default=0, init=False)  # number of scores, known after the first pass
     course: list[Station] | None = field(default=None, init=False)  # where floats came in a pass on the input as it is
-    follow: Callable[[Leaves, Pass], None] | None = field(default=None, init=False)  # called after passes on others
+    follow: Callable[[Pass], None] | None = field(default=None, init=False)  # called after passes on other leaves,
+    followed: Leaves = field(default_factory=dict[str, Tensor], init=False)  # the last of which are these
     behind: tuple[str, ...] = field(default=(), init=False)  # leaves that are changed behind the first linear maps
 
     # Passes
@@ -96,19 +97,23 @@ class StreamSubject:
             front = Frontier(self.model, given=self.shifts(leaves, precise=precise))
         elif self.follow is not None or (leaves is None and within is None):
             front = Frontier(self.model)
+        if leaves is not None and self.follow is not None:
+            self.followed = dict(leaves)
         made = self._pass(leaves, gradient, within, score_within, precise, front)
         if leaves is None:
             self.clean = made
             self.course = front.stations if front is not None else self.course
         elif self.follow is not None:
-            self.follow(dict(leaves), made)
+            self.follow(made)
         return made
 
     def shifts(self, leaves: Mapping[str, Tensor], *, precise: bool = False) -> list[Tensor | None]:
         """What leaves in `behind` change at each of the first linear maps, with what came before as on the input."""
         clean = {key: entry.value for key, entry in self.clean_entries.items()}
-        front = Frontier(self.model, {key: (leaves[key] - clean[key]).detach() for key in self.behind})
-        self._pass({**leaves, **{key: clean[key] for key in self.behind}}, True, None, None, precise, front)
+        changes = {key: (leaves[key] - clean[key]).detach() for key in self.behind}
+        front = Frontier(self.model, changes, enough=len(self.course or []))
+        with suppress(Enough):
+            self._pass({**leaves, **{key: clean[key] for key in self.behind}}, True, None, None, precise, front)
         return front.shifts
 
     def pass_with(self, leaves: Mapping[str, Tensor], front: Frontier) -> Pass:
