@@ -98,8 +98,8 @@ def main() -> None:
     write_page("cost-of-answers.md", [
         "# What explaining an answer costs", "",
         f"{TOKENS} tokens of an answer by stories260K, a small Llama, in times of a floor written by hand: one forward "
-        "pass over prompt and answer, and one backward pass for each token, by plain autograd (input × gradient, nothing "
-        "verified). Medians; ways alternate in one process. "
+        "pass over prompt and answer, and one backward pass for each token, by plain autograd (input × gradient, "
+        "nothing verified). Medians; ways alternate in one process. "
         f"Made by `python measurements/speed_generation.py` ({when_and_where()}).",
         "", f"| way | {head} |", "|---|" + "---|" * 2 * len(PROMPTS), *rows,
     ])  # fmt: skip

@@ -69,7 +69,7 @@ def test_a_row_of_the_matrix_is_a_call_of_its_own(name, method):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * max(size, 1e-12))
 
 
-@pytest.mark.parametrize("beginning", [[2, 45, 19], [45, 19]])  # what `generate` begins with, and what it puts that before
+@pytest.mark.parametrize("beginning", [[2, 45, 19], [45, 19]])  # as `generate` begins, or not
 def test_what_the_model_writes_is_what_it_would(beginning):
     model, given, tokens = one_example("bart")
     given[tokens] = ids = torch.tensor([beginning])

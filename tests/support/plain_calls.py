@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from support.zoo_common import PICTURE, Arrange, Specimen, called
@@ -24,11 +25,12 @@ from clew.attributions import (
 class PlainCall:
     """Leaves around one call: floats as they are given, token numbers where an `nn.Embedding` looks them up.
 
-    `inputs` are those with leaves in the place of floats; after the call `leaves` are by stream and place.
+    `inputs` are those with leaves in the place of floats; after the call `leaves` are by stream and place. All that
+    enters is taken `scale` times.
     """
 
-    def __init__(self, specimen: Specimen) -> None:
-        self.specimen = specimen
+    def __init__(self, specimen: Specimen, scale: float = 1.0) -> None:
+        self.specimen, self.scale = specimen, scale
         self.leaves: dict[tuple[str, str], tuple[Tensor, Arrange]] = {}
         self._stack = ExitStack()
         self.inputs = self._given(specimen.inputs)
@@ -74,7 +76,7 @@ class PlainCall:
         name = name or self.specimen.species.streams[0]
         if not value.is_floating_point() or name not in self.specimen.species.streams:
             return value.clone()
-        leaf = value.clone().requires_grad_()
+        leaf = (self.scale * value).requires_grad_()
         self.leaves[name, ""] = leaf, lambda R: R
         return leaf.clone()  # which the model may change
 
@@ -83,7 +85,7 @@ class PlainCall:
 
     def _leaf(self, stream: str, path: str, arrange: Arrange) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            leaf = output.detach().clone().requires_grad_()
+            leaf = (self.scale * output.detach()).requires_grad_()
             self.leaves[stream, path] = leaf, lambda R: arrange(R.sum(-1))
             return leaf.clone()
 
@@ -114,6 +116,21 @@ def plain_gradient(specimen: Specimen) -> dict[str, Tensor]:
     """Input times gradient by autograd through the model called plainly, (batch, *axes), by stream."""
     with PlainCall(specimen) as plain:
         return plain.times_gradient(specimen.score(plain.call()))
+
+
+def plain_path(specimen: Specimen, n: int, least: float = 0.0) -> tuple[dict[str, Tensor], Tensor]:
+    """`Σ_k w_k x · ∂s/∂x(α_k x)` with Gauss' points, (batch, *axes), by stream, and `s(x) - s(least x)`."""
+    total: dict[str, Tensor] = {}
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    for alpha, w in zip((nodes + 1) / 2, weights / 2, strict=True):
+        with PlainCall(specimen, float(alpha)) as plain:
+            found = plain.times_gradient(specimen.score(plain.call()))
+        total = {name: R * float(w / alpha) + total.get(name, 0.0) for name, R in found.items()}
+    ends = list[Tensor]()
+    for scale in (1.0, least):
+        with PlainCall(specimen, scale) as plain, torch.no_grad():
+            ends.append(specimen.score(plain.call()))
+    return total, ends[0] - ends[1]
 
 
 # Against what clew gives

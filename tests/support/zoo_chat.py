@@ -284,3 +284,13 @@ def florence2(kernel: str) -> Made:
 
 
 _LAYERS = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
+
+
+@in_zoo("input_ids", "visual_feats", "visual_pos", kernels=("eager",))
+def lxmert(kernel: str) -> Made:
+    """Words and regions of a picture, each by itself, then in turns across."""
+    layers = {"l_layers": 2, "r_layers": 1, "x_layers": 2, "visual_feat_dim": 16, "num_qa_labels": 5}
+    small = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    model = made("LxmertForQuestionAnswering", T.LxmertConfig(**small, **layers), kernel)
+    given = {"input_ids": tokens(6), "visual_feats": noise(2, 4, 16), "visual_pos": noise(2, 4, 4, seed=1).abs()}
+    return model, given, lambda output: output.question_answering_score.amax(-1)

@@ -174,7 +174,8 @@ def _with_feedback(perception: _Perception, path: FeedbackPath) -> tuple[Leaves,
     graph, last = perception.graph, perception.last
     assert last.asked is not None
     rows = last.asked.flatten(0, 1).ne(0).any(0).nonzero()[:, 0]
-    W = [total.clamp(min=0).mean(1) for total in _integrated_gradient(graph, last, rows, path)]  # (batch, row, key)
+    *totals, told = _integrated_gradient(graph, last, rows, path)
+    W = [total.clamp(min=0).mean(1) for total in totals]  # (batch, row, key)
     key = graph.node(last, "key")
     assert key is not None
     ones = graph.carried(key, torch.ones_like(key))
@@ -191,25 +192,33 @@ def _with_feedback(perception: _Perception, path: FeedbackPath) -> tuple[Leaves,
                 total[name] = total.get(name, 0.0) + mass * factor
     entries = graph.subject.clean_entries
     names = dict.fromkeys(entries[k].argument for k, one in ones.items() if bool(one.any()))
-    return fine, coarse, {"feedback": f"of {', '.join(names) or 'nothing'}, in {last.module}"}
+    return fine, coarse, {"feedback": f"of {', '.join(names) or 'nothing'}, in {last.module}", **told}
 
 
-def _integrated_gradient(graph: MassGraph, last: Site, rows: Tensor, path: FeedbackPath) -> tuple[Tensor, Tensor]:
-    """`∫ ∂s/∂A dα` at some rows of an attention, (batch, head, row, key), by the rule and by the coarser one."""
+def _integrated_gradient(
+    graph: MassGraph, last: Site, rows: Tensor, path: FeedbackPath
+) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """`∫ ∂s/∂A dα` at some rows of an attention, (batch, head, row, key), by the rule and by the coarser one; and what
+    is to be said about the path."""
     subject, rule = graph.subject, path.rule
     at = leaves_of(subject)
     x = at.leaves
     start = at.baseline(path.baselines, x)
-    taken = {key: PathRecord(start[key], x[key]) for key in x}
-    totals: list[Any] = [0.0, 0.0]
-    for point, all_rows in at.chunks(path.n_steps, None):
-        scaled = scaled_leaves(start, x, rule, point, all_rows)
-        for key, record in taken.items():
-            record.add(scaled[key], rule.weights.to(x[key].dtype)[point], all_rows)
-        G = graph.attention_gradient_at(scaled, last, rows)
-        totals = [total + G * w[point].to(G) for total, w in zip(totals, (rule.weights, rule.coarse), strict=True)]
-    at.measure_path(path.quadrature, taken.values(), path.n_steps)
-    return totals[0], totals[1]
+
+    def integrate() -> list[Any]:
+        taken = {key: PathRecord(start[key], x[key]) for key in x}
+        totals: list[Any] = [0.0, 0.0]
+        for point, all_rows in at.chunks(path.n_steps, None):
+            scaled = scaled_leaves(start, x, rule, point, all_rows)
+            for key, record in taken.items():
+                record.add(scaled[key], rule.weights.to(x[key].dtype)[point], all_rows)
+            G = graph.attention_gradient_at(scaled, last, rows)
+            totals = [total + G * w[point].to(G) for total, w in zip(totals, (rule.weights, rule.coarse), strict=True)]
+        at.measure_path(path.quadrature, taken.values(), path.n_steps)
+        return totals
+
+    fine, coarse = at.along(start, integrate)
+    return fine, coarse, at.told
 
 
 def _with_error(subject: StreamSubject, result: Result, coarse: Leaves, path: FeedbackPath) -> Result:

@@ -63,20 +63,25 @@ def integrated_gradients(
     start = at.baseline(baselines, x)
     rule = quadrature_rule(quadrature, n_steps)
     weights = rule.weights * rule.points if (released := is_released(variant)) else rule.weights
-    taken = {key: PathRecord(start[key], x[key]) for key in x}
-    total: dict[str, Tensor] = {}
-    for point, rows in at.chunks(n_steps, internal_batch_size):
-        scaled = scaled_leaves(start, x, rule, point, rows)
-        gradients, _ = at.gradients(scaled, rows)
-        for key, record in taken.items():
-            record.add(scaled[key], rule.weights.to(x[key].dtype)[point.cpu()], rows)
-        add_up(total, x, gradients, weights[point.cpu()], rows)
-    at.measure_path(quadrature, taken.values(), n_steps)
+
+    def integrate() -> dict[str, Tensor]:
+        taken = {key: PathRecord(start[key], x[key]) for key in x}
+        total: dict[str, Tensor] = {}
+        for point, rows in at.chunks(n_steps, internal_batch_size):
+            scaled = scaled_leaves(start, x, rule, point, rows)
+            gradients, _ = at.gradients(scaled, rows)
+            for key, record in taken.items():
+                record.add(scaled[key], rule.weights.to(x[key].dtype)[point.cpu()], rows)
+            add_up(total, x, gradients, weights[point.cpu()], rows)
+        at.measure_path(quadrature, taken.values(), n_steps)
+        return total
+
+    total = at.along(start, integrate)
     if released or not multiply_by_inputs:
-        return at.result(total)
+        return at.result(total, checks=at.told)
     values = {key: (x[key] - start[key]) * total[key] for key in x}
     gap = at.per_example(values) - at_least_float32(at.clean_scores() - at.scores_at(start))
-    return at.result(values, checks={"completeness_gap": gap})
+    return at.result(values, checks={"completeness_gap": gap, **at.told})
 
 
 @method(paper="Smilkov et al. 2017", summary="the gradient averaged over noisy copies of the input", any_model=True)
@@ -101,16 +106,20 @@ def smoothgrad(
     spread = {key: stdevs * size for key, size in at.ranges(x).items()}
     one = {key: value[0] if at.has_examples_first(key) else value for key, value in x.items()}
     weights = torch.full((n_samples,), 1 / n_samples, dtype=torch.float64)
-    total: dict[str, Tensor] = {}
-    for sample, rows in at.chunks(n_samples, internal_batch_size):
-        noisy: dict[str, Tensor] = {}
-        for key, value in x.items():
-            noise = torch.stack([_noise(seed, int(k), one[key], by_token=at.is_words(key)) for k in sample])
-            noise = noise if at.has_examples_first(key) else noise[0]
-            noisy[key] = value[rows] + spread[key][rows] * noise
-        gradients, _ = at.gradients(noisy, rows)
-        add_up(total, x, gradients, weights[sample.cpu()], rows)
-    return at.result(total, size=absolute)
+
+    def average() -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for sample, rows in at.chunks(n_samples, internal_batch_size):
+            noisy: dict[str, Tensor] = {}
+            for key, value in x.items():
+                noise = torch.stack([_noise(seed, int(k), one[key], by_token=at.is_words(key)) for k in sample])
+                noise = noise if at.has_examples_first(key) else noise[0]
+                noisy[key] = at.kept(key, value[rows] + spread[key][rows] * noise, value[rows])
+            gradients, _ = at.gradients(noisy, rows)
+            add_up(total, x, gradients, weights[sample.cpu()], rows)
+        return total
+
+    return at.result(at.along(None, average), size=absolute, checks=at.told)
 
 
 def _noise(seed: int, sample: int, like: Tensor, *, by_token: bool) -> Tensor:

@@ -5,7 +5,19 @@ of the model puts out (a *station*).
 """
 
 from .entrance import ABOUT_INPUT, Entrance, Entry, Give, station
+from .frontier import Enough, Frontier, Station
 from .model_call import ModelCall
 from .provenance import Provenance
 
-__all__ = ["ABOUT_INPUT", "Entrance", "Entry", "Give", "ModelCall", "Provenance", "station"]
+__all__ = [
+    "ABOUT_INPUT",
+    "Enough",
+    "Entrance",
+    "Entry",
+    "Frontier",
+    "Give",
+    "ModelCall",
+    "Provenance",
+    "Station",
+    "station",
+]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError, close_matches
 from ..seam import Seam, by_position, unseen
+from .frontier import Frontier
 from .model_call import ModelCall
 from .provenance import Provenance
 
@@ -54,6 +55,7 @@ class Entrance(Seam):
     give: Give
     at: str | None = None
     entered: Callable[[Tensor, Tensor, str], None] | None = None  # with each leaf, the model's copy, the argument
+    front: Frontier | None = None  # told where floats go
     entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     patches: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
@@ -89,6 +91,10 @@ class Entrance(Seam):
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look-ups of the numbers that are followed enter; other calls with them are followed. What is done for that is
         none of the model's, so that other seams do not see it."""
+        result = self._called(func, args, kwargs)
+        return result if self.front is None else self.front.passed(func, args, kwargs, result)
+
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _CONVOLUTIONS:
             with unseen():
                 self._note_patches(*by_position(args, kwargs))
@@ -117,6 +123,8 @@ class Entrance(Seam):
         copy = leaf.clone()
         if self.entered is not None:
             self.entered(leaf, copy, argument)
+        if self.front is not None and places is None:
+            self.front.enter(key, copy)
         return copy
 
     def _leaves_station(self, output: Any) -> Any:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..shapes import at_least_float32
 from .integration_paths import PathRecord
+from .path_course import PathCourse
 from .quadrature import Quadrature
 from .stream_subject import ALL, Leaves, Rows, StreamSubject
 from .subject import Subject
 from .trace import Result
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ class DeclaredLeaf:
     def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Rows]]:
         """Pairs (point, example) of a path, a chunk at a time."""
         return self.subject.chunks(points, internal_batch_size)
+
+    def along(self, start: Leaves | None, go: Callable[[], T]) -> T:
+        """What `go` finds, which makes passes on changed inputs, the farthest of which is `start`."""
+        return go()
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is to be said about passes on changed inputs."""
+        return {}
+
+    def kept(self, key: str, changed: Tensor, x: Tensor) -> Tensor:
+        """A changed leaf."""
+        return changed
 
     def measure_path(self, quadrature: str, taken: Iterable[PathRecord], n_steps: int) -> None:
         """Note whether a path was gone as its rule says."""
@@ -91,15 +107,28 @@ class StreamLeaves:
     """The leaves of a model of which nothing is declared."""
 
     subject: StreamSubject
+    course: PathCourse = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "course", PathCourse(self.subject))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.subject, name)
+
+    def along(self, start: Leaves | None, go: Callable[[], T]) -> T:
+        """What `go` finds, which makes passes on changed inputs, the farthest of which is `start`."""
+        return self.course.along(start, go)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is to be said about passes on changed inputs."""
+        return self.course.told
 
     def ranges(self, x: Leaves) -> Leaves:
         """Largest minus least value of each example, shaped to be multiplied with `x`."""
         found: Leaves = {}
         for key, value in x.items():
-            flat = value.flatten(1) if self.has_examples_first(key) else value.flatten()[None]
+            flat = value.reshape(len(value) if self.has_examples_first(key) else 1, -1)
             spread = flat.amax(1) - flat.amin(1)
             found[key] = spread.view(-1, *[1] * (value.ndim - 1))
         return found

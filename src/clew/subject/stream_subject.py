@@ -7,7 +7,7 @@ more than values, gradients and points of a path at these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ClewError, InputError
 from ..seam import DoublePrecision, Seam, in_callers_autocast, no_gradient_error, owning_model
 from ..shapes import at_least_float32
-from ..streams import Entrance, Entry, ModelCall
+from ..streams import Enough, Entrance, Entry, Frontier, ModelCall, Station
 from .discrepancy import Discrepancy
 from .input_errors import input_error, is_about_input
 from .integration_paths import PathRecord, baseline
@@ -68,6 +68,10 @@ class StreamSubject:
     target: Any = field(default=None, init=False)  # what `resolve` returned
     clean: Pass | None = field(default=None, init=False)  # the last pass on the input as it is
     batch: int = field(default=0, init=False)  # number of scores, known after the first pass
+    course: list[Station] | None = field(default=None, init=False)  # where floats came in a pass on the input as it is
+    follow: Callable[[Pass], None] | None = field(default=None, init=False)  # called after passes on other leaves,
+    followed: Leaves = field(default_factory=dict[str, Tensor], init=False)  # the last of which are these
+    behind: tuple[str, ...] = field(default=(), init=False)  # leaves that are changed behind the first linear maps
 
     # Passes
 
@@ -83,16 +87,55 @@ class StreamSubject:
         """One pass, on `leaves` in place of what enters. `gradient`: leaves are those of a graph.
 
         `within` is a seam that sees the model's calls; `score_within` is called with the output while it does.
-        `precise` leaves out the model's own casts to shorter floats.
+        `precise` leaves out the model's own casts to shorter floats. Leaves in `behind` are changed where the first
+        linear maps have made something of them, so that the model decides by their unchanged values.
         Raises `InputError` where the model refuses its input, or no input enters it.
         """
 
+        front: Frontier | None = None
+        if leaves is not None and self.behind:
+            front = Frontier(self.model, given=self.shifts(leaves, precise=precise))
+        elif self.follow is not None or (leaves is None and within is None):
+            front = Frontier(self.model)
+        if leaves is not None and self.follow is not None:
+            self.followed = dict(leaves)
+        made = self._pass(leaves, gradient, within, score_within, precise, front)
+        if leaves is None:
+            self.clean = made
+            self.course = front.stations if front is not None else self.course
+        elif self.follow is not None:
+            self.follow(made)
+        return made
+
+    def shifts(self, leaves: Mapping[str, Tensor], *, precise: bool = False) -> list[Tensor | None]:
+        """What leaves in `behind` change at each of the first linear maps, with what came before as on the input."""
+        clean = {key: entry.value for key, entry in self.clean_entries.items()}
+        changes = {key: (leaves[key] - clean[key]).detach() for key in self.behind}
+        front = Frontier(self.model, changes, enough=len(self.course or []))
+        with suppress(Enough):
+            self._pass({**leaves, **{key: clean[key] for key in self.behind}}, True, None, None, precise, front)
+        return front.shifts
+
+    def pass_with(self, leaves: Mapping[str, Tensor], front: Frontier) -> Pass:
+        """A pass whose way to the first linear maps `front` follows."""
+        return self._pass(leaves, False, None, None, False, front)
+
+    def _pass(
+        self,
+        leaves: Mapping[str, Tensor] | None,
+        gradient: bool,
+        within: Seam | None,
+        score_within: Callable[[Any], None] | None,
+        precise: bool,
+        front: Frontier | None,
+    ) -> Pass:
         def give(key: str, value: Tensor) -> Tensor:
-            if leaves is not None:
+            if leaves is not None and key not in self.behind:
                 value = leaves.get(key, value)
             return value.detach().requires_grad_(gradient and (value.is_floating_point() or value.is_complex()))
 
         entrance = Entrance(self.model, self.call, give, self.at, getattr(within, "entered", None))
+        entrance.front = front if self.at is None else None
         with ExitStack() as stack:
             if self.precise or precise:
                 stack.enter_context(DoublePrecision(self.model))
@@ -113,10 +156,7 @@ class StreamSubject:
                 score_within(output)
         if not entrance.entries:
             raise self._nothing_enters()
-        made = Pass(output, entrance)
-        if leaves is None:
-            self.clean = made
-        return made
+        return Pass(output, entrance)
 
     def _nothing_enters(self) -> InputError:
         names = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype)[6:]}" for k, v in self.call.tensors().items())
@@ -262,7 +302,7 @@ class StreamSubject:
         over these; floats as they are, or their size.
 
         Of words that are looked up several times (by a decoder, too, or in a table for each layer) the first look-up
-        counts, and with `again` the others.
+        counts, and with `again` the others. One number for each example is a row of one.
         """
         score_axes = _axes[owning_model(self.model)][self._kind(self.batch)]
         found: dict[str, Tensor] = {}
@@ -285,7 +325,8 @@ class StreamSubject:
                 one = torch.stack(several) if axis is None else torch.cat(several, axis).movedim(axis, 0)
                 found[name] = found[name] + one if name in found else one
                 words.add(name)
-        return {k: v.sqrt() if size and k in words else v for k, v in found.items()}
+        found = {k: v.sqrt() if size and k in words else v for k, v in found.items()}
+        return {k: v[:, None] if v.ndim == 1 else v for k, v in found.items()}
 
     def not_given(self, leaves: Mapping[str, Tensor]) -> Tensor | None:
         """Sums (batch,) of values at leaves whose tokens are none of the input: padding and beginnings of its own.
@@ -312,8 +353,16 @@ class StreamSubject:
             self.measured.append(Discrepancy.of(name, expected, found, words, allowed=allowed))
 
     def baseline(self, baselines: float | Tensor, x: Leaves) -> Leaves:
-        """A baseline for each leaf. Raises `OptionError` if it does not fit."""
-        return {k: baseline(baselines, t) for k, t in x.items()}
+        """A baseline for each leaf; tokens that are none of the input stay. Raises `OptionError` if it does not fit."""
+        return {k: self.kept(k, baseline(baselines, t), t) for k, t in x.items()}
+
+    def kept(self, key: str, changed: Tensor, x: Tensor) -> Tensor:
+        """A changed leaf in which tokens that are none of the input (padding and beginnings of the model's own) are as
+        they were, as they are no part of the result."""
+        places = self.clean_entries[key].places
+        if places is None or bool((places >= 0).all()):
+            return changed
+        return torch.where((places >= 0).view(*places.shape, *[1] * (x.ndim - places.ndim)), changed, x)
 
     def chunks(self, points: int, internal_batch_size: int | None) -> Iterable[tuple[Tensor, Rows]]:
         """Points of a path, one at a time for the whole call, as (point, rows)."""
