@@ -80,6 +80,16 @@ def test_data_options_reach_the_reader(tmp_path, monkeypatch):
     assert clew.Run(folder).manifest["data"]["examples"] == 3 and folder.name.startswith("rationale-mini_reviews_bert")
 
 
+def test_planted_evidence_needs_no_data_and_is_reported(tmp_path):
+    out = tmp_path / "run"
+    found = typed("planted", "--model", "mini:digits-chat", "--method", "saliency", "--limit", "2", "--out", out)
+    assert found.exit_code == 0 and "quarter" in found.output and "word" in found.output
+    assert clew.Run(out).manifest["data"]["name"] == "mini:digits-chat"
+    page = (out / "report.html").read_text("utf-8")
+    assert "<img" in page and "digit" in page and "<em>" not in page
+    assert all((out / f"report.{suffix}").stat().st_size for suffix in ("csv", "md", "tex"))
+
+
 def test_help_teaches():
     everything = runner.invoke(app, ["bench", "--help"]).output
     assert all(name in everything for name in clew.benchmarks())

@@ -96,7 +96,7 @@ class Benchmark(ABC):
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
         """By method, the columns of each example; every method has the same columns, None where there is no value.
 
-        `again` explains a batch by a method of that name with another model.
+        `again` explains a batch, of these examples or some of them, by a method of that name with another model.
         """
 
     @property
