@@ -250,7 +250,7 @@ def classifier_of(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -
 
 
 def _fits(protocol: Benchmark, loaded: LoadedModel) -> None:
-    if not protocol.modality:
+    if not protocol.modality or getattr(protocol, "stream", None) is not None:  # such models are not declared
         return
     has = find_architecture(loaded.model).modality
     if protocol.modality != has:

@@ -13,10 +13,10 @@ from ...attributions import Attribution, ImageAttribution, TextAttribution
 from ...datasets import Dataset, Example
 from ...errors import InputError, OptionError
 from ...metrics.eraser import mask_of
-from ...models import LoadedModel, is_declared
+from ...models import LoadedModel
 from . import Again, Batch, Benchmark, Metric, Results, Values, benchmark, mean_of_column
 from .sanity import redrawn
-from .streams import arguments_of, word_columns
+from .streams import answer_of, arguments_of, refuse_declared, word_columns
 
 _NAMES = {"mask": "image", "rationale": "word"}
 
@@ -63,12 +63,7 @@ class Planted(Benchmark):
         return [*found, Metric("model accuracy", ("correct",), mean_of_column, None, False, "is the label predicted")]
 
     def fitted(self, loaded: LoadedModel, dataset: Dataset) -> Benchmark:
-        if is_declared(loaded.model):
-            todo = "clew bench sanity has the pointing game for them"
-            raise OptionError(
-                "this protocol is for models of several inputs, which are not declared",
-                expected="for example mini:reverse or mini:digits-chat", got=loaded.name, todo=todo,
-            )  # fmt: skip
+        refuse_declared(loaded, "clew bench sanity has the pointing game for them")
         if self.redraws < 0:
             raise OptionError("how many networks with new weights?", expected="0 or more", got=self.redraws)
         named = self._names or dict(dataset.evidence or {}) or _seen(dataset)
@@ -78,11 +73,7 @@ class Planted(Benchmark):
         return replace(self, **{field: named.get(field) for field in _NAMES})
 
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
-        for example in examples:
-            if example.label is None:
-                expected = "the word or class that is right as the label"
-                raise InputError("the answer of an example is not known", expected=expected, got=repr(example.id))
-        return Batch(examples, arguments_of(loaded, examples), {"": [e.label for e in examples]})
+        return Batch(examples, arguments_of(loaded, examples), {"": [answer_of(e) for e in examples]})
 
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
         examples = batch.examples
