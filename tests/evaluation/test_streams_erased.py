@@ -9,7 +9,8 @@ from PIL import Image
 from support.bench_twins import evaluated
 
 import clew
-from clew.errors import ClewError, OptionError
+from clew.errors import ClewError, InputError, OptionError
+from clew.evaluation.benchmarks.streams import StreamBatch, arguments_of
 
 METHODS = ("saliency", "attention_rollout")
 
@@ -191,6 +192,15 @@ def test_what_cannot_be_erased_is_told(chat, pictures, benchmark, options, said)
 def test_declared_models_have_no_streams(benchmark, model):
     with pytest.raises(OptionError, match="leave stream out"):
         clew.evaluate(benchmark, clew.load(model), stream="image", show_progress=False)
+
+
+def test_patches_of_all_pictures_in_a_row_go_with_their_picture(chat, pictures):
+    whole = StreamBatch.of(chat, arguments_of(chat, pictures))
+    assert whole.count == 2 and sorted(whole.arguments) == ["attention_mask", "input_ids", "pixel_values"]
+    packed = torch.arange(12).view(6, 2)  # three patches each
+    assert torch.equal(whole.rows(packed, torch.tensor([1, 0, 1])), torch.cat([packed[3:], packed[:3], packed[3:]]))
+    with pytest.raises(InputError, match="belongs to which example"):
+        whole.rows(packed[:5], torch.tensor([0]))
 
 
 def test_a_run_without_a_stream_is_as_before():

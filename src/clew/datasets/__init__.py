@@ -84,8 +84,8 @@ class Dataset(ABC):
     def content(self, index: int) -> bytes:
         """What identifies an example's content: pixels, text, label, … Raises `InputError` as `read` does."""
         fields = {key: value for key, value in vars(self.read(index)).items() if key != "id"}
-        if fields["prefix"] is None:  # examples had none when the first runs were stored
-            del fields["prefix"]
+        if fields.get("prefix") is None:  # examples had none when the first runs were stored
+            fields.pop("prefix", None)
         return joined(fields)
 
     def subset(self, indices: Sequence[int]) -> Dataset:

@@ -299,7 +299,7 @@ def _of_stream(own: Perturbation, loaded: LoadedModel, batch: Batch, results: Re
     def erase(erased: Tensor, owner: Tensor, eraser: str) -> Tensor:
         def of(case: Tensor, step: Tensor) -> Tensor:
             mine, keep = owner[case], ~erased[case, step].flatten(1)
-            return whole.logits({name: places.erase(x[mine], keep, fills[eraser][mine])}, mine)
+            return whole.logits({name: places.erase(whole.rows(x, mine), keep, whole.rows(fills[eraser], mine))}, mine)
 
         return copied_logits(of, len(erased), erased.shape[1], own.internal_batch_size, erased.device)
 

@@ -142,11 +142,20 @@ class StreamBatch:
 
     def logits(self, values: Mapping[str, Tensor], owner: Tensor) -> Tensor:
         """Logits (copy, class) of copies of the examples `owner` (copy,), with `values` (copy, …) of some arguments."""
-        count = self.count
-        copies = {name: _rows(name, value, owner, count) for name, value in self.arguments.items()}
+        copies = {name: self.rows(value, owner) for name, value in self.arguments.items() if name not in values}
         return self._read(self.ready.call.replaced({**copies, **values}))[0]
 
-    @cached_property
+    def rows(self, value: Tensor, owner: Tensor) -> Tensor:
+        """Of an argument what belongs to some examples; of patches of all examples in a row several for each.
+
+        Raises `InputError` where examples do not share it evenly.
+        """
+        if not value.ndim or len(value) % self.count:
+            expected, got = f"a first axis of {self.count} examples", tuple(value.shape)
+            raise InputError("it is not known what belongs to which example", expected=expected, got=got)
+        return value.unflatten(0, (self.count, -1))[owner.to(value.device)].flatten(0, 1)
+
+    @property
     def count(self) -> int:
         """How many examples there are."""
         return len(self.clean)
@@ -193,14 +202,6 @@ class StreamBatch:
         ready = self.ready
         asked = AskedTarget(target, "logit", ready.given, call, ready.labels, ready.encode, ready.tokenizer)
         return resolve_any(asked, output)
-
-
-def _rows(name: str, value: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Of an argument what belongs to some examples; of patches of all examples in a row several for each."""
-    if not value.ndim or len(value) % count:
-        expected, got = f"a first axis of {count} examples", tuple(value.shape)
-        raise InputError(f"it is not known what of {name} belongs to which example", expected=expected, got=got)
-    return value.unflatten(0, (count, -1))[owner.to(value.device)].flatten(0, 1)
 
 
 def logits_without_words(
