@@ -80,6 +80,33 @@ def test_data_options_reach_the_reader(tmp_path, monkeypatch):
     assert clew.Run(folder).manifest["data"]["examples"] == 3 and folder.name.startswith("rationale-mini_reviews_bert")
 
 
+def test_planted_evidence_needs_no_data_and_is_reported(tmp_path):
+    out = tmp_path / "run"
+    found = typed("planted", "--model", "mini:digits-chat", "--method", "saliency", "--limit", "2", "--out", out)
+    assert found.exit_code == 0 and "quarter" in found.output and "word" in found.output
+    assert clew.Run(out).manifest["data"]["name"] == "mini:digits-chat"
+    page = (out / "report.html").read_text("utf-8")
+    assert "<img" in page and "digit" in page and "<em>" not in page
+    assert all((out / f"report.{suffix}").stat().st_size for suffix in ("csv", "md", "tex"))
+
+
+@pytest.mark.parametrize(
+    ("words", "metric"),
+    [
+        (["perturbation", "--model", "mini:digits-chat", "--stream", "image"], "predicted/black: logit SRG"),
+        (["flipping", "--model", "mini:reverse", "--stream", "source", "--data", "mini:reverse"], "prune AUAC"),
+    ],
+)
+def test_one_stream_of_several_is_erased(tmp_path, words, metric):
+    out = tmp_path / "run"
+    more = ["--method", "saliency", "--method", "random", "--fractions", "0,0.5,1", "--limit", "2"]
+    found = typed(*words, *more, "--out", out)
+    assert found.exit_code == 0 and metric in found.output
+    run = clew.Run(out)
+    assert run.benchmark.stream == words[4] and not run.failed
+    assert "<em>" not in (out / "report.html").read_text("utf-8")
+
+
 def test_help_teaches():
     everything = runner.invoke(app, ["bench", "--help"]).output
     assert all(name in everything for name in clew.benchmarks())

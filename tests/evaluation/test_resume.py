@@ -49,6 +49,8 @@ CASES = {
     "rationale": ("rationale", "mini:reviews-bert", "mini:reviews", {"thresholds": (0.2,)}),
     "movies": ("flipping", "mini:reviews-bert", "mini:reviews", {"protocol": "movies", "fractions": (0.0, 0.5)}),
     "imdb": ("flipping", "mini:reviews-llama", "mini:reviews", {"fractions": (0.0, 0.5)}),
+    "source": ("flipping", "mini:reverse", "mini:reverse", {"stream": "source", "fractions": (0.0, 0.5)}),
+    "planted": ("planted", "mini:reverse", "mini:reverse", {"redraws": 1, "rationale": "letter"}),
 }
 
 

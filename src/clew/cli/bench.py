@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..datasets import open_dataset
+from ..datasets.bundled import data_of
 from ..errors import OptionError
 from ..evaluation import Benchmark, Run, Shown, chosen, classifier_of
 from ..evaluation.benchmarks import benchmarks
@@ -37,7 +38,12 @@ console = Console()
 # What every benchmark takes: name, type, default, help.
 _COMMON: list[tuple[str, Any, Any, str]] = [
     ("model", Annotated[str, typer.Option("--model", "-m")], inspect.Parameter.empty, "As for clew explain."),
-    ("data", str, inspect.Parameter.empty, "A folder, a file, mini:NAME or hf:ORG/NAME."),
+    (
+        "data",
+        str | None,
+        None,
+        "A folder, a file, mini:NAME or hf:ORG/NAME. Default: of a bundled model what ships with it.",
+    ),
     ("method", list[str] | None, None, "NAME or 'NAME(option=value, …)'; repeat. Default: all that work."),
     ("out", Path | None, None, "Folder to write to, or to go on in. Default: clew-runs/BENCHMARK-MODEL-DATA."),
     ("limit", int | None, None, "At most so many examples."),
@@ -131,7 +137,7 @@ def _bench(
     options: Mapping[str, Any],
     *,
     model: str,
-    data: str,
+    data: str | None,
     method: list[str] | None,
     out: Path | None,
     kind: str | None,
@@ -162,6 +168,7 @@ def _bench(
         model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, dtype=getattr(torch, dtype),
         mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
     )  # fmt: skip
+    data = data_of(loaded.name) if data is None else data
     folder = out or Path("clew-runs") / "-".join(map(slug, (name, loaded.name, Path(data).name or data)))
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}
     found = evaluate(name, loaded, data, out=folder, **asked, **more, **options)

@@ -47,7 +47,8 @@ class Example:
     `id` is unique in its data set and stays the same. `image` is RGB; `mask` int8 (height, width) of the picture as
     stored: 1 object, 0 background, -1 not labelled. `label` is an index in the data set's `classes` where it has any,
     else what was written. `rationale` are words [start, end) that humans marked, counted in `words`. `protected` are
-    characters [start, end) of `text` that belong to a prompt. `choices` are the answers to choose from.
+    characters [start, end) of `text` that belong to a prompt. `choices` are the answers to choose from. `prefix` is
+    what a decoder has written already, before the word that is `label`.
     """
 
     id: str
@@ -59,14 +60,19 @@ class Example:
     words: tuple[str, ...] | None = None
     protected: tuple[tuple[int, int], ...] = ()
     choices: tuple[str, ...] = ()
+    prefix: str | None = None
 
 
 class Dataset(ABC):
-    """Examples by position. Opens its files on first use, in each process anew; can be pickled."""
+    """Examples by position. Opens its files on first use, in each process anew; can be pickled.
+
+    `evidence`: what the `mask` and the `rationale` of its examples are, where these are known to decide.
+    """
 
     name: str
     ids: Sequence[str]
     classes: Sequence[str] | None = None
+    evidence: Mapping[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,7 +83,10 @@ class Dataset(ABC):
 
     def content(self, index: int) -> bytes:
         """What identifies an example's content: pixels, text, label, … Raises `InputError` as `read` does."""
-        return joined({key: value for key, value in vars(self.read(index)).items() if key != "id"})
+        fields = {key: value for key, value in vars(self.read(index)).items() if key != "id"}
+        if fields.get("prefix") is None:  # examples had none when the first runs were stored
+            fields.pop("prefix", None)
+        return joined(fields)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The examples at some positions, in that order. Raises `OptionError` for positions that do not exist."""
@@ -92,7 +101,7 @@ class _Some(Dataset):
         if wrong := [i for i in self._indices if not 0 <= i < len(base)]:
             what, expected = f"{base.name} has {len(base)} examples", f"positions below {len(base)}"
             raise OptionError(what, expected=expected, got=wrong[:5])
-        self.name, self.classes = base.name, base.classes
+        self.name, self.classes, self.evidence = base.name, base.classes, base.evidence
         self.ids = [base.ids[i] for i in self._indices]
 
     def read(self, index: int) -> Example:

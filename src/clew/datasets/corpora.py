@@ -1,18 +1,14 @@
-"""Data of one source each: ERASER (DeYoung et al. 2020), 20 Newsgroups by date, and what ships with clew."""
+"""Data of one source each: ERASER (DeYoung et al. 2020) and 20 Newsgroups by date."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import InputError, NoSplit, OptionError, close_matches, optional_import
-from ..inputs import word_spans
-from ..minis import WORDS, captioned_scenes, reviews, scenes
-from ..minis.film_reviews import LABELS
+from ..errors import InputError, NoSplit, OptionError, optional_import
 from . import Dataset, Example, reader
 from .places import Files, open_files, reading, some
 from .stored import Classes, Columns, Stored, indexed, row_ids, unique
@@ -137,55 +133,3 @@ def newsgroups(files: Files, *, split: str = "test", remove: Sequence[Part] = _P
     ids = unique("/".join(Path(str(found.filenames[i])).parts[-2:]) for i in order)
     labels, classes = [int(found.target[i]) for i in order], tuple(found.target_names)
     return Stored(files.path.name, rows, Columns(text="text"), ids, labels, classes)
-
-
-class _Held(Dataset):
-    """Examples that are all there."""
-
-    def __init__(self, name: str, examples: Sequence[Example], classes: Sequence[str]) -> None:
-        self.name, self.ids, self.classes = name, [example.id for example in examples], classes
-        self._examples = examples
-
-    def read(self, index: int) -> Example:
-        return self._examples[index]
-
-
-@reader(
-    "mini",
-    get="write mini:digits, mini:digits-clip or mini:reviews",
-    prefix="mini:",
-)
-def mini(name: str, *, count: int = 48) -> Dataset:
-    """Data that ship with clew: mini:digits, mini:digits-clip, mini:reviews.
-
-    "digits": scenes with one digit; the mask is the digit, the label its class. "digits-clip": scenes with two digits;
-    an example for each of them, whose text is the words that mean it ("a seven"). "reviews": reviews of films with a
-    few decisive words, which are the rationale; the model `mini:reviews-bert` or `mini:reviews-llama` reads them.
-    `count`: how many reviews are made.
-    """
-    makers = {"digits": _digits, "digits-clip": _captioned, "reviews": partial(_reviews, count)}
-    if name not in makers:
-        raise OptionError(f"no data mini:{name}", expected=some(makers), got=name, todo=close_matches(name, makers))
-    return _Held(f"mini:{name}", list(makers[name]()), LABELS if name == "reviews" else WORDS)
-
-
-def _digits() -> Iterator[Example]:
-    data = scenes("digits")
-    for i, (image, mask, label) in enumerate(zip(data.images, data.masks, data.labels.tolist(), strict=True)):
-        yield Example(id=str(i), image=image, mask=mask.astype(np.int8), label=label)
-
-
-def _captioned() -> Iterator[Example]:
-    data = captioned_scenes()
-    for i, image in enumerate(data.images):
-        for which in range(2):
-            mask, label = data.masks[i, which].astype(np.int8), int(data.labels[i, which])
-            yield Example(id=f"{i}#{which}", image=image, mask=mask, text=data.captions[i][which], label=label)
-
-
-def _reviews(count: int) -> Iterator[Example]:
-    for i, review in enumerate(reviews(count)):
-        spans = word_spans(review.text)
-        decisive = [(w, w + 1) for w, (a, b) in enumerate(spans) if any(a < e and b > s for s, e in review.decisive)]
-        words = tuple(review.text[a:b] for a, b in spans)
-        yield Example(id=str(i), text=review.text, label=review.label, words=words, rationale=tuple(decisive))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..datasets import Dataset, fingerprint, open_dataset
+from ..datasets.bundled import data_of
 from ..errors import InputError, MissingDependency, OptionError, close_matches
 from ..explaining import LoadedPair
 from ..files import refuse_names, temporary_folder
@@ -39,7 +40,7 @@ MOST_WORKERS = 10_000
 def evaluate(
     benchmark: str | Benchmark,
     model: LoadedModel,
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | None = None,
     *,
     methods: Sequence[MethodSpec] | None = None,
     out: str | Path | None = None,
@@ -60,9 +61,10 @@ def evaluate(
     """Explain each example by each method, measure, and store; what was stored before is not computed again.
 
     Args:
-        benchmark: "segmentation", "perturbation", "flipping", "rationale" or "sanity", see `clew.benchmarks()`.
+        benchmark: "segmentation", "perturbation", "flipping", "rationale", "sanity", "planted"; `clew.benchmarks()`.
         model: what `clew.load` returned.
-        data: a folder, a file or a name that `clew.open_dataset` opens, or what it returned.
+        data: a folder, a file or a name that `clew.open_dataset` opens, or what it returned. Default: of a bundled
+            model what ships with it.
         methods: names, "NAME(option=value, …)", (name, options), or functions. Default: all that work on the model.
         out: the folder to write to, or to go on in. Default: a temporary one, gone with the `Run`.
         limit: at most so many examples.
@@ -95,7 +97,8 @@ def evaluate(
     protocol = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
     chosen_engine = _engine(engine, address, workers, threads)
     with with_threads(count):
-        dataset = _opened(data, limit=limit, **(data_options or {}))
+        source = data_of(getattr(model, "name", "the model")) if data is None else data
+        dataset = _opened(source, limit=limit, **(data_options or {}))
         loaded = classifier_of(model, dataset, zero_shot)
         _fits(protocol, loaded)
         protocol = protocol.fitted(loaded, dataset)
@@ -247,8 +250,10 @@ def classifier_of(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -
 
 
 def _fits(protocol: Benchmark, loaded: LoadedModel) -> None:
+    if not protocol.modality or getattr(protocol, "stream", None) is not None:  # such models are not declared
+        return
     has = find_architecture(loaded.model).modality
-    if protocol.modality and protocol.modality != has:
+    if protocol.modality != has:
         raise InputError(
             f"{protocol.name} is for models of {protocol.modality}s",
             expected=protocol.modality,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..attributions import Attribution, ImageAttribution, TextAttribution
 from ..datasets import Dataset
@@ -48,17 +49,11 @@ class Shown:
             placed = self._place(example)
         except Exception as error:  # a report is more than its pictures
             return f"<em>{type(error).__name__}</em>"
-        values = torch.tensor(scores)
-        if isinstance(placed, ImageAttribution):
-            return _picture(
-                replace(placed, all_scores=torch.cat([torch.zeros(placed.prefix), values])[None], pixels=None)
-            )
-        assert isinstance(placed, TextAttribution)
-        filled = torch.zeros_like(placed.all_scores)
-        filled[0, : len(values)] = values
-        (cell,) = replace(placed, all_scores=filled, method=method).cells()
-        pieces = [*cell.pieces[:_PIECES], *([Piece(" …")] if len(cell.pieces) > _PIECES else [])]
-        return text_fragment([replace(cell, title="", subtitle="", pieces=pieces)])
+        parts = list(placed.streams.values())
+        if len(parts) == 1:
+            return _drawn(placed, torch.tensor(scores), method)
+        values = torch.tensor(scores).split([part.all_scores.shape[1] for part in parts])
+        return "".join(_drawn(part, own, method) for part, own in zip(parts, values, strict=True))
 
     def _place(self, example: str) -> Attribution:
         """The patches or tokens of an example, with scores of no matter."""
@@ -68,6 +63,19 @@ class Shown:
             some: Any = self.run.benchmark.batch(self.loaded, [one])
             self._placed[example] = explain(self.loaded, some.inputs, method="random", checks="off", **some.more)
         return self._placed[example]
+
+
+def _drawn(placed: Attribution, values: Tensor, method: str) -> str:
+    if isinstance(placed, ImageAttribution):
+        filled = torch.cat([torch.zeros(placed.prefix), values])[None]
+        return _picture(replace(placed, all_scores=filled, pixels=None)) if placed.pictures else ""
+    if not isinstance(placed, TextAttribution):
+        return ""
+    filled = torch.zeros_like(placed.all_scores)
+    filled[0, : len(values)] = values
+    (cell,) = replace(placed, all_scores=filled, method=method).cells()
+    pieces = [*cell.pieces[:_PIECES], *([Piece(" …")] if len(cell.pieces) > _PIECES else [])]
+    return text_fragment([replace(cell, title="", subtitle="", pieces=pieces)])
 
 
 def _picture(result: ImageAttribution) -> str:

@@ -156,6 +156,7 @@ class _ShardRun:
         found: Found = {}
         results: dict[str, dict[str, Attribution]] = {}
         positions = [item.position for item in items]
+        place = {id(item.example): item.position for item in items}
         for name in names:
             try:
                 with self._counted(name):
@@ -168,7 +169,7 @@ class _ShardRun:
         try:
 
             def again(loaded: LoadedModel, other: Batch, name: str) -> dict[str, Attribution]:
-                return self._explained(loaded, other, name, positions)
+                return self._explained(loaded, other, name, [place[id(one)] for one in other.examples])
 
             values = self.work.benchmark.measure(self.loaded, batch, results, again)
         except Exception as error:

@@ -18,28 +18,32 @@ from ..validation import validate_integer
 from . import bimodal, is_released, last_attention, mass, method
 
 
-@method(paper="the control", summary="random numbers: what a method must beat", seeds=True)
-def random(subject: Subject, *, seed: int | Sequence[int] = 0) -> Scores:
+@method(paper="the control", summary="random numbers: what a method must beat", seeds=True, any_model=True)
+def random(subject: Subject | StreamSubject, *, seed: int | Sequence[int] = 0) -> Scores | Result:
     """Uniform random scores, the same for the same `seed`, token count and batch position.
 
     `seed`: one for the batch, or one for each example, whose scores then do not depend on the batch.
     """
-    trace = subject.run([subject.last])
     each = list(seed) if isinstance(seed, Sequence) else [seed]
+    mask: Tensor | None = None
+    if isinstance(subject, StreamSubject):
+        subject.see_axes()
+        entries = subject.by_stream(subject.leaves)
+        sizes, like = {name: value.shape[1:] for name, value in entries.items()}, next(iter(entries.values()))
+    else:
+        trace = subject.run([subject.last])
+        sizes, like, mask = {"": torch.Size([trace.tokens])}, subject.x, trace.mask
     if len(each) not in (1, subject.batch):
         raise OptionError("one seed for all or one for each", expected=f"1 or {subject.batch}", got=len(each))
-    each = [validate_integer("seed", one, 0, 2**63 - 1) for one in each]
-    drawn = [
-        torch.rand(
-            subject.batch // len(each), trace.tokens, generator=torch.Generator("cpu").manual_seed(one),
-            dtype=torch.float64, device="cpu",
-        )
-        for one in each
-    ]  # fmt: skip
-    scores = torch.cat(drawn)
-    if trace.mask is not None:
-        scores = scores * trace.mask.to(scores)
-    return scores.to(subject.x.device, torch.promote_types(subject.x.dtype, torch.float32))
+    drawn = [torch.Generator("cpu").manual_seed(validate_integer("seed", one, 0, 2**63 - 1)) for one in each]
+    count = subject.batch // len(each)
+    found = {
+        name: torch.cat([torch.rand(count, *size, generator=g, dtype=torch.float64, device="cpu") for g in drawn])
+        for name, size in sizes.items()
+    }
+    kept = {name: values if mask is None else values * mask.to(values) for name, values in found.items()}
+    kept = {k: v.to(like.device, torch.promote_types(like.dtype, torch.float32)) for k, v in kept.items()}
+    return Result(streams=kept) if isinstance(subject, StreamSubject) else kept[""]
 
 
 @method(

@@ -155,14 +155,27 @@ def perturbed_logits(
     rows = torch.arange(height, device=x.device) * erased.shape[2] // height
     columns = torch.arange(width, device=x.device) * erased.shape[3] // width
     fills = owner if fills is None else fills
-    found: list[Tensor] = []
+
+    def of(case: Tensor, step: Tensor) -> Tensor:
+        gone = erased[case, step]
+        if gone.shape[1:] != (height, width):
+            gone = gone[:, rows][:, :, columns]
+        return forward(torch.where(gone[:, None], fill[fills[case]], x[owner[case]]))
+
+    return copied_logits(of, cases, steps, chunk, x.device)
+
+
+def copied_logits(
+    of: Callable[[Int[Tensor, " copy"], Int[Tensor, " copy"]], Tensor],
+    cases: int,
+    steps: int,
+    chunk: int,
+    device: torch.device,
+) -> Float[Tensor, "step case class"]:
+    """Logits of every case at every step, `of` their numbers, many copies at a time."""
     with torch.no_grad():
-        for copies in torch.arange(cases * steps, device=x.device).split(chunk):
-            case, step = copies // steps, copies % steps
-            gone = erased[case, step]
-            if gone.shape[1:] != (height, width):
-                gone = gone[:, rows][:, :, columns]
-            found.append(forward(torch.where(gone[:, None], fill[fills[case]], x[owner[case]])))
+        each = torch.arange(cases * steps, device=device).split(chunk)
+        found = [of(copies // steps, copies % steps) for copies in each]
     return torch.cat(found).view(cases, steps, -1).transpose(0, 1)
 
 

@@ -36,6 +36,11 @@ class AskedDigits:
         return f"which {QUARTERS[self.quarter]} digit ?"
 
     @property
+    def decisive(self) -> tuple[int, int]:
+        """The words [start, end) of the question that say which digit."""
+        return 1, 1 + len(QUARTERS[self.quarter].split())
+
+    @property
     def answer(self) -> str:
         """The word for the digit that is asked for."""
         return WORDS[self.labels[self.quarter]]

@@ -64,6 +64,7 @@ class Benchmark(ABC):
     summary: ClassVar[str] = ""
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     kept: ClassVar[tuple[str, ...]] = ()  # columns that no metric is made of
+    later: ClassVar[tuple[str, ...]] = ()  # options that runs of before do not know: no part of runs that have none
 
     variant: str = "paper"
 
@@ -96,7 +97,7 @@ class Benchmark(ABC):
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
         """By method, the columns of each example; every method has the same columns, None where there is no value.
 
-        `again` explains a batch by a method of that name with another model.
+        `again` explains a batch, of these examples or some of them, by a method of that name with another model.
         """
 
     @property
@@ -106,7 +107,8 @@ class Benchmark(ABC):
 
     def options(self) -> dict[str, Any]:
         """The options as they are, for a manifest."""
-        return dataclasses.asdict(self)
+        found = dataclasses.asdict(self)
+        return {name: value for name, value in found.items() if value is not None or name not in self.later}
 
 
 _B = TypeVar("_B", bound=type[Benchmark])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import metrics as measures
+from ...attributions import TextAttribution
 from ...datasets import Dataset, Example
 from ...errors import InputError, OptionError
 from ...explaining import position_limit
@@ -32,6 +33,15 @@ from . import (
     mean_of_column,
     needs_probabilities,
     one_of,
+)
+from .streams import (
+    StreamBatch,
+    arguments_of,
+    logits_without_words,
+    refuse_declared,
+    stream_of,
+    tokenizer_among,
+    word_columns,
 )
 from .texts import next_token_logits, shortened, text_of, tokenizer_of, unpadded
 
@@ -100,7 +110,12 @@ class Flipping(Benchmark):
     `variant`: "pa_lrp" flips special tokens and prompts too, and takes the steps of its code, of imdb with padding to
     512 tokens that counts; "beyond_intuition" (movies, 20newsgroups) does, of 20newsgroups with that padding, and sets
     negative scores to 0.
+    `stream`: of models of several inputs, of which nothing is declared, the stream whose words are flipped: "prompt",
+    "source", "text", "prefix" or the argument's name; all others stay as they are, and so does what a template adds to
+    the words. The model's own processor or tokenizer prepares it. Protocol "wikipedia", by a "token" or the "mask".
     """
+
+    later: ClassVar[tuple[str, ...]] = ("stream",)
 
     protocol: str | None = None
     eraser: str | None = None
@@ -109,6 +124,7 @@ class Flipping(Benchmark):
     answers: bool = False
     max_length: int | None = None
     internal_batch_size: int = 32
+    stream: str | None = None
 
     @property
     def _setting(self) -> Setting:
@@ -167,7 +183,9 @@ class Flipping(Benchmark):
         ]
 
     def fitted(self, loaded: LoadedModel, dataset: Dataset) -> Benchmark:
-        task = _task(loaded)
+        if self.stream is not None:
+            refuse_declared(loaded, "leave stream out")
+        task = "causal-lm" if self.stream is not None else _task(loaded)
         protocol = self.protocol or ("wikipedia" if task == "causal-lm" else "imdb")
         one_of("protocol", protocol, tuple(SETTINGS))
         wanted = "causal-lm" if protocol in ("wikipedia", "arc_easy") else "classification"
@@ -188,6 +206,10 @@ class Flipping(Benchmark):
             or not 0 <= fitted._x[0] <= fitted._x[-1] <= 1
         ):
             raise OptionError("steps of flipping", expected="rising fractions from 0 to 1", got=fitted._x)
+        complete = replace(fitted, fractions=fitted._x, eraser=self.eraser or fitted._setting.eraser)
+        if self.stream is not None:
+            self._refuse_for_streams(complete)
+            return complete
         needs_probabilities(loaded, task)
         tokenizer_of(loaded)
         longest = position_limit(loaded.model, find_architecture(loaded.model).bind(loaded.model))
@@ -197,13 +219,21 @@ class Flipping(Benchmark):
                 expected=f"a model of {fitted._padding(0)} positions",
                 got=longest,
             )
-        return replace(fitted, fractions=fitted._x, eraser=self.eraser or fitted._setting.eraser)
+        return complete
+
+    def _refuse_for_streams(self, fitted: Flipping) -> None:
+        """Raise `OptionError` for what only texts have."""
+        known = {"protocol": ("wikipedia",), "eraser": ("token", "mask"), "variant": ("paper",), "max_length": (None,)}
+        for name, values in known.items():
+            if (value := getattr(fitted, name)) not in values:
+                raise OptionError(f"streams have no such {name}", expected=" or ".join(map(str, values)), got=value)
 
     def left_out(self, loaded: LoadedModel, examples: Sequence[Example]) -> list[str | None]:
         watches = self._setting.only_correct and not self.answers
         found: list[str | None] = []
         for example in examples:
-            if example.text is not None and not example.text.strip():  # 20 Newsgroups without headers and quotes
+            text = self._words_of(example)
+            if text is not None and not text.strip():  # 20 Newsgroups without headers and quotes
                 found.append("it has no words")
             else:
                 found.append(self._wrong_answer(loaded, example) if watches else None)
@@ -216,7 +246,13 @@ class Flipping(Benchmark):
         right = said[-1:] in example.choices and said[-1:] == str(example.label)
         return None if right else f"answered {said!r}, which is wrong"
 
+    def _words_of(self, example: Example) -> str | None:
+        """The words that are flipped."""
+        return (example.prefix or "") if self.stream in ("prefix", "decoder_input_ids") else example.text
+
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
+        if self.stream is not None:
+            return Batch(examples, arguments_of(loaded, examples), {"": None})
         texts = [shortened(loaded, text_of(e), self.max_length) for e in examples]
         targets: Any = None
         if self.answers:
@@ -226,6 +262,8 @@ class Flipping(Benchmark):
         return Batch(examples, texts, {"": targets}, more={"truncate": True})
 
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
+        if self.stream is not None:
+            return self._measured_stream(loaded, batch, results)
         found: dict[str, list[Values]] = {method: [] for method in results}
         some = next(iter(results.values()))[""]
         for i, example in enumerate(batch.examples):
@@ -236,8 +274,37 @@ class Flipping(Benchmark):
             more = self._padding(len(ids))
             scores = scores.clamp(min=0) if self.variant == "beyond_intuition" else scores
             ids, attention, keep = F.pad(ids, (0, more)), F.pad(attention, (0, more)), F.pad(keep, (0, more))
-            rows = self._rows(loaded, example, ids, attention, F.pad(scores, (0, more)), keep)
+            eraser: Any = unknown_token(loaded) if self.eraser == "token" else self.eraser
+            flip = partial(
+                measures.flipping, loaded, ids, fractions=self._x, eraser=eraser, attention_mask=attention,
+                mask_id=0 if self.variant == "beyond_intuition" else None, internal_batch_size=self.internal_batch_size,
+            )  # fmt: skip
+            rows = self._rows(flip, F.pad(scores, (0, more)), keep, self._watched(loaded, example))
             for method, row in zip(results, rows, strict=True):
+                found[method].append(row)
+        return found
+
+    def _measured_stream(self, loaded: LoadedModel, batch: Batch, results: Results) -> dict[str, list[Values]]:
+        """Of one stream of a model of several inputs."""
+        found: dict[str, list[Values]] = {method: [] for method in results}
+        parts = [stream_of(result[""], str(self.stream)) for result in results.values()]
+        whole, part = StreamBatch.of(loaded, batch.inputs), parts[0]
+        if not isinstance(part, TextAttribution):
+            got, todo = part.shape_in_words(), "clew bench perturbation erases pictures and sound"
+            raise OptionError("flipping is of words", expected="a stream of words", got=got, todo=todo)
+        by = unknown_token(loaded) if self.eraser == "token" else None
+        for i, example in enumerate(batch.examples):
+            words = (self._words_of(example) or "").split()
+            columns = [c for own in word_columns(loaded, part.input_ids[i].tolist(), words) for c in own]
+            keep = torch.ones(part.input_ids.shape[1], dtype=torch.bool)
+            keep[columns] = False
+
+            def flip(scores: Tensor, erased: Tensor, i: int = i) -> measures.Curves:
+                logits = logits_without_words(whole, part, i, erased, by, self.internal_batch_size)
+                return measures.Curves(self._x, logits, whole.clean[i].expand(len(erased), -1), whole.scale)
+
+            scores = torch.stack([one.scores[i].cpu() for one in parts]).double()
+            for method, row in zip(results, self._rows(flip, scores, keep, (None, None)), strict=True):
                 found[method].append(row)
         return found
 
@@ -246,7 +313,11 @@ class Flipping(Benchmark):
         return 0 if whole is None else max(0, whole - length)
 
     def _rows(
-        self, loaded: LoadedModel, example: Example, ids: Tensor, attention: Tensor, scores: Tensor, keep: Tensor
+        self,
+        flip: Callable[..., measures.Curves],
+        scores: Tensor,
+        keep: Tensor,
+        watch: tuple[int | None, tuple[int, ...] | None],
     ) -> list[Values]:
         """Of one text: the columns of each method, all copies together."""
         runs, m = self._setting.runs, len(scores)
@@ -258,14 +329,9 @@ class Flipping(Benchmark):
             )
             for mode, order in (run.split("/") for run in runs)
         ]  # fmt: skip
-        eraser: Any = unknown_token(loaded) if self.eraser == "token" else self.eraser
-        curves = measures.flipping(
-            loaded, ids, scores.repeat(len(runs), 1), erased=torch.cat(erased), fractions=self._x, eraser=eraser,
-            attention_mask=attention, mask_id=0 if self.variant == "beyond_intuition" else None,
-            internal_batch_size=self.internal_batch_size,
-        )  # fmt: skip
+        curves = flip(scores.repeat(len(runs), 1), erased=torch.cat(erased))
         curves = replace(curves, logits=curves.logits.float(), clean=curves.clean.float())
-        watched, among = self._watched(loaded, example)
+        watched, among = watch
         classes = None if watched is None else torch.tensor([watched] * len(curves.clean), device=curves.clean.device)
         columns: dict[str, Callable[[], Tensor]] = {
             "evidence": lambda: curves.probability(classes, among=among),
@@ -304,8 +370,9 @@ def _task(loaded: LoadedModel) -> str:
 
 def unknown_token(loaded: LoadedModel) -> int:
     """The token that stands for none: the tokenizer's unknown one, or else "#"."""
-    unknown = loaded.tokenizer.unk_token_id
-    return int(unknown if unknown is not None else loaded.tokenizer.convert_tokens_to_ids("#"))
+    tokenizer = tokenizer_among(loaded)
+    unknown = tokenizer.unk_token_id
+    return int(unknown if unknown is not None else tokenizer.convert_tokens_to_ids("#"))
 
 
 def letters_of(loaded: LoadedModel, example: Example) -> dict[str, int]:

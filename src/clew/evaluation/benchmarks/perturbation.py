@@ -1,30 +1,41 @@
-"""Perturbation of images: what happens to the answer while the most, or the least, relevant pixels are erased?"""
+"""Perturbation: what happens to the answer while the most, or the least, relevant pixels or entries are erased?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ... import metrics as measures
+from ...attributions import Attribution, ImageAttribution, TextAttribution
 from ...datasets import Dataset, Example
 from ...errors import OptionError
 from ...metrics import removed
 from ...metrics.curves import TENTHS
-from ...metrics.perturbation import erasable, forward_of, normalisation, perturbed_logits, scale_of
+from ...metrics.perturbation import (
+    copied_logits,
+    erasable,
+    forward_of,
+    normalisation,
+    perturbed_logits,
+    scale_of,
+)
 from ...models import LoadedModel
+from ...places import Entries, Pixels, Places
 from ...targets import Scale
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, needs_probabilities, one_of
 from .segmentation import image_of, preprocess_of
+from .streams import StreamBatch, answer_of, arguments_of, refuse_declared, stream_of
 
 _HELD = 256 << 20  # bytes of orders of pixels that are kept until the model has seen their copies
 _WHAT = ("hits", "logit", "probability", "log_odds")
 _RELEASED = ("log_ratio_to_second", "change_of_largest_logit", "change_of_largest_probability")
+_Erase = Callable[[Tensor, Tensor, str], Tensor]  # what is erased, of which example, by what: logits at each step
 _SPAN = {"paper": "measured", "beyond_intuition": "beyond_intuition", "pa_lrp": "pa_lrp"}
 
 
@@ -50,7 +61,12 @@ class Perturbation(Benchmark):
     `variant`: "beyond_intuition" counts a hit where the given class is predicted, whatever was explained, and takes
     the area from 0 to 1 with 0 at the end; "pa_lrp" takes the area from 0.1 to 0.9. Both leave equal values to
     `torch.topk`, where the default takes the first in reading order first.
+    `stream`: of models of several inputs, of which nothing is declared, the stream that is erased: "image", "audio" or
+    the argument's name; all others stay as they are. What it has no grid of patches for is erased entry by entry, by
+    "channel_mean", which is 0. The model's own processor prepares it.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("stream",)
 
     direction: tuple[str, ...] = ("positive", "negative")
     explain: tuple[str | int, ...] = ("predicted",)
@@ -61,6 +77,7 @@ class Perturbation(Benchmark):
     resize: str = "squash"
     misclassified: bool = False
     internal_batch_size: int = 64
+    stream: str | None = None
 
     @property
     def _x(self) -> tuple[float, ...]:
@@ -132,6 +149,12 @@ class Perturbation(Benchmark):
                 f"variant {self.variant!r} has no area over these steps",
                 expected=measures.RANGES[_SPAN[self.variant]], got=steps,
             )  # fmt: skip
+        if self.stream is not None:
+            refuse_declared(loaded, "leave stream out")
+            if self.misclassified or self.variant != "paper":
+                got = f"misclassified={self.misclassified}, variant={self.variant!r}"
+                raise OptionError("this is no option of streams", expected="the paper's variant, all examples", got=got)
+            return replace(self, eraser=erasers)
         needs_probabilities(loaded)
         normalisation(replace(loaded, preprocess=preprocess_of(loaded)), None, None)
         return replace(self, eraser=erasers)
@@ -145,11 +168,14 @@ class Perturbation(Benchmark):
         return ["classified right" if p == label_of(e) else None for p, e in zip(predicted, examples, strict=True)]
 
     def batch(self, loaded: LoadedModel, examples: Sequence[Example]) -> Batch:
-        x, fill = self._prepared(loaded, examples)
+        answer = label_of if self.stream is None else answer_of
         targets: dict[str, Any] = {}
         for one in self.explain:
-            given = [label_of(e) for e in examples] if one == "given" else None
+            given = [answer(e) for e in examples] if one == "given" else None
             targets[str(one)] = given if isinstance(one, str) else one
+        if self.stream is not None:
+            return Batch(examples, arguments_of(loaded, examples), targets)
+        x, fill = self._prepared(loaded, examples)
         return Batch(examples, x, targets, held={"fill": fill})
 
     def _prepared(self, loaded: LoadedModel, examples: Sequence[Example]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -163,25 +189,35 @@ class Perturbation(Benchmark):
         return both[self.eraser[0]][0].to(parameter.dtype), fills
 
     def measure(self, loaded: LoadedModel, batch: Batch, results: Results, again: Again) -> dict[str, list[Values]]:
-        forward, x = forward_of(loaded), batch.inputs
-        with torch.no_grad():
-            clean = forward(x)
-        scale = scale_of(loaded, clean.shape[-1])
         found: dict[str, list[Values]] = {method: [{} for _ in batch.examples] for method in results}
+        erasing = (_of_images if self.stream is None else _of_stream)(self, loaded, batch, results)
         waiting: list[tuple[str, str, str, Tensor]] = []  # method, class, direction, order of units
         for method, result in results.items():
             for name in batch.targets:
                 for direction in self.direction:
-                    waiting.append((method, name, direction, self._erased(result[name], direction)))
+                    waiting.append((method, name, direction, self._erased(self.part(result[name]), direction)))
                     if sum(order.numel() for *_, order in waiting) > _HELD:
-                        self._run(forward, batch, clean, waiting, found, scale)
+                        self._run(erasing, batch, waiting, found)
                         waiting = []
         if waiting:
-            self._run(forward, batch, clean, waiting, found, scale)
+            self._run(erasing, batch, waiting, found)
         return found
 
+    def part(self, result: Attribution) -> Any:
+        """The result of what is erased. Raises `OptionError` for words."""
+        part = result if self.stream is None else stream_of(result, self.stream)
+        if isinstance(part, TextAttribution):
+            todo = "clew bench flipping erases words"
+            raise OptionError("perturbation erases pictures or sound", expected="such a stream", got=part, todo=todo)
+        return part
+
     def _erased(self, result: Any, direction: str) -> Tensor:
-        heat = result.heatmap() if self.units == "pixels" else result.scores.view(-1, *result.patch_grid)
+        if not isinstance(result, ImageAttribution):
+            heat = result.scores[:, None]
+        elif self.units == "pixels":
+            heat = result.heatmap()
+        else:
+            heat = result.scores.view(-1, *result.patch_grid)
         units = heat[0].numel()
         fractions = self.fractions if self.counts is None else [min(c / units, 1.0) for c in self.counts]
         ties = "first" if self.variant == "paper" else "topk"
@@ -189,38 +225,98 @@ class Perturbation(Benchmark):
 
     def _run(
         self,
-        forward: Callable[[Tensor], Tensor],
+        erasing: _Erasing,
         batch: Batch,
-        clean: Tensor,
         waiting: Sequence[tuple[str, str, str, Tensor]],
         found: dict[str, list[Values]],
-        scale: Scale | None,
     ) -> None:
         """Copies of all cases that wait, together, for each eraser."""
         n = len(batch.examples)
         erased = torch.cat([order for *_, order in waiting])
         owner = torch.arange(n, device=erased.device).repeat(len(waiting))
         for eraser in self.eraser:
-            logits = perturbed_logits(
-                forward, batch.inputs, batch.held["fill"][eraser], erased, owner, self.internal_batch_size
-            )
+            logits = erasing.erase(erased, owner, eraser)
             for k, (method, name, direction, _) in enumerate(waiting):
-                curves = measures.Curves(self._x, logits[:, k * n : (k + 1) * n].float(), clean.float(), scale)
-                for column, values in self._values(curves, name, batch.examples).items():
+                curves = measures.Curves(
+                    self._x, logits[:, k * n : (k + 1) * n].float(), erasing.clean.float(), erasing.scale
+                )
+                for column, values in self._values(curves, name, erasing.given).items():
                     for i, row in enumerate(found[method]):
                         row[f"{name}/{eraser}/{direction}/{column}"] = values[:, i].tolist()
 
-    def _values(self, curves: measures.Curves, name: str, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def _values(self, curves: measures.Curves, name: str, given: Tensor | None) -> dict[str, Tensor]:
         classes = None  # the predicted one
-        if name != "predicted":
-            classes = torch.tensor([label_of(e) if name == "given" else int(name) for e in examples])
-            classes = classes.to(curves.clean.device)
+        if name == "given":
+            classes = given
+        elif name != "predicted":
+            classes = torch.tensor([int(name)] * len(curves.clean), device=curves.clean.device)
         found = {what: getattr(curves, what)(classes) for what in _WHAT}
         if self.variant == "beyond_intuition":
-            given = torch.tensor([label_of(e) for e in examples], device=curves.clean.device)
+            assert given is not None
             found |= {"hits": curves.hits(given), "log_ratio_to_second": curves.log_ratio_to_second(given)}
             found |= {what: getattr(curves, what)() for what in _RELEASED[1:]}
         return found
+
+
+@dataclass(frozen=True)
+class _Erasing:
+    """How copies of a batch are erased and read, what it says as it is, and the given classes where they count."""
+
+    erase: _Erase
+    clean: Tensor
+    scale: Scale | None
+    given: Tensor | None
+
+
+def _of_images(own: Perturbation, loaded: LoadedModel, batch: Batch, results: Results) -> _Erasing:
+    """Of a model of images, see `_Erasing`."""
+    forward, x = forward_of(loaded), batch.inputs
+    with torch.no_grad():
+        clean = forward(x)
+    given = None
+    if "given" in batch.targets or own.variant == "beyond_intuition":
+        given = torch.tensor([label_of(e) for e in batch.examples], device=clean.device)
+
+    def erase(erased: Tensor, owner: Tensor, eraser: str) -> Tensor:
+        fill = batch.held["fill"][eraser]
+        return perturbed_logits(forward, x, fill, erased, owner, own.internal_batch_size)
+
+    return _Erasing(erase, clean, scale_of(loaded, clean.shape[-1]), given)
+
+
+def _of_stream(own: Perturbation, loaded: LoadedModel, batch: Batch, results: Results) -> _Erasing:
+    """Of one stream of a model of several inputs, see `_Erasing`."""
+    whole = StreamBatch.of(loaded, batch.inputs)
+    first = next(iter(next(iter(results.values())).values()))
+    part = own.part(first)
+    name = part.stream_name
+    x = whole.arguments[name]
+    places: Places = Entries()
+    if isinstance(part, ImageAttribution):
+        places = Pixels((1, 1) if own.units == "pixels" else part.patch_size)
+    fills = {eraser: _fill(loaded, x, eraser, isinstance(part, ImageAttribution)) for eraser in own.eraser}
+
+    def erase(erased: Tensor, owner: Tensor, eraser: str) -> Tensor:
+        def of(case: Tensor, step: Tensor) -> Tensor:
+            mine, keep = owner[case], ~erased[case, step].flatten(1)
+            return whole.logits({name: places.erase(whole.rows(x, mine), keep, whole.rows(fills[eraser], mine))}, mine)
+
+        return copied_logits(of, len(erased), erased.shape[1], own.internal_batch_size, erased.device)
+
+    given = whole.classes(batch.targets["given"]) if "given" in batch.targets else None
+    return _Erasing(erase, whole.clean, whole.scale, given)
+
+
+def _fill(loaded: LoadedModel, x: Tensor, eraser: str, is_picture: bool) -> Tensor:
+    """What comes in place of what is erased from a stream, for each example."""
+    if eraser == "channel_mean":
+        return torch.zeros_like(x)
+    if not is_picture:
+        raise OptionError("only pictures have colours", expected="eraser='channel_mean', which is 0", got=eraser)
+    processor = getattr(loaded.processor, "image_processor", None)
+    both = normalisation(loaded, getattr(processor, "image_mean", None), getattr(processor, "image_std", None))
+    mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in both)
+    return erasable(x.float() * std + mean, eraser, *both)[1].to(x.dtype)
 
 
 def _spans(x: Sequence[float], span: str) -> bool:

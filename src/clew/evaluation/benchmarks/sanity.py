@@ -94,9 +94,9 @@ class Sanity(Benchmark):
             if self.explain == "predicted" and classes and some.logits is not None and some.logits.ndim == 2:
                 same = replace(batch, targets={"": some.logits.argmax(-1).tolist()})
             similarity: dict[str, list[list[float]]] = {m: [[] for _ in batch.examples] for m in results}
-            for redrawn in cascade(loaded, self.stages, self.draw):
+            for drawn in cascade(loaded, self.stages, self.draw):
                 for method, result in results.items():
-                    other = again(redrawn, same, method)[""]
+                    other = again(drawn, same, method)[""]
                     for i in range(len(batch.examples)):
                         similarity[method][i].append(_correlation(result[""], other, i))
             for method, rows in found.items():
@@ -109,7 +109,7 @@ def cascade(loaded: LoadedModel, stages: Sequence[float], seed: int) -> Generato
     """The model with more and more of its weights drawn anew, from the head down; the model itself stays as it is."""
     bound = find_architecture(loaded.model).bind(loaded.model)
     blocks, above = block_and_head_names(loaded.model)
-    redrawn = copy.deepcopy(loaded.model)
+    other = copy.deepcopy(loaded.model)
     # A head that shares its weights with the embeddings is drawn with them, last.
     shared = {id(p) for m in (bound.patches, *bound.blocks) for p in m.parameters()}
     every = loaded.model.named_parameters(remove_duplicate=False)
@@ -120,8 +120,15 @@ def cascade(loaded: LoadedModel, stages: Sequence[float], seed: int) -> Generato
         if stage == 1:
             wanted = [""]
         for name in wanted:
-            _draw(redrawn.get_submodule(name), f"{name}.", seed, done)
-        yield replace(loaded, model=redrawn)
+            _draw(other.get_submodule(name), f"{name}.", seed, done)
+        yield replace(loaded, model=other)
+
+
+def redrawn(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """The model with all of its weights drawn anew, Gaussian, with each tensor's own mean and deviation."""
+    drawn = copy.deepcopy(loaded.model)
+    _draw(drawn, "", seed, set())
+    return replace(loaded, model=drawn)
 
 
 def _draw(module: nn.Module, prefix: str, seed: int, done: set[str]) -> None:
