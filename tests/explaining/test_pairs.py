@@ -134,8 +134,6 @@ def test_many_targets_of_any_classifier_with_contrasts():
         clew.explain(model, x, target=clew.Each("seven", clew.Contrast("seven", "one")))
     with pytest.raises(TargetError, match="equally many"):
         clew.explain(model, x, target=[clew.Each(1, 2), 3])
-    with pytest.raises(TargetError, match="one target at a time"):
-        clew.explain(clew.load("mini:reviews-bert"), "a good film", target=clew.Each(0, 1))
 
 
 def test_the_image_runs_once_for_all_texts():

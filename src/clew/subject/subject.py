@@ -105,12 +105,12 @@ class Subject:
     @property
     def x(self) -> Tensor:
         """The input that gradients and relevance end at: images, or word embeddings (batch, token, width)."""
-        return self._repeated_at(self.bound.patches) if self.bound.is_text else self._repeated
+        return self._value_at(self.bound.patches) if self.bound.is_text else self._repeated
 
     @property
     def path_input(self) -> Tensor:
         """The input that paths scale: images, or the sequence that enters the first block (batch, token, width)."""
-        return self._repeated_at(self._entrance) if self.bound.is_text else self._repeated
+        return self._value_at(self._entrance) if self.bound.is_text else self._repeated
 
     @property
     def _repeated(self) -> Tensor:
@@ -120,12 +120,6 @@ class Subject:
         if "" not in self._values:
             self._values[""] = repeated(self.given, self.each)
         return self._values[""]
-
-    def _repeated_at(self, module: nn.Module) -> Tensor:
-        """What a module puts out of each text, as often as it has targets."""
-        if self.each > 1 and (module, self.each) not in self._values:
-            self._values[module, self.each] = repeated(self._value_at(module), self.each)
-        return self._value_at(module) if self.each == 1 else self._values[module, self.each]
 
     @property
     def _entrance(self) -> nn.Module:
@@ -374,7 +368,7 @@ class Subject:
                 raise not_shown(
                     f"embedding {type(module).__name__}", "a sequence", "three axes: (batch, token, width)", seen
                 )
-            self._values[module] = seen
+            self._values[module] = repeated(seen, self.each)
         return self._values[module]
 
     def token_first(self, batch: int) -> bool:
