@@ -33,7 +33,7 @@ check: $(DEV)  ## style, types, dead code, and files above 400 lines
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
 	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/models/test_contract.py tests/models/test_contract_of_texts.py \
 	  tests/explaining/test_texts.py tests/targets/test_text_targets.py tests/attributions/test_text.py tests/explainers/test_methods_on_texts.py tests/test_parity.py \
-	  tests/explaining/test_pairs.py tests/loading/test_load_pairs.py tests/minis/test_chat.py tests/minis/test_reverse.py
+	  tests/explaining/test_pairs.py tests/loading/test_load_pairs.py tests/explaining/test_answers.py
 
 bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python measurements/speed.py

@@ -9,7 +9,7 @@ from torch import nn
 import clew
 from clew.errors import OptionError
 from clew.rules import Epsilon, Gamma
-from clew.rules.rule_sets import ATTN_LRP
+from clew.rules.rule_sets import ATTN_LRP, RULE_SETS
 
 
 class Sum(nn.Module):
@@ -74,3 +74,28 @@ def test_streams_that_there_are_not():
     model, x = tiny.build("timm_token"), tiny.images(tiny.TINY["timm_token"].size)
     with pytest.raises(OptionError, match="one stream"):
         clew.explain(model, x, method="lrp", rules={**ATTN_LRP, "linear@image": Gamma()}, target=1)
+
+
+def test_the_set_for_chats_names_the_picture_as_people_do():
+    specimen = build("llava")
+    options = {"method": "lrp", "target": specimen.score}
+    found = clew.explain(specimen.model, specimen.inputs, rules="chat", **options)
+    own = {key.replace("@image", "@pixel_values"): rule for key, rule in RULE_SETS["chat"].items()}
+    expected = clew.explain(specimen.model, specimen.inputs, rules=own, **options)
+    for name, part in expected.streams.items():
+        torch.testing.assert_close(found[name].all_scores, part.all_scores, rtol=0, atol=0)
+    plain = clew.explain(specimen.model, specimen.inputs, rules=ATTN_LRP, **options)
+    assert not torch.allclose(found["image"].all_scores, plain["image"].all_scores)
+    assert found["image"].options["rules"] == "chat"
+
+
+@pytest.mark.parametrize("name", ["bart", "declared"])
+def test_the_set_for_chats_is_attn_lrp_without_a_picture_s_tower(name):
+    if name == "bart":
+        specimen = build("bart")
+        model, x, options = specimen.model, specimen.inputs, {"target": specimen.score}
+    else:
+        model, x, options = tiny.build("timm_token"), tiny.images(tiny.TINY["timm_token"].size), {"target": 1}
+    found = clew.explain(model, x, method="lrp", rules="chat", **options)
+    plain = clew.explain(model, x, method="attn_lrp", **options)
+    torch.testing.assert_close(found.all_scores, plain.all_scores, rtol=0, atol=0)

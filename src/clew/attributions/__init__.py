@@ -1,6 +1,6 @@
 """Results: scores with their checks, how they are kept, compared and shown."""
 
-from .base import Attribution
+from .base import STREAMS, Attribution
 from .comparison import compare
 from .generation import GenerationAttribution
 from .image import ImageAttribution

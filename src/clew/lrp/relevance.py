@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CaptureError, ClewError, OptionError
-from ..rules.rule_sets import rule_set, streams_in
+from ..rules.rule_sets import rule_set, streams_in, with_streams
 from ..shapes import Pixels, Scores, at_least_float32
 from ..subject import Subject, repeated
 from ..targets import answer_logits_of, logits_of
@@ -166,6 +166,8 @@ def _propagated(
     subject: Subject, rules: str | Mapping[str, Any], level: str, start: str, copies: bool, **more: Any
 ) -> Relevance:
     name, chosen = rule_set(rules)
+    if isinstance(rules, str):
+        chosen = with_streams(chosen, (), {}, named=True)
     if own := streams_in(chosen):
         raise OptionError(
             "a declared model has one stream, which has all the rules",

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, ClewError, OptionError, close_matches
-from ..rules.rule_sets import rule_set, streams_in
+from ..attributions import STREAMS
+from ..errors import CaptureError, ClewError
+from ..rules.rule_sets import rule_set, streams_in, with_streams
 from ..seam import floats_of, owning_model
 from ..shapes import at_least_float32
 from ..subject import StreamSubject
@@ -130,9 +131,10 @@ def _propagated(
     copies: bool,
 ) -> StreamRelevance:
     name, chosen = rule_set(rules)
-    own = streams_in(chosen)
-    _refuse_unknown(own, subject)
-    kind, batch = StreamTape if own else Tape, max(1, subject.batch)
+    if streams_in(chosen):
+        known = {entry.argument for entry in subject.clean_entries.values()}
+        chosen = with_streams(chosen, known, STREAMS, named=isinstance(rules, str))
+    kind, batch = StreamTape if streams_in(chosen) else Tape, max(1, subject.batch)
     tape = kind(None, chosen, batch, level="stream", model=subject.model, keep_attention=keep_attention)
     tape.copies = copies
     inside: list[Tensor] = []
@@ -266,13 +268,6 @@ def _in_order(parts: list[list[Leak]], total: Tensor, *, shared: bool) -> list[L
             value = e.values.to(total) if shared else _at(torch.zeros_like(total) + e.values.to(total).sum(), i)
             found[key] = found[key] + value if key in found else value
     return [Leak(*key, values) for key, values in found.items()]
-
-
-def _refuse_unknown(streams: set[str], subject: StreamSubject) -> None:
-    """Raise `OptionError` for rules of streams that there are not."""
-    known = {entry.argument for entry in subject.clean_entries.values()} if streams else set[str]()
-    for one in sorted(streams - known):
-        raise OptionError(f"no stream {one!r}", got=f"rules of {one!r}", todo=close_matches(one, sorted(known)))
 
 
 def _logits(output: Any) -> list[Tensor]:

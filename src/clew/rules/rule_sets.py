@@ -2,8 +2,8 @@
 
 A rule set is a dict. Keys are operations, `"linear"`, or operations at a place, `"linear:attention"`, which go before:
 
-- of models of which nothing is declared, operations on one stream alone, `"linear@pixel_values"`: what is made of the
-  picture and of no other input, its tower, say;
+- of models of which nothing is declared, operations on one stream alone, `"linear@pixel_values"`, or `"linear@image"`:
+  what is made of the picture and of no other input, its tower, say;
 - operations: linear, conv, norm, activation, softmax, matmul, product, add, fork, mean, stack; any other torch function
   by its name (`"exp"`), for which `PlainGradient()` may be allowed;
 - places: embedding, patch_embedding, attention (query, key, value and output projections too), mlp, residual, head.
@@ -13,7 +13,7 @@ A set of one's own is a dict of the same form: `lrp(rules={**ATTN_LRP, "conv": F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +71,9 @@ EPSILON: RuleSet = {
 
 # The composite of the AttnLRP paper for ViT (appendix B.4, table 4).
 GAMMA: RuleSet = {**ATTN_LRP, "conv": Gamma(0.25), "linear": Gamma(0.05), "linear:attention": Epsilon()}
+
+# Chat models with pictures: the tower that reads the picture has a γ rule, as docs/rules-for-chats.md has measured.
+CHAT: RuleSet = {**ATTN_LRP, "linear@image": Gamma(0.25)}
 
 Z_PLUS: RuleSet = {**ATTN_LRP, "linear": AlphaBeta(), "conv": AlphaBeta()}
 
@@ -138,6 +141,7 @@ RULE_SETS: dict[str, RuleSet] = {
     "cp_lrp": CP_LRP,
     "epsilon": EPSILON,
     "gamma": GAMMA,
+    "chat": CHAT,
     "z_plus": Z_PLUS,
     "fixed_std": FIXED_STD,
     "chefer": CHEFER,
@@ -205,6 +209,26 @@ def rule_for(rules: RuleSet, operation: str, place: str) -> Rule | None:
 def streams_in(rules: RuleSet) -> set[str]:
     """The streams that have rules of their own."""
     return {key.partition("@")[2] for key in rules if "@" in key}
+
+
+def with_streams(
+    rules: RuleSet, known: Collection[str], aliases: Mapping[str, Sequence[str]], *, named: bool
+) -> RuleSet:
+    """The set with the streams that a model has: `aliases` are other names of streams, those that people use first.
+
+    Of a `named` set rules of streams that there are not are left out. Raises `OptionError` for others.
+    """
+    found: dict[str, Rule] = {}
+    for key, rule in rules.items():
+        operation, at, stream = key.partition("@")
+        real = stream if stream in known else next((one for one in aliases.get(stream, ()) if one in known), None)
+        if not at or real is not None:
+            found[f"{operation}@{real}" if at else key] = rule
+        elif not named:
+            raise OptionError(
+                f"no stream {stream!r}", got=f"rules of {stream!r}", todo=close_matches(stream, sorted(known))
+            )
+    return found
 
 
 def _operation(key: str) -> str:

@@ -9,9 +9,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..attributions import STREAMS
 from ..errors import CheckFailed
 from ..lrp import missed_by
-from ..rules.rule_sets import RULE_SETS, rule_for
+from ..rules.rule_sets import RULE_SETS, rule_for, with_streams
 from ..seam import callers_autocast, floats_of, in_callers_autocast, owning_model
 from ..streams import ModelCall
 from ..subject import LEAST_LOGIT, Discrepancy, Result, StreamSubject
@@ -91,7 +92,10 @@ def _account(subject: StreamSubject) -> Iterator[Discrepancy]:
         if not found.closes:
             words += _who(subject, found.asked)
         yield Discrepancy("account", found.open_share().amax(), found.allowed, words)
+        named = isinstance(found.asked, str)
         rules = RULE_SETS.get(found.asked, {}) if isinstance(found.asked, str) else found.asked
+        known = {entry.argument for entry in subject.clean_entries.values()}
+        rules = with_streams(rules, known, STREAMS, named=named)
         wrong = sum(1 for met in found.met if met.rule != rule_for(rules, met.operation, met.place))
         words = f"rules that were used, against the set {found.rules}"
         yield Discrepancy("rules", torch.tensor(float(wrong)), 0.5, words)

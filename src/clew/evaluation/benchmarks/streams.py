@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...attributions import Attribution, TextAttribution
-from ...attributions.base import STREAMS
+from ...attributions import STREAMS, Attribution, TextAttribution
 from ...datasets import Example
 from ...errors import ClewError, InputError, OptionError
 from ...explaining import unwrap
