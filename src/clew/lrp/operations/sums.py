@@ -86,12 +86,14 @@ def _by_sign(tape: Tape, a: Tensor, b: Tensor, rule: ResidualGamma) -> Tensor:
         c = a + b
         if not rule.gamma:
             return c, torch.ones_like(c).expand(2, *c.shape)
-        shares = torch.stack([a / c, b / c])
-        shares.nan_to_num_(0.5, torch.inf, -torch.inf)  # of 0 + 0
-        agree = shares > 0
-        # (w(a) a + w(b) b) / c = 1 + γ (the shares of what agrees)
-        factors = 1 / (1 + rule.gamma * shares.clamp_(min=0).sum(0))
-        return c, factors * (1 + rule.gamma * agree)
+        # (w(a) a + w(b) b) / c = 1 + γ (the shares of what agrees) = 1 + γ max(1, a/c, b/c); of 0 + 0 taken for 1.
+        first, second, factors = a / c, b / c, c.new_empty(2, *c.shape)
+        S = torch.maximum(first, second).clamp_(min=1).nan_to_num_(0.0, torch.inf)
+        S.mul_(rule.gamma).add_(1).reciprocal_()
+        more = S * (1 + rule.gamma)
+        for share_of, factor in zip((first, second), factors, strict=True):
+            torch.where(share_of > 0, more, S, out=factor)
+        return c, factors
 
     def back(g: Tensor, inputs: tuple[Tensor, ...] | None, factors: Tensor | None) -> tuple[Tensor, ...]:
         assert factors is not None
