@@ -86,13 +86,13 @@ def _by_sign(tape: Tape, a: Tensor, b: Tensor, rule: ResidualGamma) -> Tensor:
         c = a + b
         if not rule.gamma:
             return c, torch.ones_like(c).expand(2, *c.shape)
-        # (w(a) a + w(b) b) / c = 1 + γ (the shares of what agrees) = 1 + γ max(1, a/c, b/c); of 0 + 0 taken for 1.
-        first, second, factors = a / c, b / c, c.new_empty(2, *c.shape)
-        S = torch.maximum(first, second).clamp_(min=1).nan_to_num_(0.0, torch.inf)
-        S.mul_(rule.gamma).add_(1).reciprocal_()
-        more = S * (1 + rule.gamma)
-        for share_of, factor in zip((first, second), factors, strict=True):
-            torch.where(share_of > 0, more, S, out=factor)
+        # (w(a) a + w(b) b) / c = 1 + γ (the shares of what agrees) = 1 + γ max(1, a/c, b/c); in place, as passes over
+        # memory are what this costs.
+        factors = c.new_empty(2, *c.shape)
+        for term, share_of in zip((a, b), factors, strict=True):
+            torch.div(term, c, out=share_of).nan_to_num_(0.5, torch.inf, -torch.inf)  # halves of 0 + 0
+        S = torch.maximum(*factors).clamp_(min=1).mul_(rule.gamma).add_(1).reciprocal_()
+        factors.sign_().clamp_(min=0).mul_(rule.gamma).add_(1).mul_(S)
         return c, factors
 
     def back(g: Tensor, inputs: tuple[Tensor, ...] | None, factors: Tensor | None) -> tuple[Tensor, ...]:
