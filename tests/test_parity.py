@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import math
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import parity
@@ -64,6 +68,43 @@ def test_a_wrong_array_fails(tmp_path, capsys):
     assert "FAIL vit/r1__rollout__start0" in printed
     assert "ok   vit/r1__rollout__start1" in printed
     assert "attention_rollout" in printed
+
+
+def test_newer_methods_have_a_mapping_each_or_are_skipped_with_a_reason(tmp_path, capsys, monkeypatch):
+    class Family:
+        def __init__(self, folder):
+            self.arrays = parity.arrays_in(folder / "expected.npz")
+
+        def expected(self, case):
+            return self.arrays[case.name]
+
+        def tolerance(self, case):
+            return 1e-9
+
+        def run(self, case):
+            return parity.Outcome(np.array([1.0, case.entry["second"]]), "a call")
+
+    made = ModuleType("support.parity_made")
+    made.__spec__ = ModuleSpec("support.parity_made", None)
+    made.Family, made.SKIPPED = Family, {"*|released": "a quirk"}
+    monkeypatch.setitem(sys.modules, "support.parity_made", made)
+    for folder in ("made", "unmade"):
+        (tmp_path / folder).mkdir()
+        cases = {
+            "m|paper": {"method": "M", "second": 2.0},
+            "m|wrong": {"method": "M", "second": 2.1},
+            "m|released": {"method": "M", "second": 3.0},
+        }
+        (tmp_path / folder / "manifest.json").write_text(json.dumps({"cases": cases}))
+        np.savez(tmp_path / folder / "expected.npz", **dict.fromkeys(cases, np.array([1.0, 2.0])))
+    (tmp_path / "manifest.json").write_text(json.dumps({"folders": {}}))
+    assert parity.main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ok   made/m|paper  ") and lines[1].startswith("FAIL made/m|wrong  ")
+    assert lines[2] == "skip made/m|released: a quirk"
+    assert lines[3:-1] == [f"skip unmade/m|{case}: not built yet: M" for case in ("paper", "wrong", "released")]
+    assert lines[-1] == "1 passed, 1 failed, 4 skipped, 0 todo"
+    assert parity.main([str(tmp_path), "--through", "5", "--only", "made/m|wrong"]) == 0
 
 
 def test_listing_and_selecting(capsys):

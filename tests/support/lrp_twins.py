@@ -115,3 +115,14 @@ def by_absolute_sum(a, b, R, *, eps=1e-9):
     size = ra.sum().abs() + rb.sum().abs()
     fa, fb = (r.sum().abs() / (size + eps) * R.sum() for r in (ra, rb))
     return ra * fa / (ra.sum() + eps), rb * fb / (rb.sum() + eps)
+
+
+def residual_gamma(a: float, b: float, R: float, *, gamma: float) -> tuple[float, float]:
+    """ResLRP, eq. 3, of one entry of `c = a + b`: `w(z) = 1 + γ [sign z = sign c]`, shares of `w(a) a + w(b) b`."""
+
+    def sign(z: float) -> int:
+        return (z > 0) - (z < 0)
+
+    c = a + b
+    w_a, w_b = (1 + gamma * (sign(z) == sign(c)) for z in (a, b))
+    return w_a * a / (w_a * a + w_b * b) * R, w_b * b / (w_a * a + w_b * b) * R

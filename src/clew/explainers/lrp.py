@@ -13,14 +13,17 @@ from ..errors import OptionError, short_repr
 from ..lrp import (
     PositionAggregation,
     Relevance,
+    ResidualSums,
     add_positional_relevance,
     propagate,
     propagate_to_streams,
     reduced,
 )
-from ..rules.rule_sets import DEFAULTS, rule_set, with_gamma
+from ..rules import ResidualGamma
+from ..rules.rule_sets import DEFAULTS, RULE_SETS, RuleSet, rule_set, with_gamma
 from ..shapes import Attn, at_least_float32
 from ..subject import Result, StreamSubject, Subject, stream_result
+from ..validation import validate_float
 from . import is_released, method
 from .mass import refuse_variant
 from .relevant_attention import relevance_method
@@ -71,12 +74,13 @@ def _lrp(
     positions: bool = False,
     gather: PositionAggregation | None = None,
     gammas: tuple[float | None, float | None] = (None, None),
+    sums: bool = False,
 ) -> Result:
     defaults = DEFAULTS.get(rules, {}) if isinstance(rules, str) else {}
     if gammas != (None, None):
         rules = with_gamma(rule_set(rules)[1], *gammas)
     if isinstance(subject, StreamSubject):
-        return _of_streams(subject, rules, level, part, reduction, start, clamp)
+        return _of_streams(subject, rules, level, part, reduction, start, clamp, sums=sums)
     text = subject.bound.is_text
     level = level or ("token" if text else str(defaults.get("level", "token")))
     start = start or str(defaults.get("start", "score"))
@@ -87,7 +91,10 @@ def _lrp(
     _one_of("start", start, ("score", "one"))
     gather = gather or PositionAggregation()
     inside = positions or part != "semantic"
-    found = propagate(subject, rules, level=level, start=start, positions=inside, by_head=gather.per_head and inside)
+    by_head = gather.per_head and inside
+    found = propagate(
+        subject, rules, level=level, start=start, positions=inside, by_head=by_head, keep_sums=sums and subject.details
+    )
     options: dict[str, Any] = {"rules": found.rules, "level": level, "start": start, "clamp": clamp}
     common: dict[str, Any] = {"options": options, "details": _details(subject, found)}
     checks = found.checks(part)
@@ -114,6 +121,8 @@ def _of_streams(
     reduction: str,
     start: str | None,
     clamp: bool | None,
+    *,
+    sums: bool = False,
 ) -> Result:
     """Relevance of all streams of a model that is not declared: it ends where input enters."""
     _one_of("level", level or "token", ("token",))
@@ -121,10 +130,11 @@ def _of_streams(
     _one_of("reduction", reduction, ("sum", "l2"))
     start = start or "score"
     _one_of("start", start, ("score", "one"))
-    found = propagate_to_streams(subject, rules, start)
+    found = propagate_to_streams(subject, rules, start, keep_sums=sums and subject.details)
     subject.relevance.append(found)
     options = {"rules": found.rules, "start": start, "clamp": bool(clamp)}
     result = stream_result(subject, found.leaves, size=reduction == "l2", options=options, checks=found.checks())
+    result = replace(result, details={**result.details, **_of_sums(found.sums)})
     if clamp:
         result = replace(result, streams={name: R.clamp(min=0) for name, R in (result.streams or {}).items()})
     return result
@@ -151,6 +161,37 @@ def cp_lrp(
 ) -> Result:
     """Conservative propagation: attention weights, gates and standard deviations count as constants. As `lrp`."""
     return _lrp(subject, "cp_lrp", level, part, reduction)
+
+
+@method(
+    paper="Berend et al. 2026",
+    summary="ResLRP: at residual sums what has the sum's sign counts more",
+    any_model=True,
+)
+def res_lrp(
+    subject: Subject | StreamSubject,
+    *,
+    base: str = "attn_lrp",
+    gamma: float = 1.0,
+    stream: str | None = None,
+    level: str = "token",
+    part: str = "semantic",
+    reduction: str = "sum",
+) -> Result:
+    """The rules of `base` ("attn_lrp", "cp_lrp"), and at every sum `c = x + f(x)` the γ rule (eq. 3):
+    `R_x = w(x) x R_c / (w(x) x + w(f) f)`, `w(z) = 1 + γ [sign z = sign c]`. `γ = 0` is `base`.
+
+    One forward and one backward pass. Which sums are residual is seen in the pass, of any model. `stream`, of models
+    of several inputs: only those on this one, as the paper takes γ for the tower of pictures alone. Other options as
+    in `lrp`. `details`, (batch, sum) from input to output, over entries that relevance passes: `cancellation`
+    `C = Σ(|x| + |f|) / Σ|c|`, `amplification` `A = Σ(|R_x| + |R_f|) / Σ|R_c|`.
+    """
+    _one_of("base", base, ("attn_lrp", "cp_lrp"))
+    rule = ResidualGamma(validate_float("gamma", gamma, 0))
+    key = "add:residual" if stream is None else f"add:residual@{stream}"
+    rules: RuleSet = {**rule_set(base)[1], key: rule}
+    name, _ = rule_set(rules)
+    return _lrp(subject, name if name in RULE_SETS else rules, level, part, reduction, sums=True)
 
 
 @method(paper="Bakish et al. 2025", summary="PA-LRP: relevance with the positional encodings' share")
@@ -321,7 +362,12 @@ def _details(subject: Subject, found: Relevance) -> dict[str, Tensor]:
     sums = {name: reduced(v, "sum") for name, v in parts.items()}
     by_layer = found.by_layer()
     inner = {} if by_layer is None else {"position_by_layer": by_layer}
-    return {**sums, **{f"{name}_l2": at_least_float32(v).norm(dim=-1) for name, v in parts.items()}, **inner}
+    sizes = {f"{name}_l2": at_least_float32(v).norm(dim=-1) for name, v in parts.items()}
+    return {**sums, **sizes, **inner, **_of_sums(found.sums)}
+
+
+def _of_sums(found: ResidualSums | None) -> dict[str, Tensor]:
+    return {} if found is None else {"cancellation": found.cancellation, "amplification": found.amplification}
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -2,5 +2,6 @@
 
 from .positional_relevance import PositionAggregation, add_positional_relevance
 from .relevance import Relevance, propagate, reduced
+from .residual import ResidualSums
 from .stream_relevance import StreamRelevance, missed_by, propagate_to_streams
 from .tape import CONSERVING_FUNCTIONS

@@ -12,6 +12,7 @@ from ..errors import CaptureError
 from ..rules import Rule
 from ..rules.rule_sets import RuleSet, rule_for
 from ..shapes import at_least_float32
+from .residual import ResidualSum
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,8 @@ class Ledger:
         self._at_first: list[Callable[[], None]] = []
         self.dtypes: set[torch.dtype] = set()  # in which amounts were written down
         self.rows: Tensor | None = None  # examples of the rows that an expert gets
+        self.residual_rules = any(key.startswith("add:residual") for key in rules)
+        self.keeps_sums, self.sums = False, list[ResidualSum]()
 
     def examples_are(self, rows: Tensor | None) -> None:
         """Say of which examples the rows of the next tensors are; None: each example has its own."""
@@ -104,6 +107,13 @@ class Ledger:
     def page(self, operation: str) -> OperationBook:
         """The book of an operation met here."""
         return OperationBook(self, operation, self.block, self.place, self.rows)
+
+    def residual_sum(self) -> ResidualSum | None:
+        """A residual sum of which something will be noted, if these are kept."""
+        if not self.keeps_sums:
+            return None
+        self.sums.append(ResidualSum())
+        return self.sums[-1]
 
     def relevance(self, x: Tensor | None, g: Tensor) -> Tensor:
         """`Σ x · g` per example."""
@@ -144,6 +154,8 @@ class Ledger:
         for begin in self._at_first:
             begin()
         self.flow = {name: Flow(torch.empty(0), torch.empty(0)) for name in self.flow}
+        for one in self.sums:
+            one.cancellation = one.amplification = None
 
     def close(self) -> None:
         """Say that the backward pass is over."""

@@ -17,6 +17,7 @@ from ..targets import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
 from .changes import with_copies
 from .ledger import Flow, Leak, OperationRule
+from .residual import ResidualSums
 from .several_targets import back_through
 from .special_modules import PositionalRelevance
 from .tape import Tape
@@ -54,6 +55,7 @@ class Relevance:
     dtype: torch.dtype
     asked: str | Mapping[str, Any] = ""
     at_leaf: Tensor | None = None
+    sums: ResidualSums | None = None
 
     def by_layer(self) -> Tensor | None:
         """Relevance of positions inside the blocks, signed, (batch, layer, token); None where there are none."""
@@ -149,21 +151,24 @@ def propagate(
     keep_attention: bool = False,
     positions: bool = False,
     by_head: bool = False,
+    keep_sums: bool = False,
 ) -> Relevance:
     """One forward pass under `rules` and one backward pass, for each target of an input.
 
     `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
     score). `keep_attention` keeps what tells the relevance of attention. `positions` lets relevance into rotary tables
-    and biases of attention, `by_head` keeps it for each head. Raises `OptionError` for rules that do not fit or that
-    miss an operation.
+    and biases of attention, `by_head` keeps it for each head; `keep_sums` what is known of residual sums. Raises
+    `OptionError` for rules that do not fit or that miss an operation.
     """
     subject.refuse_cache()
     more: dict[str, Any] = {"keep_attention": keep_attention, "positions": positions, "by_head": by_head}
-    return with_copies(subject.model, lambda copies: _propagated(subject, rules, level, start, copies, **more))
+    return with_copies(
+        subject.model, lambda copies: _propagated(subject, rules, level, start, copies, keep_sums, **more)
+    )
 
 
 def _propagated(
-    subject: Subject, rules: str | Mapping[str, Any], level: str, start: str, copies: bool, **more: Any
+    subject: Subject, rules: str | Mapping[str, Any], level: str, start: str, copies: bool, sums: bool, **more: Any
 ) -> Relevance:
     name, chosen = rule_set(rules)
     if isinstance(rules, str):
@@ -191,7 +196,7 @@ def _propagated(
         reads=reads,
         **more,
     )
-    tape.copies = copies
+    tape.copies, tape.keeps_sums = copies, sums
     with torch.enable_grad():
         x = None
         if level == "pixel":
@@ -291,6 +296,7 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
         },
         entries=entries,
         inner=PositionalRelevance.interleaved([p.inner for p in parts]),
+        sums=None if first.sums is None else ResidualSums.interleaved([p.sums for p in parts if p.sums is not None]),
         attention={k: together([p.attention[k] for p in parts]) for k in first.attention},
     )
 
@@ -337,6 +343,7 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         inner=tape.positional.copied(),
         depth=subject.depth,
         dtype=tape.shorter or semantic.dtype,
+        sums=ResidualSums.of(tape.sums, total) if tape.keeps_sums else None,
     )
 
 

@@ -23,6 +23,7 @@ from .audit import AuditedCall, AuditedTape
 from .changes import with_copies
 from .ledger import Leak, OperationRule
 from .marks import AttentionCall
+from .residual import ResidualSums
 from .several_targets import back_through
 from .stream_tape import StreamTape
 from .tape import Tape
@@ -34,11 +35,15 @@ _shared: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
+_Keep = tuple[bool, bool]  # what tells the relevance of attention, and what is known of residual sums
+_Found = tuple[list[Tensor], list[Leak], ResidualSums]
+
+
 @dataclass(frozen=True)
 class StreamRelevance:
     """Where the relevance of each score went: `leaves` (relevance in the shape of each leaf, with an axis of examples
     in front where a leaf has none), `streams` the same by stream, what operations leaked, and if it was to be kept what
-    tells the relevance of `attention`, call by call."""
+    tells the relevance of `attention`, call by call, and what is known of residual `sums`."""
 
     rules: str
     asked: str | Mapping[str, Any]
@@ -50,6 +55,7 @@ class StreamRelevance:
     one_at_a_time: bool
     dtype: torch.dtype
     attention: list[AttentionCall] = field(default_factory=list[AttentionCall])
+    sums: ResidualSums | None = None
 
     def account(self) -> dict[str, Tensor]:
         """What became of `total`: `relevance` of all streams, each `leak_…` by cause, and `unexplained`, the rest."""
@@ -87,7 +93,12 @@ class StreamRelevance:
 
 
 def propagate_to_streams(
-    subject: StreamSubject, rules: str | Mapping[str, Any], start: str = "score", *, keep_attention: bool = False
+    subject: StreamSubject,
+    rules: str | Mapping[str, Any],
+    start: str = "score",
+    *,
+    keep_attention: bool = False,
+    keep_sums: bool = False,
 ) -> StreamRelevance:
     """One forward pass under `rules` and one backward pass; or one backward pass for each example, where examples share
     rows of tensors, so that the account of all together would not be theirs.
@@ -95,28 +106,29 @@ def propagate_to_streams(
     Raises `OptionError` for rules that do not fit or that miss an operation.
     """
     known = _shared.setdefault(owning_model(subject.model), set())
+    keep = keep_attention, keep_sums
     key = subject.call.signature, subject.at
     if key not in known:
         try:
-            found = _propagate(subject, rules, start, keep_attention, one_at_a_time=False)
+            found = _propagate(subject, rules, start, keep, one_at_a_time=False)
         except CaptureError:
             if subject.batch <= 1:
                 raise
         else:
             if found.closes or len(found.total) == 1:
                 return found
-        alone = _propagate(subject, rules, start, keep_attention, one_at_a_time=True)
+        alone = _propagate(subject, rules, start, keep, one_at_a_time=True)
         if alone.closes:
             known.add(key)
         return alone
-    return _propagate(subject, rules, start, keep_attention, one_at_a_time=True)
+    return _propagate(subject, rules, start, keep, one_at_a_time=True)
 
 
 def _propagate(
-    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, keep_attention: bool, *, one_at_a_time: bool
+    subject: StreamSubject, rules: str | Mapping[str, Any], start: str, keep: _Keep, *, one_at_a_time: bool
 ) -> StreamRelevance:
     def run(copies: bool) -> StreamRelevance:
-        return _propagated(subject, rules, start, keep_attention, one_at_a_time=one_at_a_time, copies=copies)
+        return _propagated(subject, rules, start, keep, one_at_a_time=one_at_a_time, copies=copies)
 
     return with_copies(subject.model, run)
 
@@ -125,7 +137,7 @@ def _propagated(
     subject: StreamSubject,
     rules: str | Mapping[str, Any],
     start: str,
-    keep_attention: bool,
+    keep: _Keep,
     *,
     one_at_a_time: bool,
     copies: bool,
@@ -135,8 +147,8 @@ def _propagated(
         known = {entry.argument for entry in subject.clean_entries.values()}
         chosen = with_streams(chosen, known, STREAMS, named=isinstance(rules, str))
     kind, batch = StreamTape if streams_in(chosen) else Tape, max(1, subject.batch)
-    tape = kind(None, chosen, batch, level="stream", model=subject.model, keep_attention=keep_attention)
-    tape.copies = copies
+    tape = kind(None, chosen, batch, level="stream", model=subject.model, keep_attention=keep[0])
+    tape.copies, tape.keeps_sums = copies, keep[1]
     inside: list[Tensor] = []
 
     def score_inside(output: Any) -> None:
@@ -161,13 +173,13 @@ def _propagated(
         alone = one_at_a_time or None in axes.values()
         seeds = torch.diag(seed) if alone else seed[None]
 
-        def back(seed: Tensor, last: bool) -> tuple[list[Tensor], list[Leak]]:
+        def back(seed: Tensor, last: bool) -> _Found:
             found = _back(tape, score, seed, leaves, logits, last=last)
             attention[:] = _together(attention, tape.attention_calls)
             return found
 
         try:
-            if keep_attention:  # which is read of the tape
+            if keep[0]:  # which is read of the tape
                 parts = [back(one, i == len(seeds) - 1) for i, one in enumerate(seeds)]
             else:
                 parts = back_through(subject.model, seeds, _tokens(leaves), back)
@@ -195,6 +207,7 @@ def _propagated(
         one_at_a_time=one_at_a_time and subject.each == 1,
         dtype=_shortest(subject.model, tape, total),
         attention=attention,
+        sums=_sums([part[2] for part in parts], shared=not one_at_a_time) if keep[1] else None,
     )
 
 
@@ -223,9 +236,7 @@ def _tokens(leaves: Leaves) -> int:
     return sum(leaf.numel() // max(1, leaf.shape[-1] if leaf.ndim else 1) for leaf in leaves.values())
 
 
-def _back(
-    tape: Tape, score: Tensor, seed: Tensor, leaves: Leaves, logits: list[Tensor], *, last: bool
-) -> tuple[list[Tensor], list[Leak]]:
+def _back(tape: Tape, score: Tensor, seed: Tensor, leaves: Leaves, logits: list[Tensor], *, last: bool) -> _Found:
     """The backward pass of the scores where `seed` (score,) is not 0."""
     tape.open()
     keys = list(leaves)
@@ -242,7 +253,8 @@ def _back(
         handed = sum(tape.per_example(y.detach() * g) for y, g in zip(logits, found[len(keys) :], strict=True))
         own = at_least_float32(score.detach() * seed)
         entries.append(Leak("score", None, "head", "target", (own.sum()[None] if tape.batch == 1 else own) - handed))
-    return values, entries
+    own = score.detach() * seed
+    return values, entries, ResidualSums.of(tape.sums, own[:1] if tape.batch == 1 else own)
 
 
 def _at(total: Tensor, one: int) -> Tensor:
@@ -257,6 +269,15 @@ def _together(before: list[AttentionCall], calls: list[AttentionCall]) -> list[A
         replace(new, S=old.S if new.S is None else new.S if old.S is None else old.S + new.S)
         for old, new in zip(before, calls, strict=True)
     ]
+
+
+def _sums(parts: list[ResidualSums], *, shared: bool) -> ResidualSums:
+    """What is known of the sums from passes of single examples; `shared`: of passes whose books are of all examples."""
+    if len(parts) == 1:
+        return parts[0]
+    own = [(part, i if shared else 0) for i, part in enumerate(parts)]
+    C, A = torch.stack([p.cancellation[i] for p, i in own]), torch.stack([p.amplification[i] for p, i in own])
+    return ResidualSums(C, A)
 
 
 def _in_order(parts: list[list[Leak]], total: Tensor, *, shared: bool) -> list[Leak]:

@@ -94,6 +94,18 @@ class ByAbsoluteSum(Rule):
 
 
 @dataclass(frozen=True)
+class ResidualGamma(Rule):
+    """ResLRP's γ rule (Berend et al. 2026, eq. 3) for `c = a + b`: what has the sign of the sum counts more.
+
+    `w(z) = 1 + γ [sign z = sign c]`, `R_a = w(a) a R_c / (w(a) a + w(b) b)`, so too for `b`, entry by entry. Conserves,
+    and hands on at most `(1 + 2/γ) |R_c|` in size, however much of `a` and `b` cancels. `γ = 0` is `Epsilon()`.
+    """
+
+    gamma: float = 1.0
+    operations: ClassVar[tuple[str, ...]] = ("add",)
+
+
+@dataclass(frozen=True)
 class StabilisedFork(Rule):
     """Where a tensor is used several times it gets `x Σ R_i/(x + ε)` (Chefer et al. 2021a, their "clone"); the plain
     sum `Σ R_i` otherwise. In blocks, for what enters them and what norms and sums of two put out."""

@@ -6,7 +6,9 @@ A rule set is a dict. Keys are operations, `"linear"`, or operations at a place,
   what is made of the picture and of no other input, its tower, say;
 - operations: linear, conv, norm, activation, softmax, matmul, product, add, fork, mean, stack; any other torch function
   by its name (`"exp"`), for which `PlainGradient()` may be allowed;
-- places: embedding, patch_embedding, attention (query, key, value and output projections too), mlp, residual, head.
+- places: embedding, patch_embedding, attention (query, key, value and output projections too), mlp, residual, head;
+- "add:residual" is for sums `x + f(x)`, which are seen in the pass itself, of any model;
+  "add:residual@pixel_values" for those on one stream.
 
 A set of one's own is a dict of the same form: `lrp(rules={**ATTN_LRP, "conv": Flat()})`.
 """
@@ -30,6 +32,7 @@ from . import (
     Half,
     Identity,
     PlainGradient,
+    ResidualGamma,
     Rule,
     StabilisedFork,
     Stop,
@@ -59,6 +62,10 @@ ATTN_LRP: RuleSet = {
 
 # CP-LRP (Ali et al. 2022): attention weights and gates are fixed.
 CP_LRP: RuleSet = {**ATTN_LRP, "softmax": Stop(), "product": StopGate()}
+
+# ResLRP (Berend et al. 2026), γ = 1, on either.
+RES_LRP: RuleSet = {**ATTN_LRP, "add:residual": ResidualGamma()}
+RES_CP_LRP: RuleSet = {**CP_LRP, "add:residual": ResidualGamma()}
 
 # Stabilised everywhere but at the scores of attention, where fused kernels add masks themselves.
 EPSILON: RuleSet = {
@@ -139,6 +146,8 @@ FIXED_STD: RuleSet = {
 RULE_SETS: dict[str, RuleSet] = {
     "attn_lrp": ATTN_LRP,
     "cp_lrp": CP_LRP,
+    "res_lrp": RES_LRP,
+    "res_cp_lrp": RES_CP_LRP,
     "epsilon": EPSILON,
     "gamma": GAMMA,
     "chat": CHAT,
@@ -173,8 +182,8 @@ def rule_set(rules: str | Mapping[str, Any]) -> tuple[str, RuleSet]:
             "rules are a name or a dict", expected=f"{', '.join(RULE_SETS)}; or a dict", got=type(rules).__name__
         )
     for key, rule in rules.items():
-        operation, _, place = str(key).partition("@" if "@" in str(key) else ":")
-        if place and "@" not in str(key) and place not in PLACES:
+        operation, _, place = str(key).partition("@")[0].partition(":")
+        if place and place not in (("residual",) if "@" in str(key) else PLACES):
             raise OptionError(f"no place {place!r}", got=key, todo=close_matches(place, PLACES))
         fits(rule, operation)
     known = next((name for name, one in RULE_SETS.items() if dict(one) == dict(rules)), None)
@@ -202,8 +211,12 @@ def with_gamma(rules: RuleSet, linear: float | None, conv: float | None) -> Rule
 
 
 def rule_for(rules: RuleSet, operation: str, place: str) -> Rule | None:
-    """The rule of an operation at a place, or on a stream, "@" before its name; or None."""
-    return rules.get(f"{operation}{place}" if place.startswith("@") else f"{operation}:{place}") or rules.get(operation)
+    """The rule of an operation at a place, or on a stream, "@" before its name; at "residual@stream" of the sums there
+    on that stream, on any, of the stream, or of all; or None."""
+    place, at, stream = place.partition("@")
+    keys = [f"{operation}:{place}{at}{stream}", f"{operation}:{place}"] if place else []
+    keys += [f"{operation}@{stream}"] if at else []
+    return next((rules[key] for key in (*keys, operation) if key in rules), None)
 
 
 def streams_in(rules: RuleSet) -> set[str]:

@@ -11,6 +11,8 @@ from ..rules.rule_sets import RULE_SETS, rule_for
 from ..shapes import at_least_float32
 from ..subject import Discrepancy, Result, Subject, tolerance
 
+_RESIDUAL = {"base", "gamma", "stream"}  # options of `res_lrp` that change its rules
+
 
 def check_relevance(subject: Subject, result: Result, method: str, asked: Mapping[str, Any]) -> Iterator[Discrepancy]:
     """Of each pass under rules: what its account leaves unexplained, which rules it met, where relevance ended."""
@@ -48,7 +50,8 @@ def _named(found: Any, method: str, asked: Mapping[str, Any]) -> Iterator[Discre
     """The set of rules, against the one that was asked for by name, or that the method is named after."""
     plain = method == "pa_lrp" and not {"variant", "rules"} & set(asked)
     named = asked.get("rules") or (method if method in RULE_SETS else "attn_lrp" if plain else None)
-    if isinstance(named, str) and not any(asked.get(name) for name in ("gamma_linear", "gamma_conv")):
+    changed = any(asked.get(name) for name in ("gamma_linear", "gamma_conv")) or _RESIDUAL & set(asked)
+    if isinstance(named, str) and not changed:
         words = f"the set of rules, against {named}, which was asked for"
         yield Discrepancy("rules", torch.tensor(float(found.asked != named)), 0.5, words)
 
@@ -57,8 +60,10 @@ def _scores(
     subject: Subject, found: Any, result: Result, method: str, asked: Mapping[str, Any]
 ) -> Iterator[Discrepancy]:
     """Scores, against input times gradient where relevance ends, and what positions got, added up plainly."""
-    own = set(asked) - {"rules", "gamma_linear", "gamma_conv", "part"}
-    if method not in ("lrp", "attn_lrp", "cp_lrp", "pa_lrp") or own or found.at_leaf is None or result.scores is None:
+    own = set(asked) - {"rules", "gamma_linear", "gamma_conv", "part"} - _RESIDUAL
+    if method not in ("lrp", "attn_lrp", "cp_lrp", "res_lrp", "pa_lrp") or own:
+        return
+    if found.at_leaf is None or result.scores is None:
         return
     if result.options.get("level") != "token" or result.options.get("clamp"):
         return

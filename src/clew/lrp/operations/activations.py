@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...rules import FixedStd, Identity
 from ...seam import tensors_in
+from ..residual import single_entries
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, in_place, plain
 
@@ -31,6 +32,7 @@ def activation(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
         return y, (y / x).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # an exact zero has no relevance to hand on
 
     y = tape.ruled(compute, lambda g, inputs, ratio: (g * cast(Tensor, ratio),), (), args[0])
+    single_entries(y)
     tape.activated[id(y)] = y
     return tape.gate_as(y, args[0])
 

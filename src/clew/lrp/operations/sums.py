@@ -12,12 +12,14 @@ from ...rules import (
     ByAbsoluteSum,
     CopyToAll,
     Epsilon,
+    ResidualGamma,
     StopGate,
     Uniform,
     as_gradient,
     share,
 )
 from ...seam import torch_functions
+from ..residual import is_residual
 from ..tape import Tape
 from . import Args, Call, Kwargs, handles, in_place, plain
 from .moves import joined
@@ -29,9 +31,17 @@ from .products import div
 @handles("add", "__add__", "__radd__")
 def add(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b, alpha = args[0], args[1], kwargs.get("alpha", 1)
-    b = b * alpha if alpha != 1 else b
+    return _sum(tape, a, b * alpha if alpha != 1 else b)
+
+
+def _sum(tape: Tape, a: Any, b: Any, *, difference: bool = False) -> Any:
     tracked = [isinstance(t, Tensor) and t.requires_grad for t in (a, b)]
-    rule = tape.rule("add", "residual" if tape.place == "mlp" and all(tracked) else None)
+    residual = all(tracked) and not difference and tape.residual_rules and is_residual(a, b)
+    stream = tape.place if tape.place.startswith("@") else ""
+    rule = tape.rule("add", f"residual{stream}" if residual else None)
+    if isinstance(rule, ResidualGamma) and all(tracked):
+        return _by_sign(tape, a, b, rule)
+    rule = Epsilon() if isinstance(rule, ResidualGamma) else rule  # what a constant gets leaves the model
     if not isinstance(rule, (Epsilon, ByAbsoluteSum)):
         return plain(tape, "add", rule, torch.add, (a, b), {})
     if all(tracked):
@@ -64,6 +74,37 @@ def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) ->
 
     tape.used(a, b)
     return tape.forks(tape.ruled(torch.add, back, rule.saves, *torch.broadcast_tensors(a, b)))
+
+
+def _by_sign(tape: Tape, a: Tensor, b: Tensor, rule: ResidualGamma) -> Tensor:
+    """`g_z = w(z) c g_c / (w(a) a + w(b) b)`: both factors are known before relevance comes."""
+    if not rule.gamma and not tape.keeps_sums:
+        return torch.add(a, b)
+    noted = tape.residual_sum()
+
+    def compute(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        c = a + b
+        if not rule.gamma:
+            return c, torch.ones_like(c).expand(2, *c.shape)
+        # (w(a) a + w(b) b) / c = 1 + γ (the shares of what agrees) = 1 + γ max(1, a/c, b/c); in place, as passes over
+        # memory are what this costs.
+        factors = c.new_empty(2, *c.shape)
+        for term, share_of in zip((a, b), factors, strict=True):
+            torch.div(term, c, out=share_of).nan_to_num_(0.5, torch.inf, -torch.inf)  # halves of 0 + 0
+        S = torch.maximum(*factors).clamp_(min=1).mul_(rule.gamma).add_(1).reciprocal_()
+        factors.sign_().clamp_(min=0).mul_(rule.gamma).add_(1).mul_(S)
+        return c, factors
+
+    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, factors: Tensor | None) -> tuple[Tensor, ...]:
+        assert factors is not None
+        found = g * factors[0], g * factors[1]
+        if noted is not None and inputs is not None:
+            noted.note(inputs[0], inputs[1], found, g, tape.per_example)
+        return found
+
+    tape.used(a, b)
+    saves = ("x",) if noted is not None else ()
+    return tape.forks(tape.ruled(compute, back, saves, *torch.broadcast_tensors(a, b)))
 
 
 def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float) -> list[Tensor]:
@@ -123,7 +164,8 @@ def sub(tape: Tape, func: Call, args: Args, kwargs: Kwargs) -> Any:
     a, b = args[:2]
     if func in torch_functions(["__rsub__", "rsub"]):
         a, b = b, a
-    return add(tape, torch.add, (a, tape.moved(b, -b) if isinstance(b, Tensor) else -b), kwargs)
+    b, alpha = tape.moved(b, -b) if isinstance(b, Tensor) else -b, kwargs.get("alpha", 1)
+    return _sum(tape, a, b * alpha if alpha != 1 else b, difference=True)
 
 
 @handles("mul", "__mul__", "__rmul__", "multiply")
