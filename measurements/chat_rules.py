@@ -69,7 +69,8 @@ def main() -> None:
         f"*Chooses*: share of the picture's positive relevance in the quarter that is asked for, of {half} pictures.",
         f"*Quarter*, *words*: that share of {rest} other pictures, and the share of the two words that say which",
         "quarter among the five of the question; means with 95 % bootstrap intervals.", "",
-        f"The first half chooses **{least}**: the first that the interval of the best ({best}) holds. Made by `python measurements/chat_rules.py` ({when_and_where()}).", "",
+        f"The first half chooses **{least}**: the first that the interval of the best ({best}) holds.",
+        f"Made by `python measurements/chat_rules.py` ({when_and_where()}).", "",
         "| rules | chooses | quarter | words |", "|---|---|---|---|", *rows,
     ])  # fmt: skip
 
