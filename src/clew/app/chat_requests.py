@@ -36,7 +36,8 @@ class ChatRequest:
 
 
 def reads(loaded: LoadedModel) -> str:
-    """What a model goes on from: "pictures" with words, a "source", "words"; empty where it does not write words."""
+    """What a model goes on from: "pictures" with words, a "source", "words"; empty where it does not
+    write, or goes on from sound."""
     module: Any = unwrap(loaded.model)
     decoder = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
     can = getattr(module, "can_generate", None)
@@ -60,8 +61,8 @@ def check_chat(asked: ChatRequest, loaded: LoadedModel) -> ChatRequest:
     kind = reads(loaded)
     if not kind:
         raise InputError(
-            f"{asked.model} writes no words",
-            expected="a language model, one with an encoder, or one of pictures and words",
+            f"{asked.model} is not for chat",
+            expected="a model that writes words after a text, a source text, or pictures and words",
             got=type(unwrap(loaded.model)).__name__,
             todo="choose another model, or the other tabs",
         )

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from PIL import Image
+
 from ..attributions import GenerationAttribution
 from ..errors import ClewError, WriteError
 from ..explainers import methods
@@ -126,7 +128,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
 
     def switched(name: str) -> list[Any]:
         found = reads(models[name])
-        note = "" if found else message(f"{name} writes no words: choose another model, or the other tabs.", "note")
+        note = "" if found else message(f"{name} is not for chat: choose another model, or the other tabs.", "note")
         return [
             gr.update(visible=found == "pictures"), gr.update(visible=found == "pictures"),
             gr.update(label=_WORDS[found]), gr.update(visible=has_messages(models[name])), note,
@@ -169,8 +171,6 @@ def _files(gr: Any, found: GenerationAttribution, folders: Folders) -> list[Any]
 
 def _tries(folders: Folders) -> dict[str, tuple[Any, ...]]:
     """Questions to the bundled models: model, pictures, words, answer."""
-    from PIL import Image
-
     scene, letters, content = chat_scenes()[0], reversals(1)[0], io.BytesIO()
     Image.fromarray(scene.image).save(content, format="PNG")
     path = write_all({folders.new(keep=True) / "digits.png": content.getvalue()})[0]
