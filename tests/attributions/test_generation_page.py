@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from support.browser import started
+from support.zoo import build
 
 import clew
 from clew.attributions import (
@@ -135,6 +136,24 @@ def test_a_page_of_many_pictures_stays_small():
     shown = output_panels.PicturesOfOutputs([("", blank)], ([heats] for _ in range(2_000)))
     (drawn,) = output_panels.drawn_panels([output_panels.StreamPanel("image", [0.0] * 2_000, shown)])
     assert len(drawn["data"]) < 1.5 * output_panels.MOST_CELLS
+
+
+@pytest.mark.sampled(0.5)
+@pytest.mark.parametrize(("name", "words"), [
+    ("llava_next", ["overview", "tiles"]), ("qwen2_vl", ["image (pixel_values)"]),
+    ("whisper", ["audio (input_features)"]),
+    ("florence2", ["image (pixel_values)", "source (input_ids)"]), ("mllama", ["image (pixel_values)"]),
+])  # fmt: skip
+def test_answers_of_any_model_can_be_drawn(name, words):
+    specimen = build(name)
+    given = {k: v[: max(1, len(v) // 2)] for k, v in specimen.inputs.items()}
+    g = clew.explain_generation(specimen.model, given, answer=[7, 9], method="input_x_gradient")
+    assert g.target == ["token 7", "token 9"]
+    assert all(part.target == g.target for part in g.inputs.values())
+    page = g.to_html()
+    assert all(one in page for one in words)
+    Console(file=io.StringIO(), width=80).print(g.to_rich(1))
+    assert g._repr_html_().count("<img alt") == 1 + sum(not isinstance(p, TextAttribution) for p in g.inputs.values())
 
 
 @pytest.fixture(scope="module")

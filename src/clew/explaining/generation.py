@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -124,6 +125,7 @@ def explained_in_steps(
     streams = {name: Attribution.concatenate([part.streams[name] for part in parts]) for name in parts[0].streams}
     own = written.name if written.name in streams else next(iter(streams))
     joined = streams.pop(own)
+    names = _names(joined.target, tokens[first:]) if tokenizer is not None else _numbers(written.ids[first:done])
     scores = torch.nn.functional.pad(joined.all_scores, (0, done - joined.all_scores.shape[1]))
     columns = torch.arange(done, device=scores.device)
     return GenerationAttribution(
@@ -133,11 +135,11 @@ def explained_in_steps(
         prompt=first,
         method=joined.method,
         options=joined.options,
-        target=_names(joined.target, tokens[first:]),
+        target=names,
         score=joined.score,
         checks={**joined.checks, **written.checks},
         provenance=joined.provenance,
-        inputs=streams,
+        inputs={name: replace(part, target=names) for name, part in streams.items()},
         stream=own if streams else None,
     )
 
@@ -159,6 +161,11 @@ def _written(
         written = with_answer(prompt, answer, written, tokenizer)
         check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
     return Continued(written.inputs(device), "input_ids", written.prompt, written.checks, written)
+
+
+def _numbers(ids: Sequence[int]) -> list[str]:
+    """What was explained, where no words are known."""
+    return [f"token {i}" for i in ids]
 
 
 def _names(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
