@@ -91,9 +91,11 @@ def test_a_picture_and_a_question(page, scene, folder):
     assert (np.sign(red[strong]) == np.sign(values[strong])).all()
     share = float(frame.locator(".share").first.inner_text().split()[1])
     assert share == pytest.approx(float(g.shares()["pixel_values"][0]), rel=1e-3)
-    box = page.page.locator("#chat-shown iframe").bounding_box()
+    page.page.locator("#chat-shown iframe").scroll_into_view_if_needed()
     inner = frame.locator("body").evaluate("b => [b.scrollWidth, b.getBoundingClientRect().bottom]")
-    assert inner[0] <= box["width"] and inner[1] <= box["height"]  # nothing to scroll within the frame
+    page.page.wait_for_function("high => document.querySelector('.clew-frame').clientHeight >= high", arg=inner[1])
+    box = page.page.locator("#chat-shown iframe").bounding_box()
+    assert inner[0] <= box["width"]  # nothing to scroll within the frame
 
 
 def test_a_word_of_the_answer_is_clicked(page):
