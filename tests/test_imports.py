@@ -123,9 +123,8 @@ def test_only_the_seam_intercepts_torch():
         if name != "seam.interception":
             assert "TorchFunctionMode" not in text, name
         for banned in ("print(", "sys.exit(", "exit("):
-            speaks = name in ("cli.main", "cli.ui", "app.page_requests") or name.startswith(
-                "minis.train_"
-            )  # the page writes code
+            writes_code = name in ("app.page_requests", "app.chat_requests")  # the page
+            speaks = name in ("cli.main", "cli.ui") or writes_code or name.startswith("minis.train_")
             if not speaks:
                 assert banned not in text.replace("console.print(", "").replace("fingerprint(", ""), (name, banned)
 

@@ -51,3 +51,51 @@ def test_messages_of_a_chat_for_a_model_without_a_template(tmp_path):
     path.write_text(json.dumps([{"role": "user", "content": "q a"}]), encoding="utf-8")
     with pytest.raises(ClewError, match="takes no messages"):
         run("explain", "--messages", str(path), "--model", "mini:reverse")
+
+
+# `clew generate`
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = next(iter(clew.chat_scenes()))
+    Image.fromarray(found.image).save("scene.png")
+    return found
+
+
+@pytest.mark.parametrize("given", [["--text"], []], ids=["option", "prompt"])
+def test_an_answer_about_a_picture(scene, given):
+    done = run(
+        "generate", "--image", "scene.png", *given, scene.question, "--model", "mini:digits-chat", "-o", "a.safetensors"
+    )
+    assert done.exit_code == 0, done.output
+    assert scene.answer in done.output
+    g = clew.Attribution.load("a.safetensors")
+    assert g["image"].heatmap().shape == (1, 48, 48)
+    assert f"pixel_values {float(g.shares()['pixel_values'].sum()):+.4g}" in done.output
+
+
+def test_an_answer_to_a_source(tmp_path):
+    one, out = clew.reversals(1)[0], tmp_path / "letters.html"
+    given = ["--source", one.source, "--model", "mini:reverse", "--max-new-tokens", "3"]
+    done = run("generate", *given, "--out", out)
+    assert " ".join(one.answer.split()[:3]) in done.output
+    assert "source (input_ids)" in out.read_text(encoding="utf-8")
+    done = run("generate", *given, "--answer", "j h", "--out", tmp_path / "letters.safetensors")
+    assert "".join(clew.Attribution.load(tmp_path / "letters.safetensors").outputs).split() == ["j", "h"]
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ([], "nothing to go on from"),
+    (["what ?", "--text", "what ?"], "given twice"),
+    (["what ?", "--image", "scene.png", "--chat"], "for words alone"),
+    (["--image", "scene.png", "--image", "scene.png", "--text", "<image> what ?"], "not as many pictures"),
+    (["--image", "no.png", "--text", "what ?"], "no.png"),
+    (["--audio", "sound.wav"], "takes no sound"),
+    (["--source", "q a"], "takes no source text"),
+    (["--messages", "no.json"], "holds no messages"),
+])  # fmt: skip
+def test_what_cannot_be_gone_on_from(scene, given, words):
+    with pytest.raises(ClewError, match=words):
+        run("generate", *given, "--model", "mini:digits-chat")

@@ -103,6 +103,13 @@ def test_a_source_and_its_answer(tmp_path):
     assert back["prefix"].tokens == g.tokens
 
 
+@pytest.mark.parametrize("answer", ["j h", " j h", "j  h"])
+def test_words_of_an_answer_are_not_glued_to_what_comes_before(answer):
+    loaded = clew.load("mini:reverse")
+    g = clew.explain_generation(loaded, {"source": "a b h j"}, answer=answer, method="saliency")
+    assert "".join(g.outputs).split() == ["j", "h"]
+
+
 def test_targets_that_cannot_go_together_go_one_by_one():
     """An operation that asks what a gradient holds: the passes go one after the other, with the same result."""
 

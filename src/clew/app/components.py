@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -80,6 +80,11 @@ def _preview(path: str | None) -> str:
     said = "".join(message(note, "note") for note in notes)
     shown = f'<img{tiny} alt="the picture" src="data:image/{kind};base64,{data}">'
     return f'<div class="clew-preview">{shown}{said}</div>'
+
+
+def previews(paths: Sequence[str] | None) -> str:
+    """Pictures that were uploaded, small."""
+    return "".join(_preview(path) for path in list(paths or [])[:8])
 
 
 def status(text: str, done: int = 0, whole: int = 0) -> str:

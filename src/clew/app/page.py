@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import optional_import
+from .chat_tab import chat_tab
 from .compare_tab import compare_tab
 from .components import AT_ONCE
 from .explain_tab import explain_tab
@@ -35,6 +36,8 @@ def build(models: OfferedModels, results: RunBrowser | None, folders: Folders) -
             widget.change(None, widget, js=script, **AT_ONCE)  # in the browser: nothing is computed anew
         with gr.Tab("Explain"):
             explain_tab(gr, models, folders)
+        with gr.Tab("Chat"):
+            chat_tab(gr, models, folders)
         with gr.Tab("Compare"):
             compare_tab(gr, models)
         if results is not None:

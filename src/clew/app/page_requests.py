@@ -44,20 +44,26 @@ class PageRequest:
 
 
 class OfferedModels:
-    """The models that the page offers: the bundled ones and those that it was started with; no other can be named."""
+    """The models that the page offers: the bundled ones and those that it was started with; no other can be named.
+
+    `names` are those to explain one input of; `writers` those whose answers are explained, as far as they write.
+    """
 
     def __init__(self, names: Sequence[str] = (), **options: Any) -> None:
         """`options` go to `load`, for the names; bundled models take none of them."""
         bundled = (f"mini:{name}" for name in MINIS if name not in SEVERAL_INPUTS)
         self.names = [*names, *(name for name in bundled if name not in names)]
+        self.bundled_writers = [f"mini:{name}" for name in SEVERAL_INPUTS]
+        self.writers = list(dict.fromkeys([*names, *self.bundled_writers]))
         self._own, self._options = set(names), options
         self._held: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> LoadedModel:
         """A model, loaded when it is first asked for. Raises `OptionError` for one that is not offered."""
-        if name not in self.names:
-            raise OptionError("this model is not offered here", expected=", ".join(self.names), got=name)
+        offered = list(dict.fromkeys([*self.names, *self.writers]))
+        if name not in offered:
+            raise OptionError("this model is not offered here", expected=", ".join(offered), got=name)
         with self._lock:
             if name not in self._held:
                 self._held[name] = load(name, **(self._options if name in self._own else {}))

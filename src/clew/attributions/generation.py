@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..draw import Piece, generation_fragment, generation_page, generation_png, terminal
+from ..draw import Piece, generation_fragment, generation_page, generation_png, terminal, text_fragment
 from ..files import Number
 from .base import Attribution
+from .output_panels import called, cell_of, on_terminal, panel_of, whole_answer
 from .saved_fields import SavedFields
 
 
@@ -62,22 +63,45 @@ class GenerationAttribution(Attribution):
         return self.scores.sum(0)
 
     def to_html(self) -> str:
-        """One self-contained page: choose a generated token and see what it goes back to, or read the matrix."""
+        """One self-contained page: choose a generated token and see what it goes back to, or read the matrix.
+
+        Beside the text a panel for each other input: pictures with a heatmap, words, charts of sound.
+        """
         facts = {k: v for k, v in self.facts(0).items() if k != "target"}
-        return generation_page(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy(), facts)
+        others = [panel_of(name, part) for name, part in self.inputs.items()]
+        shares = {k: v.double().tolist() for k, v in self.shares().items() if k not in self.inputs}
+        parts = {"score": self.score.double().tolist(), "text": shares.pop(self.stream_name)}
+        return generation_page(self.method, self.tokens, self.prompt, self._matrix(), facts, others, parts, shares)
+
+    def _matrix(self) -> Any:
+        return self.scores.detach().float().cpu().numpy()
 
     def to_png(self) -> bytes:
         """The matrix as a picture."""
-        return generation_png(self.tokens, self.prompt, self.scores.float().cpu().numpy())
+        return generation_png(self.tokens, self.prompt, self._matrix())
 
     def to_rich(self, example: int = 0) -> Any:
-        """The text in colours for one generated token, as `rich` prints it on a terminal."""
+        """The text in colours for one generated token, as `rich` prints it on a terminal; then the other inputs."""
         scores = self.scores[example].tolist()
         scored = [Piece(t, s, False, (i,)) for i, (t, s) in enumerate(zip(self.tokens, scores, strict=True))]
-        return terminal(scored[: self.prompt + example])
+        text = terminal(scored[: self.prompt + example])
+        if not self.inputs:
+            return text
+        from rich.console import Group
+        from rich.text import Text
+
+        shares = {name: float(values[example]) for name, values in self.shares().items()}
+        shown: list[Any] = []
+        for name, part in self.inputs.items():
+            shown += [Text(f"{called(name)} ({shares[name]:+.4g})", style="bold"), *on_terminal(part, example)]
+        return Group(*shown, Text(f"text ({shares[self.stream_name]:+.4g})", style="bold"), text)
 
     def _repr_html_(self) -> str:
-        return generation_fragment(self.method, self.tokens, self.prompt, self.scores.float().cpu().numpy())
+        drawn = generation_fragment(self.method, self.tokens, self.prompt, self._matrix())
+        if not self.inputs:
+            return drawn
+        whole = {called(name): whole_answer(part) for name, part in self.inputs.items()}
+        return drawn + text_fragment([cell_of(self.method, whole)], charts=True)
 
     def _repr_png_(self) -> bytes:
         return self.to_png()

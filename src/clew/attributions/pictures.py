@@ -152,7 +152,8 @@ class PicturesAttribution(Attribution):
 
     def _repr_html_(self) -> str:
         return text_fragment(
-            [TextCell(self.method, self.name_of_target(i), [], {}, [("", self.chart(i))]) for i in range(len(self))]
+            [TextCell(self.method, self.name_of_target(i), [], {}, [("", self.chart(i))]) for i in range(len(self))],
+            charts=True,
         )
 
     def shape_in_words(self) -> str:

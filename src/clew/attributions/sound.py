@@ -107,7 +107,7 @@ class SoundAttribution(Attribution):
         return self.to_png()
 
     def _repr_html_(self) -> str:
-        return text_fragment(self.cells())
+        return text_fragment(self.cells(), charts=True)
 
     def shape_in_words(self) -> str:
         """How long one example is."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..draw import Piece, TextCell, panels_png, text_fragment, text_page
+from ..draw import TextCell, text_fragment, text_page
 from .base import Attribution
-from .image import ImageAttribution
-from .pictures import PicturesAttribution
+from .output_panels import cell_of, on_terminal
 from .saved_fields import SavedFields
-from .sound import SoundAttribution
-from .tensor import TensorAttribution
-from .text import TextAttribution
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,17 +53,9 @@ class StreamsAttribution(Attribution):
         """One cell per example: words, and charts of the other streams."""
         found: list[TextCell] = []
         for i in range(len(self)):
-            pieces: list[Piece] = []
-            charts: list[tuple[str, bytes]] = []
-            for name, part in self.parts.items():
-                if isinstance(part, TextAttribution):
-                    pieces += [Piece(f"{name}: "), *part.pieces(i), Piece("\n")]
-                elif isinstance(part, ImageAttribution):
-                    charts.append((name, panels_png([part[i].panels()])))
-                elif isinstance(part, (TensorAttribution, PicturesAttribution, SoundAttribution)):
-                    charts.append((name, part.chart(i)))
             shares = {f"share of {k}": f"{float(v[i]):.4g}" for k, v in self.shares().items()}
-            found.append(TextCell(self.method, self.name_of_target(i), pieces, shares | self.facts(i), charts))
+            cell = cell_of(self.method, self.streams, i)
+            found.append(replace(cell, subtitle=self.name_of_target(i), facts=shares | self.facts(i)))
         return found
 
     def to_html(self) -> str:
@@ -83,12 +71,11 @@ class StreamsAttribution(Attribution):
         for name, part in self.parts.items():
             share = float(self.shares()[name][example])
             shown.append(Text(f"{name} ({share:+.4g})", style="bold"))
-            if isinstance(part, (TextAttribution, TensorAttribution, PicturesAttribution, SoundAttribution)):
-                shown.append(part.to_rich(example))
+            shown += on_terminal(part, example)
         return Group(*shown)
 
     def _repr_html_(self) -> str:
-        return text_fragment(self.cells())
+        return text_fragment(self.cells(), charts=True)
 
     def shape_in_words(self) -> str:
         """The streams, and how much there is of each."""

@@ -90,7 +90,7 @@ class TensorAttribution(Attribution):
         return Text("\n".join(f"{one.name}  {one.score:+.4g}" for one in self._top(example, 10, absolute=True)))
 
     def _repr_html_(self) -> str:
-        return text_fragment(self.cells())
+        return text_fragment(self.cells(), charts=True)
 
     def shape_in_words(self) -> str:
         """How many entries one example has."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +15,7 @@ from ..explainers import find_method, parse_method
 from ..explaining import explain_generation
 from ..loading.load import load
 from .parameters import Checkpoint, Device, ModelName, Quantize, Score
+from .several import several_inputs
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -21,8 +23,19 @@ console = Console()
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="Words that the model goes on from.")],
-    model: ModelName,
+    prompt: Annotated[
+        str | None, typer.Argument(help="Words that the model goes on from; with --image what is asked about it.")
+    ] = None,
+    model: ModelName = "",
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Of chat models: a picture that the words are about; repeat.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The words, as the prompt.")] = None,
+    source: Annotated[str | None, typer.Option(help="Of an encoder with a decoder: the text that it reads.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A .wav file, for models that hear.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option(help="A .json file with the messages of a chat: [{role: …, content: …}].")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write at most.")] = 50,
     answer: Annotated[str | None, typer.Option(help="Explain these words instead of what the model writes.")] = None,
     chat: Annotated[
@@ -36,18 +49,25 @@ def generate(
     quantize: Quantize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tokens explained by one forward pass.")] = 32,
 ) -> None:
-    """Let a language model write, and show which earlier tokens each of its tokens goes back to.
+    """Let a model write, and show what in words, pictures or sound each of its tokens goes back to.
 
     clew generate "Once upon a time" --model hf:ORG/NAME --max-new-tokens 100 --out story.html
+
+    clew generate --image cat.jpg --text "what is this?" --model hf:llava-hf/llava-interleave-qwen-0.5b-hf
+
+    clew generate --source "a quiet street" --model hf:Helsinki-NLP/opus-mt-en-de
     """
+    if not model:
+        raise OptionError("no model that writes", expected="--model NAME", got="none", todo="see `clew models`")
     name, options = parse_method(method)
     find_method(name)
     if out.suffix not in (".html", ".png", ".safetensors"):
         raise OptionError("cannot write that file", expected=".html, .png or .safetensors", got=str(out))
+    given = _given(prompt, text, image or [], chat, source=source, audio=audio, messages=messages)
     loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)
     result = explain_generation(
         loaded,
-        [{"role": "user", "content": prompt}] if chat else prompt,
+        given,
         max_new_tokens=max_new_tokens,
         answer=answer,
         method=name,
@@ -57,4 +77,26 @@ def generate(
         **options,
     )
     console.print(escape("".join(result.tokens)))
+    if result.inputs:
+        shares = {name: float(values.sum()) for name, values in result.shares().items() if name in result.streams}
+        said = ", ".join(f"{name} {value:+.4g}" for name, value in shares.items())
+        console.print(escape(f"shares of the whole answer's {float(result.score.sum()):+.4g}: {said}"))
+    if "advice" in result.checks:
+        console.print(f"[yellow]{escape(str(result.checks['advice']))}[/yellow]")
     console.print(f"written: {escape(str(result.save(out)))}")
+
+
+def _given(prompt: str | None, text: str | None, image: Sequence[Path], chat: bool, **more: Any) -> Any:
+    """What the model goes on from. Raises `OptionError` for nothing, and for more than goes together."""
+    if prompt is not None and text is not None:
+        raise OptionError("the words are given twice", expected="PROMPT or --text", got="both")
+    words = prompt if text is None else text
+    several = several_inputs(image, [], **more)
+    if several is None:
+        if words is None:
+            expected = "PROMPT, --image with --text, --source, --audio or --messages"
+            raise OptionError("there is nothing to go on from", expected=expected, got="none")
+        return [{"role": "user", "content": words}] if chat else words
+    if chat:
+        raise OptionError("--chat is for words alone", expected="words", got=", ".join(several), todo="--messages FILE")
+    return several if words is None else {**several, "text": words}

@@ -22,7 +22,7 @@ errors = Console(stderr=True)
 COMMANDS = {
     "explain": "Explain what a model saw in pictures, or read in texts. What cannot be read is left out, with exit "
     "status 1.",
-    "generate": "Let a language model write, and show which earlier tokens each of its tokens goes back to.",
+    "generate": "Let a model write, and show what in words, pictures or sound each of its tokens goes back to.",
     "figure": "A figure for a paper: inputs downwards, methods across, on one scale, with a caption.",
     "methods": "List the methods with their papers and options, or show one in full.",
     "models": "List the bundled models and the families that can be explained as they are.",

@@ -12,14 +12,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .output_panels import StreamPanel, colour_maps, drawn_panels, rounded, rounded_all
 from .plots import Array, layers_png
 from .text_html import Piece, direction_of, drawn_pieces, stands_apart
 
 MOST_SCORES = 4_000_000  # on a page, which every browser still opens
 
 
-def generation_page(title: str, tokens: Sequence[str], prompt: int, scores: Array, facts: Mapping[str, str]) -> str:
+def generation_page(
+    title: str,
+    tokens: Sequence[str],
+    prompt: int,
+    scores: Array,
+    facts: Mapping[str, str],
+    panels: Sequence[StreamPanel] = (),
+    totals: Mapping[str, Sequence[float]] | None = None,
+    kept: Mapping[str, Sequence[float]] | None = None,
+) -> str:
     """The page; `scores` (output, token), of which the first `prompt` tokens are the prompt.
+
+    `panels` are other inputs, which are shown beside the text. `totals` are for each output its "score" and what the
+    "text" got of it, and `kept` what operations kept, by cause.
 
     Raises `InputError` for more than `MOST_SCORES` of them.
     """
@@ -30,7 +43,7 @@ def generation_page(title: str, tokens: Sequence[str], prompt: int, scores: Arra
             got=f"{len(scores):,} × {scores.shape[1]:,}",
             todo="save it as .safetensors or .png, or explain a shorter answer",
         )
-    values = [[None if not np.isfinite(v) else float(f"{v:.4g}") for v in row] for row in scores.tolist()]
+    values = [rounded(row) for row in scores.tolist()]
     return _template("generation.html.j2").render(
         title=title,
         tokens=list(tokens),
@@ -39,6 +52,10 @@ def generation_page(title: str, tokens: Sequence[str], prompt: int, scores: Arra
         facts=dict(facts),
         dir=direction_of([Piece(t) for t in tokens]),
         apart=[stands_apart(t) for t in tokens],
+        panels=drawn_panels(panels),
+        colours=colour_maps(),
+        totals=rounded_all(totals or {}),
+        kept=rounded_all(kept or {}),
     )
 
 

@@ -73,9 +73,9 @@ def text_page(title: str, rows: Sequence[Sequence[TextCell]]) -> str:
     return _template("text.html.j2").render(title=title, rows=[[_drawn(cell) for cell in row] for row in rows])
 
 
-def text_fragment(cells: Sequence[TextCell]) -> str:
-    """The texts alone, for a notebook."""
-    return _template("text_fragment.html.j2").render(cells=[_drawn(cell) for cell in cells])
+def text_fragment(cells: Sequence[TextCell], charts: bool = False) -> str:
+    """The texts alone, or with their charts, for a notebook."""
+    return _template("text_fragment.html.j2").render(cells=[_drawn(cell) for cell in cells], charts=charts)
 
 
 def _drawn(cell: TextCell) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from .batches import explain_in_batches
 from .explain import subject_of
-from .generation import explain_generation
+from .generation import explain_generation, explained_in_steps
 from .pair_model import LoadedPair, encode_features
 from .prepare import PreparedBatch, unwrap
 from .prepare_text import longest_text, position_limit

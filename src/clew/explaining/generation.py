@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,6 +60,36 @@ def explain_generation(
     """
     max_new_tokens = validate_integer("max_new_tokens", max_new_tokens, 1, MOST_TOKENS)
     batch_size = validate_size("batch_size", batch_size)
+    steps = explained_in_steps(
+        model, prompt, max_new_tokens=max_new_tokens, answer=answer, method=method, score=score, batch_size=batch_size,
+        **options,
+    )  # fmt: skip
+    with progress_bar("explaining tokens", show_progress) as update:
+        try:
+            done, count = next(steps)
+            while True:
+                try:
+                    if update is not None:
+                        update(done, count)
+                    done, count = next(steps)
+                except KeyboardInterrupt as stopped:
+                    done, count = steps.throw(stopped)
+        except StopIteration as end:
+            return end.value
+
+
+def explained_in_steps(
+    model: nn.Module | LoadedModel,
+    prompt: Any,
+    *,
+    max_new_tokens: int,
+    answer: Any,
+    method: str,
+    score: str = "logit",
+    batch_size: int = 32,
+    **options: Any,
+) -> Generator[tuple[int, int], None, GenerationAttribution]:
+    """As `explain_generation`; how many tokens are explained, of how many, after the answer and after each batch."""
     refuse_unreadable(prompt, "the prompt")
     refuse_unreadable(answer, "the answer")
     tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
@@ -76,25 +107,25 @@ def explain_generation(
         written.checks["later_tokens"] = "read by this model: each token is explained by a pass over those before it"
     parts: list[Attribution] = []
     done = first
-    with progress_bar("explaining tokens", show_progress, count - first) as update:
-        try:
-            for place in range(first, count, batch_size):
-                stop = min(place + batch_size, count)  # what comes later cannot matter
-                target: Any = written.ids[place] if later else Each(*(Span(p, p + 1) for p in range(place, stop)))
-                given = written.until(place if later else stop)
-                parts.append(explain(model, given, method=method, target=target, score=score, **options))
-                done = stop
-                if update is not None:
-                    update(done - first, count - first)
-        except KeyboardInterrupt:
-            if not parts:
-                raise
-            advice = f"interrupted: {done - first} of {count - first} tokens are explained"
-            written.checks["advice"] = "; ".join(filter(None, [written.checks.get("advice"), advice]))
+    try:
+        yield 0, count - first
+        for place in range(first, count, batch_size):
+            stop = min(place + batch_size, count)  # what comes later cannot matter
+            target: Any = written.ids[place] if later else Each(*(Span(p, p + 1) for p in range(place, stop)))
+            given = written.until(place if later else stop)
+            parts.append(explain(model, given, method=method, target=target, score=score, **options))
+            done = stop
+            yield done - first, count - first
+    except KeyboardInterrupt:
+        if not parts:
+            raise
+        advice = f"interrupted: {done - first} of {count - first} tokens are explained"
+        written.checks["advice"] = "; ".join(filter(None, [written.checks.get("advice"), advice]))
     tokens = written.strings(tokenizer, module)[:done]
     streams = {name: Attribution.concatenate([part.streams[name] for part in parts]) for name in parts[0].streams}
     own = written.name if written.name in streams else next(iter(streams))
     joined = streams.pop(own)
+    names = _names(joined.target, tokens[first:]) if tokenizer is not None else _numbers(written.ids[first:done])
     scores = torch.nn.functional.pad(joined.all_scores, (0, done - joined.all_scores.shape[1]))
     columns = torch.arange(done, device=scores.device)
     return GenerationAttribution(
@@ -104,11 +135,11 @@ def explain_generation(
         prompt=first,
         method=joined.method,
         options=joined.options,
-        target=_names(joined.target, tokens[first:]),
+        target=names,
         score=joined.score,
         checks={**joined.checks, **written.checks},
         provenance=joined.provenance,
-        inputs=streams,
+        inputs={name: replace(part, target=names) for name, part in streams.items()},
         stream=own if streams else None,
     )
 
@@ -130,6 +161,11 @@ def _written(
         written = with_answer(prompt, answer, written, tokenizer)
         check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
     return Continued(written.inputs(device), "input_ids", written.prompt, written.checks, written)
+
+
+def _numbers(ids: Sequence[int]) -> list[str]:
+    """What was explained, where no words are known."""
+    return [f"token {i}" for i in ids]
 
 
 def _names(names: Sequence[str], tokens: Sequence[str]) -> list[str]:

@@ -175,12 +175,16 @@ def _after(ids: list[int], answer: str, tokenizer: Tokenizer) -> list[int]:
     def alone(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    found: list[list[int]] = []
     for before in (str(tokenizer.decode(ids, skip_special_tokens=True)), ".", "\n", "a"):
         own, both = alone(before), alone(before + answer)
         tail = own == both[: len(own)] and (len(before) < 2 or own == ids[len(ids) - len(own) :])
         if own and tail:
-            return both[len(own) :]
-    return alone(answer)
+            found.append(both[len(own) :])
+    found.append(alone(answer))
+    whole = "".join(answer.split())  # a tokenizer may have made one token of the words before and the first of these
+    kept = (one for one in found if "".join(str(tokenizer.decode(one)).split()) == whole)
+    return next(kept, next(filter(None, found), []))
 
 
 def device_of(model: nn.Module) -> torch.device:

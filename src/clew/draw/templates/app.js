@@ -8,4 +8,10 @@
   }
   document.addEventListener("pointerover", read);
   document.addEventListener("click", read);
+  // A page in a frame says how high it is.
+  window.addEventListener("message", event => {
+    const height = Number(event.data && event.data.clewHeight);
+    for (const frame of document.querySelectorAll(".clew-frame"))
+      if (frame.contentWindow === event.source && height > 0) frame.style.height = Math.min(Math.max(height, 200), 6000) + 2 + "px";
+  });
 })();
