@@ -25,7 +25,7 @@ from .multi_head import multi_head_attention
 from .readout import Rows, take
 from .row_sparse import input_gradient, linear_of, rows_read
 
-Leaf = tuple[int, Literal["v", "o"]]
+Leaf = tuple[int, Literal["v", "o", "hidden"]]
 
 
 @dataclass
@@ -47,7 +47,9 @@ class GradientProbe:
 
 @dataclass
 class Attention:
-    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
+    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one, and so are the
+    block's `output` and, where the graph starts at one, its input `hidden`. `beside` is what a block returns beside its
+    output, `token_first` whether that is (token, batch, width)."""
 
     v: Values
     o: Outputs
@@ -59,6 +61,9 @@ class Attention:
     causal: bool = False
     probs: Attn | None = None
     hidden: Hidden | None = None
+    output: Hidden | None = None
+    beside: tuple[Any, ...] | None = None
+    token_first: bool = False
     gradient_probe: GradientProbe | None = None
 
     def repeated(self, each: int) -> Attention:
@@ -71,8 +76,10 @@ class Attention:
             return t.detach().repeat_interleave(each, 0)
 
         tensors = {name: more(getattr(self, name)) for name in ("v", "o", "q", "k", "mask", "probs")}
-        hidden = None if self.hidden is None else self.hidden.repeat_interleave(each, 0)
-        return replace(self, hidden=hidden, **tensors)
+        for name in ("hidden", "output"):
+            value: Tensor | None = getattr(self, name)
+            tensors[name] = None if value is None else value.detach().repeat_interleave(each, 0)
+        return replace(self, **tensors)
 
     @torch.no_grad()
     def probabilities(self, rows: Rows = slice(None)) -> Attn:
@@ -109,12 +116,13 @@ class Attention:
 class Capture(Seam):
     """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
 
-    `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
-    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
-    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` (or
-    else of the one that is kept) then leave the others zero. `batch` is the number of examples; blocks that get (token,
-    batch, width) show it, or where there are as many tokens as examples `token_first` says so. `probe_gradients` keeps
-    what verifies a result, `pulls` gets a row of what linear layers pulled back, written out and as it was made.
+    `keep` are block numbers; `hidden` those whose input is kept too, `outputs` those whose output is. `leaf` names the
+    first tensor of the graph: with parameters frozen and an input that needs no gradient, nothing before it is recorded
+    by autograd. `reads` are the rows that the head reads, where it is enough that these are right: linear layers after
+    the attention of `leaf` (or else of the one that is kept) then leave the others zero. `batch` is the number of
+    examples; blocks that get (token, batch, width) show it, or where there are as many tokens as examples `token_first`
+    says so. `probe_gradients` keeps what verifies a result, `pulls` gets a row of what linear layers pulled back,
+    written out and as it was made.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -127,6 +135,7 @@ class Capture(Seam):
         *,
         keep: frozenset[int] = frozenset(),
         hidden: frozenset[int] = frozenset(),
+        outputs: frozenset[int] = frozenset(),
         leaf: Leaf | None = None,
         reads: Sequence[int] | None = None,
         token_first: bool = False,
@@ -138,6 +147,7 @@ class Capture(Seam):
         self._pulls = pulls
         self._blocks, self._attentions = blocks, attentions
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
+        self._outputs = outputs
         self._sparse_after = leaf[0] if leaf is not None else max(keep) if keep and reads is not None else None
         self._inputs: dict[int, Tensor] = {}
         self._rows: dict[int, Tensor] = {}  # the sampled rows, by the number of queries
@@ -157,14 +167,28 @@ class Capture(Seam):
             self.watch(self._attentions[layer], before=partial(self._at_attention, layer), after=self._after_attention)
             if whole:
                 self.watch(self._blocks[layer], after=self._after_block)
+            if layer in self._outputs:
+                self.watch(self._blocks[layer], after=partial(self._left, layer))
 
-    def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+    def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = "" if args else next(k for k, v in kwargs.items() if isinstance(v, Tensor))
+        value, in_graph = kwargs[name] if name else args[0], self._leaf is not None and self._leaf[1] == "hidden"
         if layer in self._hidden:
-            turned = value.ndim == 3 and (self._token_first or value.shape[0] != self._batch == value.shape[1])
-            self._inputs[layer] = value.detach().transpose(0, 1) if turned else value.detach()
+            found = self._examples_first(value if in_graph else value.detach())
+            self._inputs[layer] = found = found.detach().requires_grad_() if self._leaf == (layer, "hidden") else found
+            # A copy enters: a leaf cannot be changed in place.
+            value = self._examples_first(found.clone() if found.is_leaf else found, like=value)
         if self._sparse_after is not None:
             self.switch_on()
+        if in_graph and layer in self._hidden:
+            return (args, {**kwargs, name: value}) if name else ((value, *args[1:]), kwargs)
+        return None
+
+    def _examples_first(self, value: Tensor, *, like: Tensor | None = None) -> Tensor:
+        """A block's input or output with its examples first; or one that has them there in the order of `like`."""
+        shape = (value if like is None else like).shape
+        turned = value.ndim == 3 and (self._token_first or shape[0] != self._batch == shape[1])
+        return value.transpose(0, 1) if turned else value
 
     def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._layer = layer
@@ -177,6 +201,18 @@ class Capture(Seam):
 
     def _after_block(self, output: Any) -> None:
         self.switch_off()
+
+    def _left(self, layer: int, output: Any) -> Any:
+        """A block's output, through which the graph goes on with its examples first."""
+        value = output[0] if isinstance(output, tuple) else output
+        if value is None or layer not in self.records:  # after an error
+            return None
+        record = self.records[layer]
+        record.output = found = self._examples_first(value)
+        record.token_first = found is not value
+        record.beside = output[1:] if isinstance(output, tuple) else None
+        value = self._examples_first(found, like=value)
+        return value if record.beside is None else (value, *record.beside)
 
     def forget(self) -> None:
         self._layer = None
@@ -201,6 +237,17 @@ class Capture(Seam):
         if self._logits and isinstance(result, Tensor):
             self._follow(func, args, result)
         return result
+
+    def require(self) -> None:
+        """Raise `CaptureError` where a block of those that are kept showed no attention."""
+        missing = sorted(self._keep - self.records.keys())
+        if missing:
+            raise CaptureError(
+                f"no attention was seen in block {missing[0]} of {len(self._blocks)}",
+                expected="softmax attention inside the declared attention module",
+                got=type(self._attentions[missing[0]]).__name__,
+                todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
+            )
 
     # Fused attention
 

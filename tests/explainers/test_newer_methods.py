@@ -1,0 +1,43 @@
+"""Each of the newer methods against its literal twin, in float64, in a batch, through the public API."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import newer_twins, tiny
+
+import clew
+
+NAMES = ["timm_token", "timm_average", "timm_registers", "timm_layer_scale", "timm_not_square"]
+TARGETS = [1, 4, 0]
+
+
+@pytest.fixture(params=NAMES)
+def setting(request):
+    return tiny.build(request.param), tiny.images(tiny.TINY[request.param].size)
+
+
+def assert_same(found, images, twin):
+    expected = torch.stack([twin(image, t) for image, t in zip(images, TARGETS, strict=True)]).detach()
+    torch.testing.assert_close(found.all_scores, expected, rtol=1e-10, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("start", "variant"), [(0, "paper"), (2, "paper"), (0, "att_cat"), (3, "att_cat")])
+def test_att_cat(setting, start, variant):
+    model, x = setting
+    found = clew.explain(model, x, method="att_cat", target=TARGETS, start_layer=start, variant=variant)
+    assert_same(found, x, lambda image, t: newer_twins.att_cat(model, image, t, start, variant != "paper"))
+
+
+@pytest.mark.parametrize(("start", "variant"), [(0, "paper"), (2, "paper"), (3, "le_grad"), (1, "le_grad")])
+def test_le_grad(setting, start, variant):
+    model, x = setting
+    found = clew.explain(model, x, method="le_grad", target=TARGETS, start_layer=start, variant=variant)
+    assert_same(found, x, lambda image, t: newer_twins.le_grad(model, image, t, start, variant != "paper"))
+
+
+@pytest.mark.parametrize("variant", ["paper", "le_grad"])
+def test_le_grad_of_an_attention_pool(variant):
+    model, x = tiny.build("timm_attention_pool"), tiny.images((32, 32))
+    found = clew.explain(model, x, method="le_grad", target=TARGETS, variant=variant)
+    assert_same(found, x, lambda image, t: newer_twins.le_grad_of_pool(model, image, t, 2, variant != "paper"))
