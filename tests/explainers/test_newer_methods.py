@@ -41,3 +41,18 @@ def test_le_grad_of_an_attention_pool(variant):
     model, x = tiny.build("timm_attention_pool"), tiny.images((32, 32))
     found = clew.explain(model, x, method="le_grad", target=TARGETS, variant=variant)
     assert_same(found, x, lambda image, t: newer_twins.le_grad_of_pool(model, image, t, 2, variant != "paper"))
+
+
+@pytest.mark.parametrize(("options", "start"), [({}, 3), ({"start_layer": 1}, 1), ({"cosines": False}, 3)])
+def test_grad_eclip(setting, options, start):
+    model, x = setting
+    found = clew.explain(model, x, method="grad_eclip", target=TARGETS, **options)
+    more = options.get("cosines", True)
+    assert_same(found, x, lambda image, t: newer_twins.grad_eclip(model, image, t, start, more))
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_token_tm(setting, start):
+    model, x = setting
+    found = clew.explain(model, x, method="token_tm", target=TARGETS, start_layer=start)
+    assert_same(found, x, lambda image, t: newer_twins.token_tm(model, image, t, start))

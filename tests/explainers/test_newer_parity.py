@@ -140,3 +140,41 @@ def test_le_grad_on_siglip(layer_index):
     options = {"method": "le_grad", "start_layer": layer_index % 4, "variant": "le_grad"}
     found = clew.explain(model, given["images"], target=[clew.Each(0, 1, 2)] * 3, **options)
     assert_agrees("legrad", f"legrad_siglip|layer_index{layer_index}|correction0|raw", found.scores)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_grad_eclip_on_pictures(layers):
+    model, given = clip()
+    options = {"method": "grad_eclip", "start_layer": 4 - layers, "variant": "grad_eclip"}
+    found = clew.explain(model, given["images"], target=clew.Similarity(list(given["tokens"])), **options)
+    assert_agrees("grad_eclip", f"grad_eclip_notebook|n{layers}", found.scores)
+
+
+@pytest.mark.parametrize("cosines", [True, False])
+def test_grad_eclip_of_the_script_on_pictures(cosines):
+    model, given = clip()
+    options = {"method": "grad_eclip", "cosines": cosines, "variant": "grad_eclip_script"}
+    found = clew.explain(model, given["images"], target=clew.Similarity(list(given["tokens"])), **options)
+    assert_agrees("grad_eclip", f"grad_eclip_script|withksim{int(cosines)}", found.scores)
+
+
+@pytest.mark.parametrize("cosines", [True, False])
+@pytest.mark.parametrize(("layers", "text"), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3)])
+def test_grad_eclip_on_texts(layers, text, cosines):
+    name = f"grad_eclip_text|n{layers}|withksim{int(cosines)}|text{text}"
+    if name not in expected("grad_eclip"):
+        pytest.skip("this array was not made")
+    model, given = clip()
+    options = {"method": "grad_eclip", "start_layer": 2 - layers, "cosines": cosines, "variant": "grad_eclip_script"}
+    ids, images = given["tokens"][text], given["images"]
+    found = clew.explain(model, ids, target=clew.Similarity(list(images)), **options).scores
+    inner = found[:, 1 : int(ids.argmax())]  # the released code makes their sum 1
+    assert_agrees("grad_eclip", name, inner / inner.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_token_tm(target, score):
+    model, images = vit()
+    found = clew.explain(model, images, method="token_tm", target=target, score=score)
+    assert_agrees("libragrad", f"tokentm|NG|{score}|t{target}", found.all_scores)

@@ -84,3 +84,41 @@ def le_grad_of_pool(model, image, target, start=0, released=False):
         G = torch.autograd.grad(model.head(model.fc_norm(y[0]))[target], A)
         maps.append(torch.stack(G).clamp(min=0).mean((0, 1)))
     return sum(maps) if released else sum(maps) / len(maps)
+
+
+def grad_eclip(model, image, target, start=3, cosines=True):
+    """Of a head that reads some rows; every sum written out."""
+    found, s = score(model, image, target)
+    tokens, prefix = len(found.x[0]), model.num_prefix_tokens
+    rows = [0] if model.global_pool == "token" else range(prefix, tokens)
+    total = torch.zeros(tokens, dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        g = torch.autograd.grad(s, found.o[block], retain_graph=True)[0]
+        q, k, v, w = (torch.cat(list(t), dim=1) for t in (found.q[block], found.k[block], found.v[block], g))
+        here = torch.zeros(tokens, dtype=image.dtype)
+        for r in rows:
+            near = [torch.cosine_similarity(q[r], k[i], dim=0) for i in range(prefix, tokens)]
+            low, high = min(near), max(near)
+            for i in range(prefix, tokens):
+                weight = (near[i - prefix] - low) / (high - low) if cosines else 1
+                here[i] = here[i] + (weight * (w[r] * v[i]).sum()).detach()
+        total = total + here.clamp(min=0)
+    return total
+
+
+def changed(before, after):
+    pairs = list(zip(before, after, strict=True))
+    near = torch.softmax(torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]), 0)
+    return torch.diag(torch.stack([b.norm() / (a.norm() + 1e-8) for a, b in pairs]) * near)
+
+
+def token_tm(model, image, target, start=0):
+    found, s = score(model, image, target)
+    G = torch.autograd.grad(s, found.A)
+    C, eye = torch.diag(found.x[start].norm(dim=1)), torch.eye(len(found.x[0]), dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        A, mid = found.A[block].mean(0), found.mid[block]
+        attention = eye + (A @ changed(found.x[block], mid)) * G[block].clamp(min=0).mean(0)
+        C = (eye + changed(mid, found.x[block + 1])) @ attention @ C
+    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(C)))
+    return C[rows].mean(0)

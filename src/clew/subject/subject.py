@@ -220,6 +220,7 @@ class Subject:
         *,
         hidden: Iterable[int] = (),
         outputs: Iterable[int] = (),
+        one_head: Iterable[int] = (),
         leaf: Leaf | None = None,
         x: Tensor | None = None,
         rows: Tensor | None = None,
@@ -227,14 +228,15 @@ class Subject:
     ) -> Trace:
         """One forward pass in the seam, keeping `attention` (and block inputs `hidden`, and `outputs`) of some layers.
 
+        `one_head`: layers whose attention is computed as no model's is, see `Capture`; nothing is verified then.
         `leaf=(layer, "v" | "o" | "hidden")` starts the graph there (at "hidden", what enters the block); without it no
         graph is built. `x` replaces `path_input`, holding the examples `rows` (default: all, in order). `readout_only`
         spares what the head does not read of the last block, for targets that are logits. Raises `CaptureError` where a
         block shows no attention.
         """
         self.refuse_cache()
-        verified, wanted_graph = self.verify and x is None, leaf is not None
-        states = frozenset(hidden), frozenset(outputs)
+        states, changed = (frozenset(hidden), frozenset(outputs)), frozenset(one_head)
+        verified, wanted_graph = self.verify and x is None and not changed, leaf is not None
         keep = frozenset(attention) | ({self.last} if verified else set())
         # Which rows the score reaches is seen by a gradient of the last block's tail.
         if verified and leaf is None and should_refresh(owning_model(self.model), self.reach_key):
@@ -243,8 +245,8 @@ class Subject:
         batch = (self.given if x is None else x[:: self.each]).shape[0]
         seam = Capture(
             self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=states[0], outputs=states[1],
-            leaf=leaf, reads=reads, token_first=any(states) and self.token_first(batch), probe_gradients=verified,
-            pulls=self.pulls if self.verify else None,
+            one_head=changed, leaf=leaf, reads=reads, token_first=any(states) and self.token_first(batch),
+            probe_gradients=verified, pulls=self.pulls if self.verify else None,
         )  # fmt: skip
         with seam, torch.set_grad_enabled(leaf is not None):
             output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
