@@ -56,3 +56,29 @@ def test_token_tm(setting, start):
     model, x = setting
     found = clew.explain(model, x, method="token_tm", target=TARGETS, start_layer=start)
     assert_same(found, x, lambda image, t: newer_twins.token_tm(model, image, t, start))
+
+
+LIBRA = [
+    ("libra_input_x_gradient", {}, {}),
+    ("libra_full_grad_plus", {"biases": False}, {}),
+    ("libra_full_grad_plus", {"biases": False, "start_layer": 2}, {"start": 2}),
+    ("libra_x_grad_cam_plus", {}, {}),
+    ("libra_x_grad_cam_plus", {"weighted": False, "start_layer": 1}, {"weighted": False, "start": 1}),
+    ("libra_att_cat", {"start_layer": 1}, {"start": 1}),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "more"), LIBRA)
+def test_the_libra_family(setting, method, options, more):
+    model, x = setting
+    found = clew.explain(model, x, method=method, target=TARGETS, **options)
+    assert_same(found, x, lambda image, t: getattr(newer_twins, method)(model, image, t, **more))
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_tokens_and_biases_together_are_the_score(setting, start):
+    """So the biases are all there: of every block on the way, of the norm behind and of the head."""
+    model, x = setting
+    found = clew.explain(model, x, method="libra_full_grad", target=TARGETS, start_layer=start)
+    torch.testing.assert_close(found.all_scores.sum(1), found.score, rtol=1e-9, atol=1e-10)
+    assert float(found.checks["completeness_gap"].abs().max()) < 1e-9

@@ -178,3 +178,43 @@ def test_token_tm(target, score):
     model, images = vit()
     found = clew.explain(model, images, method="token_tm", target=target, score=score)
     assert_agrees("libragrad", f"tokentm|NG|{score}|t{target}", found.all_scores)
+
+
+PLAIN, LIBRA = clew.RULE_SETS["gradient"], clew.RULE_SETS["libra"]
+PRESETS = {
+    "NG": "gradient",
+    "Libra": "libra",
+    "AttnLRP": "attn_lrp",
+    "AliLRP": {**LIBRA, "activation": PLAIN["activation"]},
+    "WO-Att": {**LIBRA, "softmax": PLAIN["softmax"], "matmul": PLAIN["matmul"]},
+    "WO-LN": {**LIBRA, "norm": PLAIN["norm"]},
+}
+LAST = {"start_layer": 3}
+FAMILY = {
+    "ixg": ("libra_input_x_gradient", {}),
+    "fullgrad": ("libra_full_grad", {}),
+    **{f"fullgrad_block{block}": ("libra_full_grad", {"start_layer": block}) for block in range(4)},
+    "fullgrad_plus": ("libra_full_grad_plus", {}),
+    "fullgrad_plus_nobias": ("libra_full_grad_plus", {"biases": False}),
+    "fullgrad_plus_half": ("libra_full_grad_plus", {"start_layer": 2}),
+    "hirescam": ("libra_full_grad_plus", {"biases": False, **LAST}),
+    "gradcam": ("libra_x_grad_cam_plus", {"weighted": False, **LAST}),
+    "gradcam_plus": ("libra_x_grad_cam_plus", {"weighted": False}),
+    "xgradcam": ("libra_x_grad_cam_plus", LAST),
+    "xgradcam_plus": ("libra_x_grad_cam_plus", {}),
+    "attcat": ("libra_att_cat", {}),
+}
+
+
+@pytest.mark.parametrize("case", FAMILY)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_libra_family(preset, case):
+    """All that were made: three targets, logit and probability."""
+    model, images = vit()
+    method, options = FAMILY[case]
+    for score in ("logit", "probability"):
+        if f"{case}|{preset}|{score}|t0" in expected("libragrad"):
+            asked = {"method": method, "rules": PRESETS[preset], "score": score, **options}
+            found = clew.explain(model, images, target=[clew.Each(*TARGETS)] * 3, **asked)
+            for i, target in enumerate(TARGETS):
+                assert_agrees("libragrad", f"{case}|{preset}|{score}|t{target}", found.all_scores[i::3])

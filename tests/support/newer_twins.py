@@ -5,6 +5,7 @@ Of a plain timm ViT: `states` writes its blocks out, so that every state is a no
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,8 @@ class States:
     mid: list[Tensor]  # (token, width), between attention and MLP
 
 
-def states(model: VisionTransformer, image: Tensor) -> States:
+def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False) -> States:
+    """With `fixed`, attention is a constant."""
     x = model._pos_embed(model.patch_embed(image[None]))[0].detach().requires_grad_()
     found = States([x], [], [], [], [], [], [])
     for block in model.blocks:
@@ -31,6 +33,7 @@ def states(model: VisionTransformer, image: Tensor) -> States:
         q, k, v = (block.norm1(x) @ block.attn.qkv.weight.T + block.attn.qkv.bias).chunk(3, dim=1)
         q, k, v = (torch.stack([t[:, h * d : (h + 1) * d] for h in range(heads)]) for t in (q, k, v))
         A = torch.stack([torch.softmax(q[h] @ k[h].T / d**0.5, dim=-1) for h in range(heads)])
+        A = A.detach() if fixed else A
         o = torch.stack([A[h] @ v[h] for h in range(heads)])
         u = torch.cat(list(o), dim=1) @ block.attn.proj.weight.T + block.attn.proj.bias
         mid = x + block.ls1(u)
@@ -122,3 +125,58 @@ def token_tm(model, image, target, start=0):
         C = (eye + changed(mid, found.x[block + 1])) @ attention @ C
     rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(C)))
     return C[rows].mean(0)
+
+
+class Fixed(torch.nn.Module):
+    """A layer norm whose deviation is a constant, or GELU whose gate is one."""
+
+    def __init__(self, norm=None):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        if self.norm is None:
+            return x * (torch.special.ndtr(x)).detach()
+        mean = x.mean(-1, keepdim=True)
+        deviation = (((x - mean) ** 2).mean(-1, keepdim=True) + self.norm.eps).sqrt().detach()
+        return (x - mean) / deviation * self.norm.weight + self.norm.bias
+
+
+def libra(model: VisionTransformer, image: Tensor, target: int):
+    """Tokens that enter each block, their Libra gradients, and attention, by a model that is changed for it."""
+    changed = copy.deepcopy(model).requires_grad_(False)
+    for block in changed.blocks:
+        block.norm1, block.norm2, block.mlp.act = Fixed(block.norm1), Fixed(block.norm2), Fixed()
+    for name in ("norm", "fc_norm"):
+        if isinstance(getattr(changed, name), torch.nn.LayerNorm):
+            setattr(changed, name, Fixed(getattr(changed, name)))
+    found = states(changed, image, fixed=True)
+    s = head(changed, found.x[-1])[target]
+    return found, torch.autograd.grad(s, found.x)
+
+
+def libra_input_x_gradient(model, image, target):
+    found, g = libra(model, image, target)
+    return (found.x[0] * g[0]).sum(1)
+
+
+def libra_full_grad_plus(model, image, target, start=0):
+    """Without biases."""
+    found, g = libra(model, image, target)
+    return sum((found.x[block] * g[block]).sum(1) for block in range(start, len(found.A)))
+
+
+def libra_x_grad_cam_plus(model, image, target, start=0, weighted=True):
+    (found, g), total = libra(model, image, target), 0
+    for block in range(start, len(found.A)):
+        x = found.x[block]
+        size = x.abs() if weighted else torch.ones_like(x)
+        w = (g[block] * size).sum(0) / (size.sum(0) + (1e-7 if weighted else 0))
+        total = total + (x * w).sum(1)
+    return total
+
+
+def libra_att_cat(model, image, target, start=0):
+    found, g = libra(model, image, target)
+    layers = range(start, len(found.A) - 1)
+    return sum(found.A[k].mean((0, 1)) * (found.x[k + 1] * g[k + 1]).sum(1) for k in layers)

@@ -29,15 +29,15 @@ def token_tm(subject: Subject, *, start_layer: int | None = None) -> Result:
     g = trace.gradients((layer, "o") for layer in layers)
     r = trace.start()
     for layer in reversed(layers):
-        attends = torch.ones_like(r[:, 0])
+        keys: Tensor | None = None
         if layer in blocks:
             x, mid, left = _states(subject, trace, layer)
             r = r * (1 + _changed(trace, mid, left))[:, None].to(r)
-            attends = _changed(trace, x, mid).to(r)
-        keys = attends[:, None, -trace[layer].v.shape[2] :]  # a pool may leave prefix tokens out
+            keys = _changed(trace, x, mid)[:, None]
 
-        def mix(A: Attn, G: Attn, keys: Tensor = keys) -> Tensor:
-            return A.mean(1) * keys.to(A) * G.clamp(min=0).mean(1)
+        def mix(A: Attn, G: Attn, keys: Tensor | None = keys) -> Tensor:
+            found = A.mean(1) * G.clamp(min=0).mean(1)
+            return found if keys is None else found * keys.to(found)
 
         r = trace.chain(r, layer, mix, gradient=g[layer, "o"])
     lengths = _states(subject, trace, layers[0])[0].norm(dim=-1)

@@ -60,6 +60,9 @@ ATTN_LRP: RuleSet = {
 # CP-LRP (Ali et al. 2022): attention weights and gates are fixed.
 CP_LRP: RuleSet = {**ATTN_LRP, "softmax": Stop(), "product": StopGate()}
 
+# LibraGrad (Mehri et al. 2025): attention, deviations and gates are fixed; factors of a gated product get half each.
+LIBRA: RuleSet = {**CP_LRP, "product": Uniform()}
+
 # Stabilised everywhere but at the scores of attention, where fused kernels add masks themselves.
 EPSILON: RuleSet = {
     **ATTN_LRP,
@@ -133,9 +136,14 @@ FIXED_STD: RuleSet = {
     "product": PlainGradient(),
 }
 
+# No LRP: the model's gradient.
+GRADIENT: RuleSet = {**FIXED_STD, "norm": PlainGradient(), "softmax": PlainGradient()}
+
 RULE_SETS: dict[str, RuleSet] = {
     "attn_lrp": ATTN_LRP,
     "cp_lrp": CP_LRP,
+    "libra": LIBRA,
+    "gradient": GRADIENT,
     "epsilon": EPSILON,
     "gamma": GAMMA,
     "z_plus": Z_PLUS,
