@@ -33,7 +33,7 @@ def libra_full_grad(subject: Subject, *, rules: Rules = "libra", start_layer: in
     start, found = _found(subject, rules, start_layer)
     scores = _times_gradient(found, start) + _biases(subject, found, start)
     gap = scores.sum(1) - found.total.to(scores)
-    return Result(scores, options=_options(found, start), checks={"completeness_gap": gap})
+    return Result(scores, options=_options(found, start), checks={**_told(found), "completeness_gap": gap})
 
 
 @method(paper="Mehri et al. 2025", summary="FullGrad+: tokens of all blocks, and biases, times their Libra gradients")
@@ -47,7 +47,11 @@ def libra_full_grad_plus(
     start, found = _found(subject, rules, start_layer)
     parts = [_times_gradient(found, layer) for layer in range(start, subject.depth)]
     scores = sum(parts[1:], parts[0])
-    return Result(scores + _biases(subject, found, start) if biases else scores, options=_options(found, start))
+    return Result(
+        scores + _biases(subject, found, start) if biases else scores,
+        options=_options(found, start),
+        checks=_told(found),
+    )
 
 
 @method(paper="Mehri et al. 2025", summary="XGradCAM+: tokens of all blocks by weights of features")
@@ -66,7 +70,7 @@ def libra_x_grad_cam_plus(
         size = x.abs() * real if weighted else real
         w = (g * size).sum(1, keepdim=True) / (size.sum(1, keepdim=True) + (1e-7 if weighted else 0))
         parts.append((x * w * real).sum(-1))
-    return Result(sum(parts[1:], parts[0]), options=_options(found, start))
+    return Result(sum(parts[1:], parts[0]), options=_options(found, start), checks=_told(found))
 
 
 @method(paper="Qiang et al. 2022; Mehri et al. 2025", summary="AttCAT with Libra gradients")
@@ -83,7 +87,7 @@ def libra_att_cat(subject: Subject, *, rules: Rules = "libra", start_layer: int 
         )
     trace = subject.run(layers)
     parts = [trace.received(layer, mean_heads) * _times_gradient(found, layer + 1) for layer in layers]
-    return Result(sum(parts[1:], parts[0]), options=_options(found, start))
+    return Result(sum(parts[1:], parts[0]), options=_options(found, start), checks=_told(found))
 
 
 @method(paper="Mehri et al. 2025", summary="input times Libra gradient, at the tokens that enter the first block")
@@ -101,6 +105,11 @@ def _found(subject: Subject, rules: Rules, start_layer: int | None) -> tuple[int
 
 def _options(found: Relevance, start: int) -> dict[str, Any]:
     return {"rules": found.rules, "start_layer": start}
+
+
+def _told(found: Relevance) -> dict[str, Any]:
+    """How far the numbers are to be trusted."""
+    return {name: value for name, value in found.checks("all").items() if name in ("conditioning", "advice")}
 
 
 def _state(found: Relevance, layer: int) -> tuple[Tensor, Tensor]:
