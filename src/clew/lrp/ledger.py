@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ class OperationBook:
 
     def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
         self.ledger.dtypes.add(values.dtype)
+        if cause == "bias" and self.ledger.by_token is not None:
+            self.ledger.by_token.add_bias(self, values * factor)
         summed = self.sums(values)
         if factor != 1:
             summed = summed * factor
@@ -66,6 +68,35 @@ class Flow:
 
     total: Tensor
     size: Tensor
+
+
+@dataclass
+class ByToken:
+    """What a pass under rules leaves token by token: the tokens of each stage ("block 0" to "output") with their
+    gradient, `states`, and what biases got, `biases`, with the block that they are in: (batch, token), or (batch,)
+    where tokens are pooled. Those of the embedding are left out."""
+
+    states: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, "tuple[Tensor, Tensor]"])
+    biases: list[tuple[int, Tensor]] = field(default_factory=list["tuple[int, Tensor]"])
+
+    def forget(self) -> None:
+        """Nothing is kept any more."""
+        self.states.clear()
+        self.biases.clear()
+
+    def copied(self) -> ByToken:
+        """The same, which stays when a next pass begins."""
+        return ByToken(dict(self.states), list(self.biases))
+
+    def add_bias(self, book: OperationBook, values: Tensor) -> None:
+        """What the bias of an operation got, (batch, …), (batch · token,) or (batch,)."""
+        if book.place in ("embedding", "patch_embedding"):
+            return
+        if book.rows is not None:
+            raise CaptureError("biases of experts are not told apart by token", expected="experts without biases")
+        batch, block = book.ledger.batch, -1 if book.block is None else book.block
+        flat = values.flatten(0, -1) if len(values) != batch else values
+        self.biases.append((block, flat.view(batch, -1) if flat.numel() > batch else flat.flatten()))
 
 
 class Ledger:
@@ -85,6 +116,7 @@ class Ledger:
         self.rows: Tensor | None = None  # examples of the rows that an expert gets
         self.residual_rules = any(key.startswith("add:residual") for key in rules)
         self.keeps_sums, self.sums = False, list[ResidualSum]()
+        self.by_token: ByToken | None = None  # what is kept token by token, where that is asked for
 
     def examples_are(self, rows: Tensor | None) -> None:
         """Say of which examples the rows of the next tensors are; None: each example has its own."""

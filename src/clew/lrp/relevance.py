@@ -16,7 +16,7 @@ from ..subject import Subject, repeated
 from ..targets import answer_logits_of, logits_of
 from . import operations as operations  # fills the tape's table
 from .changes import with_copies
-from .ledger import Flow, Leak, OperationRule
+from .ledger import ByToken, Flow, Leak, OperationRule
 from .residual import ResidualSums
 from .several_targets import back_through
 from .special_modules import PositionalRelevance
@@ -56,6 +56,7 @@ class Relevance:
     asked: str | Mapping[str, Any] = ""
     at_leaf: Tensor | None = None
     sums: ResidualSums | None = None
+    by_token: ByToken | None = None
 
     def by_layer(self) -> Tensor | None:
         """Relevance of positions inside the blocks, signed, (batch, layer, token); None where there are none."""
@@ -152,16 +153,19 @@ def propagate(
     positions: bool = False,
     by_head: bool = False,
     keep_sums: bool = False,
+    by_token: bool = False,
 ) -> Relevance:
     """One forward pass under `rules` and one backward pass, for each target of an input.
 
     `start`: relevance handed out is the "score" itself, or "one", as in released code (all relevance is divided by the
     score). `keep_attention` keeps what tells the relevance of attention. `positions` lets relevance into rotary tables
-    and biases of attention, `by_head` keeps it for each head; `keep_sums` what is known of residual sums. Raises
-    `OptionError` for rules that do not fit or that miss an operation.
+    and biases of attention, `by_head` keeps it for each head, `by_token` what enters the blocks and what biases
+    got, token by token; `keep_sums` what is known of residual sums. Raises `OptionError` for rules that do not fit or
+    that miss an operation.
     """
     subject.refuse_cache()
     more: dict[str, Any] = {"keep_attention": keep_attention, "positions": positions, "by_head": by_head}
+    more["by_token"] = by_token
     return with_copies(
         subject.model, lambda copies: _propagated(subject, rules, level, start, copies, keep_sums, **more)
     )
@@ -285,8 +289,18 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
         Leak(*key, together([sums.get(key, none).to(none) for sums in leaks]))
         for key in dict.fromkeys(key for sums in leaks for key in sums)
     ]
+    kept = [p.by_token for p in parts if p.by_token is not None]
+    by_token = None
+    if kept:
+        states = {
+            k: (together([p.states[k][0] for p in kept]), together([p.states[k][1] for p in kept]))
+            for k in kept[0].states
+        }
+        biases = [(block, together([p.biases[i][1] for p in kept])) for i, (block, _) in enumerate(kept[0].biases)]
+        by_token = ByToken(states, biases)
     return replace(
         first,
+        by_token=by_token,
         **{name: together([getattr(p, name) for p in parts]) for name in names},
         at_leaf=None if first.at_leaf is None else together([p.at_leaf for p in parts if p.at_leaf is not None]),
         pixels=None if first.pixels is None else together([p.pixels for p in parts if p.pixels is not None]),
@@ -344,6 +358,7 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         depth=subject.depth,
         dtype=tape.shorter or semantic.dtype,
         sums=ResidualSums.of(tape.sums, total) if tape.keeps_sums else None,
+        by_token=None if tape.by_token is None else tape.by_token.copied(),
     )
 
 

@@ -30,7 +30,7 @@ from ..seam import (
     rows_read,
     tensors_in,
 )
-from .ledger import Flow, Ledger
+from .ledger import ByToken, Flow, Ledger
 from .marks import Marks
 from .special_modules import PositionalRelevance, watch_activations, watch_texts
 
@@ -66,11 +66,13 @@ class Tape(Seam, Ledger, Marks):
         keep_attention: bool = False,
         positions: bool = False,
         by_head: bool = False,
+        by_token: bool = False,
         model: nn.Module | None = None,
     ) -> None:
         Seam.__init__(self)
         Ledger.__init__(self, rules, batch)
         self.reads, self.keep_attention = reads, keep_attention
+        self.by_token = ByToken() if by_token else None
         self.read = False  # whether the pass is behind the last attention, in its block
         self.level = level
         self.attention: dict[int, Tensor] = {}
@@ -328,6 +330,8 @@ class Tape(Seam, Ledger, Marks):
             assert x is not None
             R = x * g
             self.flow[name] = Flow(self.per_example(R), self.per_example(R.abs_()))
+            if self.by_token is not None:
+                self.by_token.states[name] = x.detach(), g
 
         if isinstance(x, Tensor) and x.requires_grad:
             self.flow[name] = Flow(torch.empty(0), torch.empty(0))
@@ -380,6 +384,8 @@ class Tape(Seam, Ledger, Marks):
             one.S = None
         self.handed.clear()
         self.positional.forget()
+        if self.by_token is not None:
+            self.by_token.forget()
 
     def forget(self) -> None:
         self.activated.clear()

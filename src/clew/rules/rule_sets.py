@@ -66,6 +66,8 @@ CP_LRP: RuleSet = {**ATTN_LRP, "softmax": Stop(), "product": StopGate()}
 # ResLRP (Berend et al. 2026), γ = 1, on either.
 RES_LRP: RuleSet = {**ATTN_LRP, "add:residual": ResidualGamma()}
 RES_CP_LRP: RuleSet = {**CP_LRP, "add:residual": ResidualGamma()}
+# LibraGrad (Mehri et al. 2025): attention, deviations and gates are fixed; factors of a gated product get half each.
+LIBRA: RuleSet = {**CP_LRP, "product": Uniform()}
 
 # Stabilised everywhere but at the scores of attention, where fused kernels add masks themselves.
 EPSILON: RuleSet = {
@@ -143,11 +145,16 @@ FIXED_STD: RuleSet = {
     "product": PlainGradient(),
 }
 
+# No LRP: the model's gradient.
+GRADIENT: RuleSet = {**FIXED_STD, "norm": PlainGradient(), "softmax": PlainGradient()}
+
 RULE_SETS: dict[str, RuleSet] = {
     "attn_lrp": ATTN_LRP,
     "cp_lrp": CP_LRP,
     "res_lrp": RES_LRP,
     "res_cp_lrp": RES_CP_LRP,
+    "libra": LIBRA,
+    "gradient": GRADIENT,
     "epsilon": EPSILON,
     "gamma": GAMMA,
     "chat": CHAT,

@@ -23,9 +23,9 @@ from .interception import Seam
 from .matrix_product import MatrixProduct, matrix_product
 from .multi_head import multi_head_attention
 from .readout import Rows, take
-from .row_sparse import input_gradient, linear_of, rows_read
+from .row_sparse import SparseLinear, rows_read
 
-Leaf = tuple[int, Literal["v", "o"]]
+Leaf = tuple[int, Literal["v", "o", "hidden"]]
 
 
 @dataclass
@@ -47,7 +47,9 @@ class GradientProbe:
 
 @dataclass
 class Attention:
-    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one."""
+    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one, and so are the
+    block's `output` and, where the graph starts at one, its input `hidden`. `beside` is what a block returns beside its
+    output, `token_first` whether that is (token, batch, width)."""
 
     v: Values
     o: Outputs
@@ -59,6 +61,9 @@ class Attention:
     causal: bool = False
     probs: Attn | None = None
     hidden: Hidden | None = None
+    output: Hidden | None = None
+    beside: tuple[Any, ...] | None = None
+    token_first: bool = False
     gradient_probe: GradientProbe | None = None
 
     def repeated(self, each: int) -> Attention:
@@ -71,8 +76,10 @@ class Attention:
             return t.detach().repeat_interleave(each, 0)
 
         tensors = {name: more(getattr(self, name)) for name in ("v", "o", "q", "k", "mask", "probs")}
-        hidden = None if self.hidden is None else self.hidden.repeat_interleave(each, 0)
-        return replace(self, hidden=hidden, **tensors)
+        for name in ("hidden", "output"):
+            value: Tensor | None = getattr(self, name)
+            tensors[name] = None if value is None else value.detach().repeat_interleave(each, 0)
+        return replace(self, **tensors)
 
     @torch.no_grad()
     def probabilities(self, rows: Rows = slice(None)) -> Attn:
@@ -109,12 +116,14 @@ class Attention:
 class Capture(Seam):
     """Watches one forward pass and keeps, for the blocks in `keep`, what their attention computed.
 
-    `keep` are block numbers; `hidden` those whose input is kept too. `leaf` names the first tensor of the graph: with
-    parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd. `reads` are the
-    rows that the head reads, where it is enough that these are right: linear layers after the attention of `leaf` (or
-    else of the one that is kept) then leave the others zero. `batch` is the number of examples; blocks that get (token,
-    batch, width) show it, or where there are as many tokens as examples `token_first` says so. `probe_gradients` keeps
-    what verifies a result, `pulls` gets a row of what linear layers pulled back, written out and as it was made.
+    `keep` are block numbers; `hidden` those whose input is kept too, `outputs` those whose output is, `one_head` those
+    whose attention is changed: computed with all heads as one of full width. `leaf` names the first tensor of the
+    graph: with parameters frozen and an input that needs no gradient, nothing before it is recorded by autograd.
+    `reads` are the rows that the head reads, where it is enough that these are right: linear layers after the attention
+    of `leaf` (or else of the one that is kept) then leave the others zero. `batch` is the number of examples; blocks
+    that get (token, batch, width) show it, or where there are as many tokens as examples `token_first` says so.
+    `probe_gradients` keeps what verifies a result, `pulls` gets a row of what linear layers pulled back, written out
+    and as it was made.
 
     Raises `CaptureError` where a block shows more than one attention call.
     """
@@ -127,6 +136,8 @@ class Capture(Seam):
         *,
         keep: frozenset[int] = frozenset(),
         hidden: frozenset[int] = frozenset(),
+        outputs: frozenset[int] = frozenset(),
+        one_head: frozenset[int] = frozenset(),
         leaf: Leaf | None = None,
         reads: Sequence[int] | None = None,
         token_first: bool = False,
@@ -138,6 +149,7 @@ class Capture(Seam):
         self._pulls = pulls
         self._blocks, self._attentions = blocks, attentions
         self._keep, self._hidden, self._leaf, self._reads = keep, hidden, leaf, reads
+        self._outputs, self._one_head = outputs, one_head
         self._sparse_after = leaf[0] if leaf is not None else max(keep) if keep and reads is not None else None
         self._inputs: dict[int, Tensor] = {}
         self._rows: dict[int, Tensor] = {}  # the sampled rows, by the number of queries
@@ -146,6 +158,7 @@ class Capture(Seam):
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
+        self._factors: dict[int, tuple[Tensor, Tensor]] = {}  # queries, and keys as columns, that these were made of
 
     def place_hooks(self) -> None:
         # The mode costs Python time at every torch call, so it is on only inside the attention that is kept, and where
@@ -157,14 +170,28 @@ class Capture(Seam):
             self.watch(self._attentions[layer], before=partial(self._at_attention, layer), after=self._after_attention)
             if whole:
                 self.watch(self._blocks[layer], after=self._after_block)
+            if layer in self._outputs:
+                self.watch(self._blocks[layer], after=partial(self._left, layer))
 
-    def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        value = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+    def _at_block(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = "" if args else next(k for k, v in kwargs.items() if isinstance(v, Tensor))
+        value, in_graph = kwargs[name] if name else args[0], self._leaf is not None and self._leaf[1] == "hidden"
         if layer in self._hidden:
-            turned = value.ndim == 3 and (self._token_first or value.shape[0] != self._batch == value.shape[1])
-            self._inputs[layer] = value.detach().transpose(0, 1) if turned else value.detach()
+            found = self._examples_first(value if in_graph else value.detach())
+            self._inputs[layer] = found = found.detach().requires_grad_() if self._leaf == (layer, "hidden") else found
+            # A copy enters: a leaf cannot be changed in place.
+            value = self._examples_first(found.clone() if found.is_leaf else found, like=value)
         if self._sparse_after is not None:
             self.switch_on()
+        if in_graph and layer in self._hidden:
+            return (args, {**kwargs, name: value}) if name else ((value, *args[1:]), kwargs)
+        return None
+
+    def _examples_first(self, value: Tensor, *, like: Tensor | None = None) -> Tensor:
+        """A block's input or output with its examples first; or one that has them there in the order of `like`."""
+        shape = (value if like is None else like).shape
+        turned = value.ndim == 3 and (self._token_first or shape[0] != self._batch == shape[1])
+        return value.transpose(0, 1) if turned else value
 
     def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._layer = layer
@@ -178,10 +205,23 @@ class Capture(Seam):
     def _after_block(self, output: Any) -> None:
         self.switch_off()
 
+    def _left(self, layer: int, output: Any) -> Any:
+        """A block's output, through which the graph goes on with its examples first."""
+        value = output[0] if isinstance(output, tuple) else output
+        if value is None or layer not in self.records:  # after an error
+            return None
+        record = self.records[layer]
+        record.output = found = self._examples_first(value)
+        record.token_first = found is not value
+        record.beside = output[1:] if isinstance(output, tuple) else None
+        value = self._examples_first(found, like=value)
+        return value if record.beside is None else (value, *record.beside)
+
     def forget(self) -> None:
         self._layer = None
         self._logits.clear()
         self._probs.clear()
+        self._factors.clear()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is F.linear and self._sparse_after is not None:
@@ -202,10 +242,23 @@ class Capture(Seam):
             self._follow(func, args, result)
         return result
 
+    def require(self) -> None:
+        """Raise `CaptureError` where a block of those that are kept showed no attention."""
+        missing = sorted(self._keep - self.records.keys())
+        if missing:
+            raise CaptureError(
+                f"no attention was seen in block {missing[0]} of {len(self._blocks)}",
+                expected="softmax attention inside the declared attention module",
+                got=type(self._attentions[missing[0]]).__name__,
+                todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
+            )
+
     # Fused attention
 
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         c = FusedAttention(query, key, value, *args, **kwargs).for_all_heads()
+        if self._layer in self._one_head:
+            return self._as_one_head(c)
         value = self._maybe_leaf("v", c.value)
         output = F.scaled_dot_product_attention(
             query, c.key, value, attn_mask=c.attn_mask, dropout_p=c.dropout_p, is_causal=c.is_causal, scale=c.scale
@@ -216,6 +269,17 @@ class Capture(Seam):
         )
         return output
 
+    def _as_one_head(self, c: FusedAttention) -> Tensor:
+        """Another attention than the model's own: as some released code has it, with all heads as one."""
+        heads = c.query.shape[1]
+        query, key, value = (x.transpose(1, 2).flatten(2)[:, None] for x in (c.query, c.key, c.value))
+        mask = c.attn_mask[:, :1] if c.attn_mask is not None and c.attn_mask.ndim == 4 else c.attn_mask
+        value = self._maybe_leaf("v", value)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=c.is_causal)
+        output = self._maybe_leaf("o", output)
+        self._record(Attention(value, output, "sdpa", query, key, mask=mask, causal=c.is_causal))
+        return output.unflatten(-1, (heads, -1))[:, 0].transpose(1, 2)
+
     # Attention written out by hand: follow the first product through mask, bias, soft-cap and casts to the second
 
     def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -223,7 +287,10 @@ class Capture(Seam):
         if probs is None:
             result: Tensor = func(*args, **kwargs)
             self._logits[id(result)] = result
+            self._factors[id(result)] = args[-2], args[-1]
             return result
+        if self._layer in self._one_head:
+            raise CaptureError("attention written out by hand keeps its heads", expected="fused attention (sdpa)")
         left, right = args[0], args[1]
         # Some models keep heads on the axis of examples: (batch · head, token, dim).
         merged = right.ndim == 3 and right.shape[0] > self._batch and right.shape[0] % self._batch == 0
@@ -231,8 +298,12 @@ class Capture(Seam):
         value = self._maybe_leaf("v", right.view(apart))
         output = func(left, value.flatten(0, 1) if merged else value, *args[2:], **kwargs)
         output = self._maybe_leaf("o", output.unflatten(0, apart[:2]) if merged else output)
-        probs = probs.view(*apart[:2], *probs.shape[-2:]) if merged else probs
-        self._record(Attention(value, output, "eager", probs=probs))
+        q, k = self._factors.get(id(probs), (None, None))
+        k = None if k is None else k.mT
+        if merged:
+            probs = probs.view(*apart[:2], *probs.shape[-2:])
+            q, k = (None if t is None else t.unflatten(0, apart[:2]) for t in (q, k))
+        self._record(Attention(value, output, "eager", q, k, probs=probs))
         return output.flatten(0, 1) if merged else output
 
     def _einsum(self, given: tuple[Any, ...], form: MatrixProduct) -> Tensor:
@@ -240,14 +311,20 @@ class Capture(Seam):
         for old, new in zip(given, form.factors, strict=False):
             if id(old) in self._probs:
                 self._probs[id(new)] = new
+                if id(old) in self._factors:
+                    self._factors[id(new)] = self._factors[id(old)]
         product = self._product(torch.matmul, form.factors, {})
         result = form.of(product)
         if id(product) in self._logits:
             self._logits[id(result)] = result
+            self._factors[id(result)] = self._factors[id(product)]
         return result
 
     def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
         sources = [id(a) for a in args if isinstance(a, Tensor)]
+        made = next((self._factors[s] for s in sources if s in self._factors), None)
+        if made is not None:
+            self._factors[id(result)] = made
         if any(s in self._probs for s in sources):
             self._probs[id(result)] = result
         elif any(s in self._logits for s in sources):
@@ -290,25 +367,6 @@ class Capture(Seam):
         self.records[layer] = attention
 
 
-class _SparseLinear(torch.autograd.Function):
-    """`F.linear` with frozen weights, computed only for tokens that matter: `rows`, and those a gradient reaches."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, pulls: Any) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.rows, ctx.pulls = rows, pulls
-        return linear_of(x, weight, bias, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (g,), (weight,) = gradients, ctx.saved_tensors
-        found = input_gradient(g, weight, ctx.rows)
-        if ctx.pulls is not None and len(ctx.pulls) < _PULLS:
-            row = g[..., 0].abs().flatten().argmax()  # one that the gradient reaches
-            ctx.pulls.append((g.flatten(0, 1)[row] @ weight, found.flatten(0, 1)[row]))
-        return found, None, None, None, None
-
-
 def _linear(
     input: Tensor,
     weight: Tensor,
@@ -322,10 +380,9 @@ def _linear(
     if not (frozen and input.ndim == 3 and input.requires_grad):
         return F.linear(input, weight, bias)
     rows = None if seen is None else rows_read(input, seen.o.shape[0], seen.o.shape[2], reads)
-    return cast(Tensor, _SparseLinear.apply(input, weight, bias, rows, pulls))
+    return cast(Tensor, SparseLinear.apply(input, weight, bias, rows, pulls))
 
 
-_PULLS = 4  # layers whose gradient is written out in one row
 _PRODUCTS = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
 )

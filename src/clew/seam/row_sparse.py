@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 
 # Products of so few numbers take less time than to look for rows of zeros.
 _SMALL = 2**22
+_PULLS = 4  # layers whose gradient is written out in one row
 
 
 def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
@@ -40,3 +42,22 @@ def rows_read(x: Tensor, batch: int, tokens: int, reads: Sequence[int] | None) -
     if reads is None or 2 * len(reads) > tokens or x.shape[:-1] != (batch, tokens) or batch == tokens:
         return None
     return torch.tensor(reads, device=x.device)
+
+
+class SparseLinear(torch.autograd.Function):
+    """`F.linear` with frozen weights, computed only for tokens that matter: `rows`, and those a gradient reaches."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, pulls: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.rows, ctx.pulls = rows, pulls
+        return linear_of(x, weight, bias, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (g,), (weight,) = gradients, ctx.saved_tensors
+        found = input_gradient(g, weight, ctx.rows)
+        if ctx.pulls is not None and len(ctx.pulls) < _PULLS:
+            row = g[..., 0].abs().flatten().argmax()  # one that the gradient reaches
+            ctx.pulls.append((g.flatten(0, 1)[row] @ weight, found.flatten(0, 1)[row]))
+        return found, None, None, None, None

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, ClewError
+from ..errors import ClewError
 from ..models import CACHES, BoundArchitecture, for_call, is_cache
 from ..seam import (
     Attention,
@@ -36,8 +36,9 @@ from ..seam import (
     readout_rows,
     replace_output,
 )
-from ..shapes import Values
+from ..shapes import Hidden, Values
 from .discrepancy import Discrepancy
+from .head import head_of
 from .input_errors import input_error, is_about_input, not_shown, refused_cache
 from .input_gradient import input_gradient
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
@@ -212,19 +213,24 @@ class Subject:
         attention: Iterable[int] = (),
         *,
         hidden: Iterable[int] = (),
+        outputs: Iterable[int] = (),
+        one_head: Iterable[int] = (),
         leaf: Leaf | None = None,
         x: Tensor | None = None,
         rows: Tensor | None = None,
         readout_only: bool = False,
     ) -> Trace:
-        """One forward pass in the seam, keeping `attention` (and block inputs `hidden`) of some layers.
+        """One forward pass in the seam, keeping `attention` (and block inputs `hidden`, and `outputs`) of some layers.
 
-        `leaf=(layer, "v" | "o")` starts the graph there; without it no graph is built. `x` replaces `path_input`,
-        holding the examples `rows` (default: all, in order). `readout_only` spares what the head does not read of the
-        last block, for targets that are logits. Raises `CaptureError` where a block shows no attention.
+        `one_head`: layers whose attention is computed as no model's is, see `Capture`; nothing is verified then.
+        `leaf=(layer, "v" | "o" | "hidden")` starts the graph there (at "hidden", what enters the block); without it no
+        graph is built. `x` replaces `path_input`, holding the examples `rows` (default: all, in order). `readout_only`
+        spares what the head does not read of the last block, for targets that are logits. Raises `CaptureError` where a
+        block shows no attention.
         """
         self.refuse_cache()
-        verified, wanted_graph, inputs_of = self.verify and x is None, leaf is not None, frozenset(hidden)
+        states, changed = (frozenset(hidden), frozenset(outputs)), frozenset(one_head)
+        verified, wanted_graph = self.verify and x is None and not changed, leaf is not None
         keep = frozenset(attention) | ({self.last} if verified else set())
         # Which rows the score reaches is seen by a gradient of the last block's tail.
         if verified and leaf is None and should_refresh(owning_model(self.model), self.reach_key):
@@ -232,32 +238,28 @@ class Subject:
         reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]
         seam = Capture(
-            self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=inputs_of, leaf=leaf, reads=reads,
-            token_first=bool(inputs_of) and self.token_first(batch), probe_gradients=verified,
-            pulls=self.pulls if self.verify else None,
+            self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=states[0], outputs=states[1],
+            one_head=changed, leaf=leaf, reads=reads, token_first=any(states) and self.token_first(batch),
+            probe_gradients=verified, pulls=self.pulls if self.verify else None,
         )  # fmt: skip
         with seam, torch.set_grad_enabled(leaf is not None):
             output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
         self.shorter = seam.shorter or self.shorter
-        missing = sorted(keep - seam.records.keys())
-        if missing:
-            raise CaptureError(
-                f"no attention was seen in block {missing[0]} of {self.depth}",
-                expected="softmax attention inside the declared attention module",
-                got=type(self.bound.attentions[missing[0]]).__name__,
-                todo="correct `attention` in the declaration, or switch the model to sdpa or eager attention",
-            )
+        seam.require()
         with torch.set_grad_enabled(leaf is not None):
             score = self.score(output, rows, clean=x is None)
         if wanted_graph:
             self.need_gradient(score)
         self.backend = next((record.backend for record in seam.records.values()), self.backend)
-        reader = partial(self.read, rows=rows)
-        mask = some_rows(self.mask, rows)
+        reader, mask = partial(self.read, rows=rows), some_rows(self.mask, rows)
         trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length)
         if verified:
             self.traces.append(trace)
         return trace
+
+    def head(self, states: Hidden, like: Trace, *, at_pool: bool = False) -> Trace:
+        """A pass without blocks: the score were `states` (input, token, width) what leaves the last, see `head_of`."""
+        return head_of(self, states, like, at_pool=at_pool)
 
     def need_gradient(self, score: Tensor) -> None:
         """Raise `CaptureError` for a score that no gradient leads to, with the place where it stops."""
@@ -268,15 +270,11 @@ class Subject:
     def read(self, layer: int, o: Tensor, rows: Tensor | None = None) -> ReadoutRows:
         """The rows of a layer's attention output `o` (batch, head, query, dim) that the head reads."""
         return readout_rows(
-            self.bound,
-            layer,
-            o.shape[0],
-            o.shape[2],
-            o,
+            self.bound, layer, o.shape[0], o.shape[2], o,
             mask=some_rows(self.mask, rows),
             input_ids=some_rows(repeated(self.given, self.each), rows) if self.bound.is_text else None,
             target_rows=some_rows(self.target_rows, rows),
-        )
+        )  # fmt: skip
 
     def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
         """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim), by the block's own layers."""
@@ -310,9 +308,8 @@ class Subject:
     def clean_scores(self) -> Tensor:
         """The scores of the input as it is."""
         with torch.no_grad():
-            if self.clean_output is None:
-                self.score(self.forward(), clean=True)
-            return self.score(self.clean_output)
+            output = self.forward() if self.clean_output is None else self.clean_output
+            return self.score(output, clean=self.clean_output is None)
 
     @property
     def reach_key(self) -> Any:

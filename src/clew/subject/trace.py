@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..models import BoundArchitecture
 from ..seam import Attention, ReadoutRows
-from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores
+from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores, at_least_float32
 
 # Elements of one block of attention rows: 2**23 float32 are 32 MB.
 _BLOCK = 2**23
@@ -61,14 +61,34 @@ class Trace:
         pool = self.bound.pooled and layer == self.bound.last
         return pool and self.layers[layer].v.shape[2] + self.bound.prefix == self.length
 
-    def gradients(self, wanted: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Tensor]:
-        """`∂score/∂v` or `∂score/∂o` for some (layer, "v" | "o"), in one backward pass for each target of an input."""
+    def gradients(
+        self, wanted: Iterable[tuple[int, str]], *, of: Tensor | None = None
+    ) -> dict[tuple[int, str], Tensor]:
+        """`∂score/∂v`, `∂score/∂o`, or of what enters or leaves a block `∂score/∂hidden` or `∂score/∂output`, for some
+        (layer, name): in one backward pass for each target of an input.
+
+        `of`: gradients of other scores over the same graph, which stays; they say nothing of what the score reads.
+        """
         names = list(wanted)
         tensors: list[Tensor] = [getattr(self.layers[layer], name) for layer, name in names]
+        probe = self.layers[last].gradient_probe if (last := self.bound.last) in self.layers else None
         with torch.enable_grad():
-            return dict(zip(names, gradients_of(self.score, tensors, self.each), strict=True))
+            if of is None:
+                return dict(zip(names, gradients_of(self.score, tensors, self.each), strict=True))
+            reached = [] if probe is None else list(probe.reached)
+            found = dict(zip(names, gradients_of(of, tensors, self.each, retain=True), strict=True))
+        if probe is not None:
+            probe.reached[:] = reached
+        return found
 
     # Readout
+
+    def mean_token(self, states: Tensor) -> Tensor:
+        """The mean of each input's tokens that are no padding, in place of all: (input, token, width), in the graph."""
+        if self.mask is None:
+            return states.mean(1, keepdim=True).expand_as(states)
+        real = self.mask[:: self.each, :, None].to(states)
+        return ((states * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)).expand_as(states)
 
     def read(self, layer: int | None = None) -> ReadoutRows:
         """Query rows of an attention (default: the last) that the head reads, and their weights."""
@@ -89,6 +109,20 @@ class Trace:
             return nn.functional.pad(maps, (self.bound.prefix, 0))
         return maps
 
+    def received(self, layer: int, mix: Mix, *, gradient: Outputs | Sequence[Outputs] = ()) -> Scores:
+        """`mean_i C_l[i, j]`: what tokens get from the queries `i` of a layer that are no padding, `C_l` as in `chain`.
+
+        Of an attention pool from those that are read.
+        """
+        if self.bound.pooled and layer == self.bound.last:
+            r = self.start()
+        else:
+            real, like = self.real_keys(layer), at_least_float32(self[layer].o.detach())
+            r = like.new_ones(like.shape[0], 1, like.shape[2]) if real is None else real[:, None].to(like)
+            r = r / r.sum(-1, keepdim=True)
+        found = [r[..., rows] @ C for rows, C in self._mixed(r, layer, mix, gradient)]
+        return self.over_tokens(sum(found[1:], found[0]), layer).squeeze(1)
+
     def chain(
         self,
         r: QueryRows,
@@ -105,13 +139,9 @@ class Trace:
         """
         self.normalized |= normalize
         attention = self[layer]
-        gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         pool = self.bound.pooled and layer == self.bound.last
         out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r.clone()
-        per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
-        for rows in _reached(r, max(1, _BLOCK // per_row)):
-            A = attention.probabilities(_on(rows, attention.v)).to(r.dtype)
-            C = mix(A, *(attention.attention_gradient(g, _on(rows, g)).to(A) for g in gradients)).to(r.device)
+        for rows, C in self._mixed(r, layer, mix, gradient):
             weight = r[..., rows]
             if normalize:
                 sums = C.sum(-1) + (0 if pool else 1)
@@ -120,6 +150,17 @@ class Trace:
                     out[..., rows] = out[..., rows] + weight - r[..., rows]
             out = out + weight @ C
         return self.over_tokens(out, layer)
+
+    def _mixed(
+        self, r: QueryRows, layer: int, mix: Mix, gradient: Outputs | Sequence[Outputs]
+    ) -> Iterable[tuple[slice | Tensor, Tensor]]:
+        """`C_l` for the queries that `r` reaches, a block of them at a time."""
+        attention = self[layer]
+        gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
+        per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
+        for rows in _reached(r, max(1, _BLOCK // per_row)):
+            A = attention.probabilities(_on(rows, attention.v)).to(r.dtype)
+            yield rows, mix(A, *(attention.attention_gradient(g, _on(rows, g)).to(A) for g in gradients)).to(r.device)
 
 
 def _reached(r: QueryRows, most: int) -> Iterable[slice | Tensor]:
@@ -157,14 +198,14 @@ def repeated(values: Tensor, each: int) -> Tensor:
     return values if each == 1 else values.repeat_interleave(each, 0)
 
 
-def gradients_of(score: Tensor, tensors: Sequence[Tensor], each: int) -> list[Tensor]:
+def gradients_of(score: Tensor, tensors: Sequence[Tensor], each: int, *, retain: bool = False) -> list[Tensor]:
     """Gradients of scores (input · each,) by tensors that hold every input once: (input · each, …) of each tensor.
 
     The forward pass is shared; each target costs one backward pass, over all inputs.
     """
     found: list[tuple[Tensor, ...]] = []
     for target, values in enumerate(score.view(-1, each).unbind(1)):
-        last = target == each - 1
+        last = target == each - 1 and not retain
         found.append(
             torch.autograd.grad(values.sum(), tensors, allow_unused=True, materialize_grads=True, retain_graph=not last)
         )

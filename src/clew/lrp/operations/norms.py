@@ -83,13 +83,18 @@ def norm(
 ) -> Any:
     """A norm under its rule; `pull` is the gradient of the norm whose deviation is fixed."""
     rule = tape.rule("norm")
+    page, by_token = tape.page("norm"), tape.by_token
     if not isinstance(rule, (FixedStd, Identity)):
-        return plain(tape, "norm", rule, func, args, kwargs)
-    page = tape.page("norm")
+        y = plain(tape, "norm", rule, func, args, kwargs)
+        if by_token is None or bias is None or bias.ndim > 1:
+            return y
+        return tape.hook_backward(y, lambda g, _: by_token.add_bias(page, g @ bias))
 
     def fixed(g: Tensor, inputs: tuple[Tensor, ...] | None, y: Tensor | None) -> tuple[Tensor]:
         G = g if y is None else share(y * g, y, eps, False, page)
-        if bias is not None and G.numel() % (tape.batch * bias.numel()):  # examples share its rows, which is told
+        if bias is not None and by_token is not None and bias.ndim == 1:
+            page.leak("bias", G @ bias)
+        elif bias is not None and G.numel() % (tape.batch * bias.numel()):  # examples share its rows, which is told
             page.leak("bias", G * bias)
         elif bias is not None:
             page.leak("bias", G.reshape(tape.batch, -1, bias.numel()).sum(1) * bias.flatten())

@@ -1,0 +1,182 @@
+"""The newer methods once more, slowly and literally: one image, whole attention maps, the equations as they stand.
+
+Of a plain timm ViT: `states` writes its blocks out, so that every state is a node of the graph.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+
+@dataclass
+class States:
+    x: list[Tensor]  # (token, width): what enters each block, and what leaves the last
+    A: list[Tensor]  # (head, query, key)
+    q: list[Tensor]  # (head, token, dim), and so k, v and o
+    k: list[Tensor]
+    v: list[Tensor]
+    o: list[Tensor]
+    mid: list[Tensor]  # (token, width), between attention and MLP
+
+
+def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False) -> States:
+    """With `fixed`, attention is a constant."""
+    x = model._pos_embed(model.patch_embed(image[None]))[0].detach().requires_grad_()
+    found = States([x], [], [], [], [], [], [])
+    for block in model.blocks:
+        heads, d = block.attn.num_heads, block.attn.head_dim
+        q, k, v = (block.norm1(x) @ block.attn.qkv.weight.T + block.attn.qkv.bias).chunk(3, dim=1)
+        q, k, v = (torch.stack([t[:, h * d : (h + 1) * d] for h in range(heads)]) for t in (q, k, v))
+        A = torch.stack([torch.softmax(q[h] @ k[h].T / d**0.5, dim=-1) for h in range(heads)])
+        A = A.detach() if fixed else A
+        o = torch.stack([A[h] @ v[h] for h in range(heads)])
+        u = torch.cat(list(o), dim=1) @ block.attn.proj.weight.T + block.attn.proj.bias
+        mid = x + block.ls1(u)
+        x = mid + block.ls2(block.mlp(block.norm2(mid)))
+        for name, value in {"x": x, "A": A, "q": q, "k": k, "v": v, "o": o, "mid": mid}.items():
+            getattr(found, name).append(value)
+    return found
+
+
+def head(model: VisionTransformer, tokens: Tensor) -> Tensor:
+    return model.forward_head(model.norm(tokens)[None])[0]
+
+
+def score(model: VisionTransformer, image: Tensor, target: int) -> tuple[States, Tensor]:
+    found = states(model, image)
+    return found, head(model, found.x[-1])[target]
+
+
+def att_cat(model, image, target, start=0, inputs=False):
+    found, s = score(model, image, target)
+    g, total = torch.autograd.grad(s, found.x), 0
+    for block in range(start, len(found.A)):
+        at = block if inputs else block + 1
+        total = total + found.A[block].mean((0, 1)) * (found.x[at] * g[at]).sum(1)
+    return total
+
+
+def le_grad(model, image, target, start=0, added=False):
+    found, maps = states(model, image), []
+    for block in range(start, len(found.A)):
+        mean = sum(found.x[block + 1]) / len(found.x[0])
+        s = head(model, torch.stack([mean] * len(found.x[0])))[target]
+        G = torch.autograd.grad(s, found.A[block], retain_graph=True)[0]
+        maps.append(G.clamp(min=0).mean((0, 1)))
+    return sum(maps) if added else sum(maps) / len(maps)
+
+
+def le_grad_of_pool(model, image, target, start=0, released=False):
+    """By the gradient of the attention pool, with what leaves each block in place of what leaves the last."""
+    found, pool, maps = states(model, image), model.attn_pool, []
+    d = pool.head_dim
+    for block in range(start, len(found.A)):
+        x = found.x[block + 1] if released else model.norm(found.x[block + 1])
+        q = pool.q(pool.latent[0])
+        k, v = pool.kv(x).chunk(2, dim=1)
+        parts = [slice(h * d, (h + 1) * d) for h in range(pool.num_heads)]
+        A = [torch.softmax(q[:, part] @ k[:, part].T / d**0.5, -1) for part in parts]
+        o = torch.cat([A[h] @ v[:, h * d : (h + 1) * d] for h in range(len(A))], dim=1)
+        y = pool.proj(o)
+        y = y + pool.mlp(pool.norm(y))
+        G = torch.autograd.grad(model.head(model.fc_norm(y[0]))[target], A)
+        maps.append(torch.stack(G).clamp(min=0).mean((0, 1)))
+    return sum(maps) if released else sum(maps) / len(maps)
+
+
+def grad_eclip(model, image, target, start=3, cosines=True):
+    """Of a head that reads some rows; every sum written out."""
+    found, s = score(model, image, target)
+    tokens, prefix = len(found.x[0]), model.num_prefix_tokens
+    rows = [0] if model.global_pool == "token" else range(prefix, tokens)
+    total = torch.zeros(tokens, dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        g = torch.autograd.grad(s, found.o[block], retain_graph=True)[0]
+        q, k, v, w = (torch.cat(list(t), dim=1) for t in (found.q[block], found.k[block], found.v[block], g))
+        here = torch.zeros(tokens, dtype=image.dtype)
+        for r in rows:
+            near = [torch.cosine_similarity(q[r], k[i], dim=0) for i in range(prefix, tokens)]
+            low, high = min(near), max(near)
+            for i in range(prefix, tokens):
+                weight = (near[i - prefix] - low) / (high - low) if cosines else 1
+                here[i] = here[i] + (weight * (w[r] * v[i]).sum()).detach()
+        total = total + here.clamp(min=0)
+    return total
+
+
+def changed(before, after):
+    pairs = list(zip(before, after, strict=True))
+    near = torch.softmax(torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]), 0)
+    return torch.diag(torch.stack([b.norm() / (a.norm() + 1e-8) for a, b in pairs]) * near)
+
+
+def token_tm(model, image, target, start=0):
+    found, s = score(model, image, target)
+    G = torch.autograd.grad(s, found.A)
+    C, eye = torch.diag(found.x[start].norm(dim=1)), torch.eye(len(found.x[0]), dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        A, mid = found.A[block].mean(0), found.mid[block]
+        attention = eye + (A @ changed(found.x[block], mid)) * G[block].clamp(min=0).mean(0)
+        C = (eye + changed(mid, found.x[block + 1])) @ attention @ C
+    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(C)))
+    return C[rows].mean(0)
+
+
+class Fixed(torch.nn.Module):
+    """A layer norm whose deviation is a constant, or GELU whose gate is one."""
+
+    def __init__(self, norm=None):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        if self.norm is None:
+            return x * (torch.special.ndtr(x)).detach()
+        mean = x.mean(-1, keepdim=True)
+        deviation = (((x - mean) ** 2).mean(-1, keepdim=True) + self.norm.eps).sqrt().detach()
+        return (x - mean) / deviation * self.norm.weight + self.norm.bias
+
+
+def libra(model: VisionTransformer, image: Tensor, target: int):
+    """Tokens that enter each block, their Libra gradients, and attention, by a model that is changed for it."""
+    changed = copy.deepcopy(model).requires_grad_(False)
+    for block in changed.blocks:
+        block.norm1, block.norm2, block.mlp.act = Fixed(block.norm1), Fixed(block.norm2), Fixed()
+    for name in ("norm", "fc_norm"):
+        if isinstance(getattr(changed, name), torch.nn.LayerNorm):
+            setattr(changed, name, Fixed(getattr(changed, name)))
+    found = states(changed, image, fixed=True)
+    s = head(changed, found.x[-1])[target]
+    return found, torch.autograd.grad(s, found.x)
+
+
+def libra_input_x_gradient(model, image, target):
+    found, g = libra(model, image, target)
+    return (found.x[0] * g[0]).sum(1)
+
+
+def libra_full_grad_plus(model, image, target, start=0):
+    """Without biases."""
+    found, g = libra(model, image, target)
+    return sum((found.x[block] * g[block]).sum(1) for block in range(start, len(found.A)))
+
+
+def libra_x_grad_cam_plus(model, image, target, start=0, weighted=True):
+    (found, g), total = libra(model, image, target), 0
+    for block in range(start, len(found.A)):
+        x = found.x[block]
+        size = x.abs() if weighted else torch.ones_like(x)
+        w = (g[block] * size).sum(0) / (size.sum(0) + (1e-7 if weighted else 0))
+        total = total + (x * w).sum(1)
+    return total
+
+
+def libra_att_cat(model, image, target, start=0):
+    found, g = libra(model, image, target)
+    layers = range(start, len(found.A) - 1)
+    return sum(found.A[k].mean((0, 1)) * (found.x[k + 1] * g[k + 1]).sum(1) for k in layers)
