@@ -90,3 +90,20 @@ def test_words_of_a_text_by_its_streams():
 def test_not_equally_many():
     with pytest.raises(TargetError, match="equally many"):
         clew.explain(tiny_text.build_text("llama"), inputs(), target=[Each(1, 2), Each(3)], method="saliency")
+
+
+def test_a_letter_at_its_step_of_a_model_that_hears():
+    specimen = build("wav2vec2_letters")
+    given = {k: v[:1] for k, v in specimen.inputs.items()}
+    options = {"method": "attn_lrp", "compute_dtype": torch.float64}
+    steps = specimen.model(**given).logits.shape[1]
+    several = clew.explain(specimen.model, given, target=Each(Token(2, 5), Token(0, 3), 4), **options)
+    for i, (step, letter) in enumerate([(2, 5), (0, 3), (steps - 1, 4)]):
+        own = clew.explain(specimen.model, given, target=lambda o, s=step, n=letter: o.logits[:, s, n], **options)
+        torch.testing.assert_close(several.score[i], own.score[0])
+        expected = own.all_scores[0]
+        torch.testing.assert_close(
+            several.all_scores[i], expected, rtol=0, atol=1e-9 * max(1e-9, float(expected.abs().max()))
+        )
+    with pytest.raises(TargetError, match="a span is of tokens"):
+        clew.explain(specimen.model, given, target=Span(1, 2), **options)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ClewError, TargetError
 from ..streams import ModelCall
 from ..targets import Head, Resolved, Similarity, Target, flatten_targets, head_of, logits_of, resolve, rows_of
-from .next_tokens import in_given_order, written_text
+from .next_tokens import in_given_order, steps_without_tokens, written_text
 
 # What outputs call an embedding, (batch, feature), the surest first.
 _EMBEDDINGS = ("sentence_embedding", "image_embeds", "text_embeds", "embeddings", "pooler_output")
@@ -107,9 +107,7 @@ def _next_tokens(asked: AskedTarget, logits: Tensor, head: Head) -> AnyTarget:
     def read(output: Any) -> Any:
         return logits_of(_only_table(output))
 
-    if text is None:  # behind the last row there is
-        found = resolve(asked.target, logits[:, -1], batch, None, asked.score, head=head)
-        return AnyTarget(found, lambda output: read(output)[:, -1])
+    text = text or steps_without_tokens(logits.shape, asked.tokenizer, flat)
     text = text.repeated(each)
     rows = rows_of(flat, text, "causal-lm")
     assert rows is not None

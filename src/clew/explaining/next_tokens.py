@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..errors import TargetError
 from ..inputs import TextBatch, decode_incrementally, decoder, special_ids
 from ..streams import ModelCall
 from ..targets import Each, Span, Token
@@ -25,6 +26,20 @@ def written_name(call: ModelCall) -> str:
     return "decoder_input_ids" if any(name.startswith("decoder_") for name in call.tensors()) else "input_ids"
 
 
+def steps_without_tokens(shape: Sequence[int], tokenizer: Any, targets: Any) -> TextBatch:
+    """The steps (batch, step) of an output that no tokens of the input belong to, as of a model that hears letters.
+
+    Raises `TargetError` for spans, which are of tokens that are there already.
+    """
+    several: list[Any] = list(cast("list[Any]", targets)) if isinstance(targets, (list, tuple)) else [targets]
+    if any(isinstance(one, Span) for one in several):
+        todo = "a letter or class at a step: Token(step, 'e')"
+        raise TargetError("a span is of tokens that are given", expected="Token", got=targets, todo=todo)
+    ids = torch.zeros(tuple(shape[:2]), dtype=torch.long)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    return TextBatch(ids, real, ~real, [[""] * shape[1]] * shape[0], **_tokenizing(tokenizer))
+
+
 def written_text(
     call: ModelCall, shape: Sequence[int], model: nn.Module, tokenizer: Any, target: Any
 ) -> TextBatch | None:
@@ -38,14 +53,11 @@ def written_text(
         return None
     ids = ids.detach().cpu().long()
     mask = mask_of(call, name, tuple(ids.shape))
-    more: dict[str, Any] = {}
-    if tokenizer is not None:
-        decode = decoder(tokenizer)
-        more = {"encode": lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), "decode": decode}
-        if _names_words(target):
-            special = special_ids(model, tokenizer)
-            strings = [decode_incrementally(row, decode, special) for row in ids.tolist()]
-            more |= {"texts": ["".join(row) for row in strings], "offsets": torch.tensor(list(map(_spans, strings)))}
+    more = _tokenizing(tokenizer)
+    if tokenizer is not None and _names_words(target):
+        special = special_ids(model, tokenizer)
+        strings = [decode_incrementally(row, more["decode"], special) for row in ids.tolist()]
+        more |= {"texts": ["".join(row) for row in strings], "offsets": torch.tensor(list(map(_spans, strings)))}
     return TextBatch(
         input_ids=ids,
         mask=torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu(),
@@ -53,6 +65,14 @@ def written_text(
         tokens=[[""] * ids.shape[1]] * len(ids),
         **more,
     )
+
+
+def _tokenizing(tokenizer: Any) -> dict[str, Any]:
+    """How words become tokens, and tokens words."""
+    if tokenizer is None:
+        return {}
+    encode = lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+    return {"encode": encode, "decode": decoder(tokenizer)}
 
 
 def in_given_order(text: TextBatch, rows: Tensor) -> Tensor:
