@@ -39,12 +39,15 @@ def explain_generation(
     show_progress: bool = False,
     **options: Any,
 ) -> GenerationAttribution:
-    """Let a language model go on after a prompt, and explain each token that it wrote.
+    """Let a model go on after a prompt, and explain each token that it wrote, by each of the inputs.
 
     Args:
-        model: a causal language model, or what `clew.load` returned.
+        model: a causal language model, a chat model with pictures, an encoder with a decoder, or what `clew.load`
+            returned.
         prompt: a string or messages of a chat (for a loaded model), token numbers (token,) or (1, token), or what a
-            tokenizer returned for one text. What a tokenizer adds at the end of a text is left out.
+            tokenizer returned for one text. What a tokenizer adds at the end of a text is left out. Of several inputs a
+            mapping: {"images": [picture], "text": "…"}, {"source": "…"}, {"audio": samples, "sampling_rate": …} for a
+            loaded model, or tensors of one example as `model(**inputs)` takes them.
         max_new_tokens: how many tokens to write at most (up to 10,000), greedily; fewer where the model ends its text.
             The token that ends it is no part of the answer.
         answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
