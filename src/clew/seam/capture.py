@@ -287,7 +287,8 @@ class Capture(Seam):
         if probs is None:
             result: Tensor = func(*args, **kwargs)
             self._logits[id(result)] = result
-            self._factors[id(result)] = args[-2], args[-1]
+            named = ("input", "batch1", "batch2", "mat2", "other")
+            self._factors[id(result)] = tuple([*args, *(kwargs[n] for n in named if n in kwargs)][-2:])
             return result
         if self._layer in self._one_head:
             raise CaptureError("attention written out by hand keeps its heads", expected="fused attention (sdpa)")
