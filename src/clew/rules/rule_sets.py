@@ -82,7 +82,7 @@ EPSILON: RuleSet = {
 GAMMA: RuleSet = {**ATTN_LRP, "conv": Gamma(0.25), "linear": Gamma(0.05), "linear:attention": Epsilon()}
 
 # Chat models with pictures: the tower that reads the picture has a γ rule, as docs/rules-for-chats.md has measured.
-CHAT: RuleSet = {**ATTN_LRP, "linear@image": Gamma(0.25)}
+CHAT: RuleSet = {**ATTN_LRP, "linear@image": Gamma(1.0)}
 
 Z_PLUS: RuleSet = {**ATTN_LRP, "linear": AlphaBeta(), "conv": AlphaBeta()}
 
