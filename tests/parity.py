@@ -97,7 +97,7 @@ class Case:
         reasons = SKIPPED
         if self.newer:
             if importlib.util.find_spec(f"support.{self.module}") is None:
-                return f"not built yet: {self.entry.get('method', self.family)}"
+                return f"not compared by this script: {self.entry.get('method', self.family)}"
             reasons = getattr(importlib.import_module(f"support.{self.module}"), "SKIPPED", {})
         return next((why for glob, why in reasons.items() if fnmatchcase(self.name, glob)), None)
 
