@@ -131,6 +131,15 @@ def test_targets_that_cannot_go_together_go_one_by_one():
     torch.testing.assert_close(asked.scores, plain.scores, rtol=0, atol=1e-12)
 
 
+def test_torch_warns_as_before_where_it_has_no_batch_of_an_operation():
+    """Several targets at a time leave no setting of torch changed."""
+    model, given, _ = one_example("bart")
+    clew.explain_generation(model, given, answer=ANSWER)
+    x = torch.randn(3, 4)
+    with pytest.warns(UserWarning, match="performance drop"):
+        torch.vmap(lambda x: torch.zeros_like(x).index_copy_(0, torch.tensor([1]), x[:1]))(x)
+
+
 @pytest.mark.parametrize(
     "prompt",
     [{"input_ids": ONE}, {"input_ids": ONE.expand(2, -1), "decoder_input_ids": ONE.expand(2, -1)}],

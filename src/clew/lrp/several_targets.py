@@ -5,6 +5,7 @@ Of short inputs a backward pass costs what calling its operations costs, and tha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
@@ -52,12 +53,9 @@ def _together(seeds: Tensor, back: Callable[[Tensor], T]) -> list[T]:
         made.append(back(seed))
         return list(_tensors(made[0]))
 
-    warned = torch._C._debug_only_are_vmap_fallback_warnings_enabled()  # pyright: ignore
-    torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # pyright: ignore  # of operations that are slow so
-    try:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # of operations without a batch
         found = torch.vmap(tensors)(seeds)
-    finally:
-        torch._C._functorch._set_vmap_fallback_warning_enabled(warned)  # pyright: ignore
     return [_with_tensors(made[0], iter([t[i] for t in found])) for i in range(len(seeds))]
 
 
