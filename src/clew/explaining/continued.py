@@ -24,7 +24,7 @@ from .prepare_text import NUMBERS
 from .processed import is_raw, with_beginning
 from .prompts import PromptAndAnswer, answer_ids
 
-_later: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_later: WeakKeyDictionary[nn.Module, dict[frozenset[str], bool]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -150,14 +150,15 @@ def _written_on(start: Continued, module: nn.Module, count: int) -> Continued:
 
 
 def reads_later(written: Continued, module: nn.Module) -> bool:
-    """Whether what the model says behind the prompt depends on what comes later: seen once for each model."""
-    owner = owning_model(module)
-    if owner not in _later:
+    """Whether what the model says behind the prompt depends on what comes later: seen once for each model and kind of
+    call, as a mask or types of tokens may decide that."""
+    known, kind = _later.setdefault(owning_model(module), {}), frozenset(written.inputs)
+    if kind not in known:
         with torch.no_grad(), in_callers_autocast():
             whole, alone = (logits_of(module(**written.until(n))) for n in (len(written.ids), written.prompt))
-        _later[owner] = False
-        if whole.ndim == alone.ndim == 3 and whole.shape[1] >= written.prompt <= alone.shape[1]:
-            last = written.prompt - 1
+        known[kind] = False
+        last = written.prompt - 1
+        if whole.ndim == alone.ndim == 3 and min(whole.shape[1], alone.shape[1]) > last:
             error = Discrepancy.of("", alone[:, last], whole[:, last], "")
-            _later[owner] = float(error.error) > error.allowed
-    return _later[owner]
+            known[kind] = float(error.error) > error.allowed
+    return known[kind]
