@@ -71,7 +71,10 @@ def _tokenizing(tokenizer: Any) -> dict[str, Any]:
     """How words become tokens, and tokens words."""
     if tokenizer is None:
         return {}
-    encode = lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
     return {"encode": encode, "decode": decoder(tokenizer)}
 
 

@@ -29,22 +29,18 @@ def with_own_functions(subject: StreamSubject, once: Callable[[bool, bool], tupl
     def run(copies: bool) -> T:
         if owner in _having:
             return once(copies, True)[0]
-        before = len(subject.measured)
+        before, refusal = len(subject.measured), None
         try:
             found, arrived = once(copies, False)
             if arrived:
                 return found
         except OptionError as error:  # tokens that lose their mass do not stay apart
-            failed, arrived, found = error, False, None
-        else:
-            failed = None
+            refusal = error
         between = len(subject.measured)
         try:
             again, arrived = once(copies, True)
-        except OptionError:
-            if failed is not None:
-                raise failed from None
-            raise
+        except OptionError as error:
+            raise (refusal or error) from None
         del subject.measured[before:between]
         if arrived:
             _having.add(owner)
