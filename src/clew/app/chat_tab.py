@@ -25,7 +25,7 @@ from .chat_requests import (
     has_messages,
     reads,
 )
-from .components import AT_ONCE, PREVIEWED, QUEUED, previews, status
+from .components import AT_ONCE, PREVIEWED, QUEUED, kept_results, previews, status
 from .folders import Folders
 from .maps import message
 from .memory import release_memory
@@ -74,19 +74,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
         with gr.Column(scale=2, min_width=320):
             told = gr.HTML(status(NOTHING), elem_id="chat-status")
             shown = gr.HTML("", elem_id="chat-shown")
-            with gr.Row():
-                downloads = [
-                    gr.DownloadButton(
-                        label, interactive=False, size="sm", min_width=110, elem_id=f"chat-download-{name}"
-                    )
-                    for label, name in (
-                        ("Page (HTML)", "html"),
-                        ("Picture (PNG)", "png"),
-                        ("Numbers (safetensors)", "numbers"),
-                    )
-                ]
-            with gr.Accordion("Python that does the same", open=False, elem_id="chat-code"):
-                code = gr.Code("", language="python", elem_id="chat-snippet", interactive=False, show_label=False)
+            downloads, code = kept_results(gr, "chat-")
 
     def ask(*given: Any) -> Generator[tuple[Any, ...]]:
         with release_memory():

@@ -16,7 +16,7 @@ from ..explainers import methods
 from ..files import write_all
 from ..minis import captioned_scenes, reviews, scenes
 from ..models import LoadedModel
-from .components import AT_ONCE, QUEUED, Inputs, status
+from .components import AT_ONCE, QUEUED, Inputs, kept_results, status
 from .folders import Folders
 from .maps import Card, cards, message, row_of
 from .memory import release_memory
@@ -79,17 +79,7 @@ def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
         with gr.Column(scale=2, min_width=320):
             told = gr.HTML(status(NOTHING), elem_id="status")
             shown = gr.HTML("", elem_id="maps")
-            with gr.Row():
-                downloads = [
-                    gr.DownloadButton(label, interactive=False, size="sm", min_width=110, elem_id=f"download-{name}")
-                    for label, name in (
-                        ("Page (HTML)", "html"),
-                        ("Picture (PNG)", "png"),
-                        ("Numbers (safetensors)", "numbers"),
-                    )
-                ]
-            with gr.Accordion("Python that does the same", open=False, elem_id="code"):
-                code = gr.Code("", language="python", elem_id="snippet", interactive=False, show_label=False)
+            downloads, code = kept_results(gr)
 
     def explain(*given: Any) -> Generator[tuple[Any, ...]]:
         with release_memory():
