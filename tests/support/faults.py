@@ -86,7 +86,7 @@ def gradients_of_inputs_with_the_wrong_sign(patch):
 
 @fault
 def sparse_layers_pull_back_with_the_wrong_sign(patch):
-    wrapped(patch, part("seam.capture"), "input_gradient", lambda f, *a, **k: -f(*a, **k))
+    wrapped(patch, part("seam.row_sparse"), "input_gradient", lambda f, *a, **k: -f(*a, **k))
 
 
 @fault
