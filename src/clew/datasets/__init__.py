@@ -42,13 +42,14 @@ Positions = str | Path | Sequence[int] | NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One picture or text, and what is known about it.
+    """One picture, text or sound, and what is known about it.
 
     `id` is unique in its data set and stays the same. `image` is RGB; `mask` int8 (height, width) of the picture as
     stored: 1 object, 0 background, -1 not labelled. `label` is an index in the data set's `classes` where it has any,
     else what was written. `rationale` are words [start, end) that humans marked, counted in `words`. `protected` are
     characters [start, end) of `text` that belong to a prompt. `choices` are the answers to choose from. `prefix` is
-    what a decoder has written already, before the word that is `label`.
+    what a decoder has written already, before the word that is `label`. `audio` are samples (sample,), so many in a
+    second as `sampling_rate` says.
     """
 
     id: str
@@ -61,6 +62,8 @@ class Example:
     protected: tuple[tuple[int, int], ...] = ()
     choices: tuple[str, ...] = ()
     prefix: str | None = None
+    audio: NDArray[np.floating[Any]] | None = None
+    sampling_rate: int | None = None
 
 
 class Dataset(ABC):
@@ -84,9 +87,8 @@ class Dataset(ABC):
     def content(self, index: int) -> bytes:
         """What identifies an example's content: pixels, text, label, … Raises `InputError` as `read` does."""
         fields = {key: value for key, value in vars(self.read(index)).items() if key != "id"}
-        if fields.get("prefix") is None:  # examples had none when the first runs were stored
-            fields.pop("prefix", None)
-        return joined(fields)
+        later = ("prefix", "audio", "sampling_rate")  # examples had none when the first runs were stored
+        return joined({key: value for key, value in fields.items() if value is not None or key not in later})
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The examples at some positions, in that order. Raises `OptionError` for positions that do not exist."""

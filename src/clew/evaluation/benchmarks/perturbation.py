@@ -26,7 +26,7 @@ from ...metrics.perturbation import (
     scale_of,
 )
 from ...models import LoadedModel
-from ...places import Entries, Pixels, Places
+from ...places import Pixels
 from ...targets import Scale
 from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark, label_of, needs_probabilities, one_of
 from .segmentation import image_of, preprocess_of
@@ -62,8 +62,9 @@ class Perturbation(Benchmark):
     the area from 0 to 1 with 0 at the end; "pa_lrp" takes the area from 0.1 to 0.9. Both leave equal values to
     `torch.topk`, where the default takes the first in reading order first.
     `stream`: of models of several inputs, of which nothing is declared, the stream that is erased: "image", "audio" or
-    the argument's name; all others stay as they are. What it has no grid of patches for is erased entry by entry, by
-    "channel_mean", which is 0. The model's own processor prepares it.
+    the argument's name; all others stay as they are. What is no picture in one piece is erased as its scores are
+    arranged (patches of several pictures, frames of sound, entries), by "channel_mean", which is 0. The model's own
+    processor prepares it.
     """
 
     later: ClassVar[tuple[str, ...]] = ("stream",)
@@ -291,15 +292,14 @@ def _of_stream(own: Perturbation, loaded: LoadedModel, batch: Batch, results: Re
     part = own.part(first)
     name = part.stream_name
     x = whole.arguments[name]
-    places: Places = Entries()
-    if isinstance(part, ImageAttribution):
-        places = Pixels((1, 1) if own.units == "pixels" else part.patch_size)
+    by_pixel = isinstance(part, ImageAttribution) and own.units == "pixels"
+    places = Pixels((1, 1)) if by_pixel else whole.places(name)
     fills = {eraser: _fill(loaded, x, eraser, isinstance(part, ImageAttribution)) for eraser in own.eraser}
 
     def erase(erased: Tensor, owner: Tensor, eraser: str) -> Tensor:
         def of(case: Tensor, step: Tensor) -> Tensor:
             mine, keep = owner[case], ~erased[case, step].flatten(1)
-            return whole.logits({name: places.erase(whole.rows(x, mine), keep, whole.rows(fills[eraser], mine))}, mine)
+            return whole.logits({name: whole.erased(name, places, keep, mine, fills[eraser])}, mine)
 
         return copied_logits(of, len(erased), erased.shape[1], own.internal_batch_size, erased.device)
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from ...attributions import STREAMS, Attribution, TextAttribution
 from ...datasets import Example
 from ...errors import ClewError, InputError, OptionError
+from ...explainers import find_method
 from ...explaining import unwrap
-from ...explaining.any_model import AnyModel, encoded
+from ...explaining.any_model import AnyModel, encoded, places_of, subject_of_any
 from ...explaining.any_target import AnyTarget, AskedTarget, resolve_any
 from ...inputs import decode_incrementally, decoder
 from ...metrics.perturbation import copied_logits
 from ...models import LoadedModel, is_declared
-from ...places import Words
+from ...places import Places, Words
 from ...streams import ModelCall
 from ...targets import Scale, Target, head_of, logits_of
 
@@ -41,9 +42,11 @@ def arguments_of(loaded: LoadedModel, examples: Sequence[Example]) -> Any:
 def _given(loaded: LoadedModel, example: Example) -> Any:
     images = None if example.image is None else [example.image]
     given = {"images": images, "text": example.text, "answer": example.prefix}
+    given |= {"audio": example.audio, "sampling_rate": example.sampling_rate}
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
-        raise InputError("there is nothing in this example", expected="a picture or a text", got=repr(example.id))
+        expected = "a picture, a text or sound"
+        raise InputError("there is nothing in this example", expected=expected, got=repr(example.id))
     return images if list(given) == ["images"] and loaded.preprocess is not None else given
 
 
@@ -153,6 +156,20 @@ class StreamBatch:
             expected, got = f"a first axis of {self.count} examples", tuple(value.shape)
             raise InputError("it is not known what belongs to which example", expected=expected, got=got)
         return value.unflatten(0, (self.count, -1))[owner.to(value.device)].flatten(0, 1)
+
+    def places(self, name: str) -> Places:
+        """How the entries of an argument are arranged, in which scores of it are given and erased: seen in a pass."""
+        subject = subject_of_any(self.ready)
+        return places_of(self.ready, subject, name, (find_method("saliency")(subject).streams or {})[name])
+
+    def erased(self, name: str, places: Places, keep: Tensor, owner: Tensor, fill: Tensor) -> Tensor:
+        """Copies of an argument of the examples `owner` (copy,), with `fill` where `keep` (copy, score) is not."""
+        x, found = self.arguments[name], list[Tensor]()
+        for kept, example in zip(keep, owner, strict=True):  # places are those of the whole batch
+            others = torch.ones(self.count, len(kept), dtype=torch.bool, device=keep.device)
+            others[example] = kept
+            found.append(self.rows(places.erase(x, others, fill), example[None]))
+        return torch.cat(found)
 
     @property
     def count(self) -> int:
