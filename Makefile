@@ -11,8 +11,8 @@ OLDEST := .venv/oldest-transformers
 demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
 	$(BIN)/clew demo
 
-test: $(DEV)  ## run the tests: of those that try many cases a fixed part
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(DEV)  ## run the tests: of those that try many cases a fixed part, or at least a share (make test CASES=0.5)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(CASES),--cases $(CASES))
 
 test-all: $(DEV)  ## run the tests with all their cases
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases

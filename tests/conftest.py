@@ -25,18 +25,18 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 def pytest_addoption(parser):
     parser.addoption("--all-cases", action="store_true", help="all cases of tests that are sampled, as `make test-all`")
+    parser.addoption("--cases", type=float, default=0.0, help="at least this share of them, as `make test CASES=0.5`")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of tests marked `sampled(share, by=…)` a fixed part of the cases, unless all are asked for."""
-    if config.getoption("--all-cases"):
-        return
+    """Of tests marked `sampled(share, by=…)` a fixed part of the cases, unless more or all are asked for."""
+    least = 1.0 if config.getoption("--all-cases") else config.getoption("--cases")
     marked = [(item, mark) for item in items if (mark := item.get_closest_marker("sampled"))]
     gone = left_out(
         (
             (item.location[0], item.originalname, group_of(mark.kwargs.get("by"), item.callspec.params)),
             item.nodeid,
-            *mark.args,
+            max(least, *mark.args),
         )
         for item, mark in marked
     )
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_configure(config):
     """`CLEW_WITHOUT_AVX512BF16=1`: as on a processor without it, where bitsandbytes packs no weight anew."""
-    config.addinivalue_line("markers", "sampled(share, by=None): `make test` runs a part of the cases, CI all of them")
+    config.addinivalue_line("markers", "sampled(share, by=None): `make test` runs a part of the cases, CI more of them")
     if os.environ.get("CLEW_WITHOUT_AVX512BF16"):
         import bitsandbytes.functional
 
