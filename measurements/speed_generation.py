@@ -3,7 +3,8 @@ forward pass and one backward pass for each token, by plain autograd).
 
     python measurements/speed_generation.py --model DIR [--rounds 9]
 
-Ways alternate in one process. Writes docs/cost-of-answers.md.
+Ways alternate in one process; captum, inseq and flashtrace come last, where they are installed: other ways are slower
+for some time after them. Writes docs/cost-of-answers.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ import clew
 
 TOKENS = 40
 PROMPTS = (9, 70)
+STORY = (
+    "Once upon a time, there was a little girl who liked to play in the park with her big red ball. One day, she saw a "
+    "small dog that was sad, and she wanted to help it. The dog had lost its mom and did not know where to go. The "
+    "girl said, Do not be sad, I will help you find your mom. They looked"
+)
 METHODS = ("attn_lrp", "input_x_gradient", "attention_rollout", "generic_attribution", "beyond_intuition_token")
 
 
@@ -48,6 +54,25 @@ def captum_way(model: Any, ids: torch.Tensor, first: int) -> None:
         InputXGradient(score).attribute(prefix, additional_forward_args=(p,))
 
 
+def inseq_way(loaded: Any) -> Callable[[str, str], Any]:
+    """inseq: input × gradient of each token's probability."""
+    import inseq
+
+    given = inseq.load_model(loaded.model, "input_x_gradient", tokenizer=loaded.tokenizer)
+    return lambda prompt, answer: given.attribute(prompt, prompt + answer, show_progress=False)
+
+
+def flashtrace_way(loaded: Any) -> Callable[[str, str], Any]:
+    """flashtrace: information flow routes of each token."""
+    from flashtrace import FlashTrace
+
+    given = FlashTrace(loaded.model, loaded.tokenizer)
+    return lambda prompt, answer: given.trace(prompt=prompt, target=answer, method="ifr-matrix")
+
+
+PEERS = {"inseq": ("inseq, input × gradient", inseq_way), "flashtrace": ("flashtrace, ifr-matrix", flashtrace_way)}
+
+
 def times(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
     """Seconds of each way, by turns."""
     found: dict[str, list[float]] = {name: [] for name in ways}
@@ -61,8 +86,7 @@ def times(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarr
 
 def measured(loaded: Any, first: int, rounds: int) -> dict[str, tuple[float, float]]:
     """Milliseconds, and times of the floor (the least of both, as other programs disturb some rounds)."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, loaded.model.config.vocab_size, (1, first), generator=generator)
+    ids = loaded.tokenizer(STORY, return_tensors="pt").input_ids[:, :first]
     ids = loaded.model.generate(ids, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
     answer = ids[0, first:].tolist()
     ways: dict[str, Callable[[], Any]] = {"floor, by hand": lambda: by_hand(loaded.model, ids, first)}
@@ -72,8 +96,14 @@ def measured(loaded: Any, first: int, rounds: int) -> dict[str, tuple[float, flo
                 loaded, ids[:, :first], answer=answer, method=name, batch_size=size
             )
     found = times(ways, rounds)
-    if find_spec("captum") is not None:  # apart: other ways are slower for some time after it
+    if find_spec("captum") is not None:
         found |= {"captum, input × gradient": times({"": lambda: captum_way(loaded.model, ids, first)}, rounds)[""]}
+    prompt = loaded.tokenizer.decode(ids[0, :first], skip_special_tokens=True)
+    written = loaded.tokenizer.decode(ids[0], skip_special_tokens=True)[len(prompt) :]
+    for package, (name, peer) in PEERS.items():
+        if find_spec(package) is not None:
+            way = peer(loaded)
+            found[name] = times({"": lambda way=way: way(prompt, written)}, 1)[""]
     floor = found["floor, by hand"].min()
     return {name: (1000 * float(t.min()), float(t.min() / floor)) for name, t in found.items()}
 
