@@ -11,8 +11,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from parity import arrays_in, compare
-from support import parity_newer
+from parity import arrays_in, collect, compare
+from support import flow_twin, parity_ifr_flashtrace, parity_newer
 from timm.models.vision_transformer import VisionTransformer
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -213,3 +213,29 @@ def test_the_libra_family(preset, case):
             found = clew.explain(model, images, target=[clew.Each(*TARGETS)] * 3, **asked)
             for i, target in enumerate(TARGETS):
                 assert_agrees("libragrad", f"{case}|{preset}|{score}|t{target}", found.all_scores[i::3])
+
+
+IFR = GOLDENS / "ifr_flashtrace"
+
+
+def test_information_flow_by_its_mapping():
+    family = parity_ifr_flashtrace.Family(IFR)
+    cases = [case for case in collect(GOLDENS) if case.family == IFR.name]
+    assert len(cases) == 20
+    for case in cases:
+        assert compare(family.expected(case), family.run(case).found) <= family.tolerance(case), case.name
+
+
+@pytest.mark.parametrize("text", [0, 1, 2])
+def test_information_flow_with_norms_of_both_precisions(text):
+    """By the literal twin, which makes values by a norm of its own, as the released code does."""
+    model, texts = parity_ifr_flashtrace.llama(GOLDENS / "llama")
+    flow = flow_twin.of_llama(model, texts[text])
+    for threshold in (0.0, 2.0):
+        every = [flow_twin.ifr(flow, {i: 1.0}, threshold=threshold) for i in range(texts.shape[1])]
+        array = expected(IFR.name)[f"ifr_all|threshold{threshold}"][text]
+        assert compare(array, torch.stack(every).numpy()) <= 1e-9
+    for hops in (1, 2, 3):
+        scores, shares = flow_twin.flash_trace(flow, [11, 12, 13], range(6, 11), hops, list(range(6)))
+        assert compare(expected(IFR.name)[f"flashtrace|hops{hops}"][text], scores.numpy()) <= 1e-9
+        assert compare(expected(IFR.name)[f"flashtrace_ratios|hops{hops}"][text], np.array(shares)) <= 1e-9

@@ -288,3 +288,38 @@ def test_a_chat_on_the_command_line(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "<s>[user] once upon</s>[assistant] a time" in done.output.replace("\n", "")
+
+
+# Through a reasoning
+
+
+def test_each_written_token_through_those_before_it():
+    """By default what was written is the reasoning; each row is a call of its own, and so are words of it."""
+    model, words = writer(), " time there was a cat"
+    g = clew.explain_generation(model, "once upon a", answer=words, method="flash_trace", batch_size=2)
+    count = len(g.input_ids)
+    assert g.options["reasoning"] == (g.prompt, count)
+    assert not g.scores[:, g.prompt :].any()
+    assert g.scores[:, : g.prompt].all()
+    for i, place in enumerate(range(g.prompt, count)):
+        options = {"method": "flash_trace", "reasoning": (g.prompt, count), "target": clew.Span(place, place + 1)}
+        alone = clew.explain(model, g.input_ids[None], **options)
+        torch.testing.assert_close(g.scores[i], alone.scores[0])
+    asked = {"method": "flash_trace(hops=2)", "reasoning": clew.Span("there was")}
+    by_words = clew.explain_generation(model, "once upon a", answer=words, **asked)
+    start, stop = by_words.options["reasoning"]
+    assert "there was" in "".join(by_words.tokens[start:stop])
+    assert "there was" not in "".join(by_words.tokens[start + 1 : stop])
+    assert "there was" not in "".join(by_words.tokens[start : stop - 1])
+    assert by_words.options["hops"] == 2
+    options = {"method": "flash_trace", "reasoning": (start, stop), "hops": 2, "target": clew.Span(count - 1, count)}
+    torch.testing.assert_close(by_words.scores[-1], clew.explain(model, g.input_ids[None], **options).scores[0])
+    with pytest.raises(ClewError, match="not in the text"):
+        clew.explain_generation(model, "once upon a", answer=" cat", method="flash_trace", reasoning=clew.Span("dog"))
+
+
+@pytest.mark.parametrize("method", ["ifr", "flash_trace"])
+def test_information_flow_saves_and_loads(method, tmp_path):
+    g = clew.explain_generation(writer(), "once upon a", answer=" time there", method=method)
+    again = clew.Attribution.load(g.save(tmp_path / "g.safetensors"))
+    torch.testing.assert_close(again.scores, g.scores.float())

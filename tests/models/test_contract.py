@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from support.states import assert_adds_up, states_within
 from support.tiny import TINY, build, images
 
 import clew
@@ -48,6 +49,17 @@ def test_forward_is_unchanged_to_the_last_bit(case):
     for leaf in (None, (0, "v"), (0, "o"), (subject.last, "o")):
         seen = logits_of(subject.run(everything, hidden=everything, leaf=leaf).output)
         assert torch.equal(seen.detach(), plain), leaf
+
+
+def test_what_attention_adds_is_the_models_own(case):
+    """The state between attention and MLP is one that the model has, and what heads bring from tokens adds up to it."""
+    *_, model, x = case
+    subject = subject_of(model, x)
+    blocks = range(subject.depth)
+    with states_within([subject.bound.blocks[block] for block in blocks]) as seen:
+        trace = subject.run(blocks, hidden=blocks)
+    for block in blocks:
+        assert_adds_up(subject.parts(trace, block), seen[block])
 
 
 def test_captured_attention_times_values_is_the_models_own_output(case):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.states import assert_adds_up, states_within
 from support.tiny_text import LENGTHS, TEXT_CASES, TINY_TEXT, build_text, padded, texts
 
 import clew
@@ -77,6 +78,17 @@ def test_padding_on_any_side_changes_nothing(case):
             difference = float((together.scores[i, real] - alone.scores[0]).abs().max())
             assert difference < 1e-10 * size, (method, i, difference / size)
             assert together.target[i].split(" at ")[0] == alone.target[0].split(" at ")[0]
+
+
+def test_what_attention_adds_is_the_models_own(case):
+    """The state between attention and MLP is one that the model has, and what heads bring from tokens adds up to it."""
+    name, model = case
+    subject, _ = subject_for(name, model, texts()[:1])
+    blocks = range(subject.depth)
+    with states_within([subject.bound.blocks[block] for block in blocks]) as seen:
+        trace = subject.run(blocks, hidden=blocks)
+    for block in blocks:
+        assert_adds_up(subject.parts(trace, block), seen[block])
 
 
 @pytest.mark.sampled(0.15)

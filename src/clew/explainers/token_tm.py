@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..shapes import Attn, Hidden, Scores, at_least_float32
-from ..subject import Result, Subject, Trace
+from ..subject import Result, Subject, Trace, repeated
 from . import method
 
 
@@ -49,8 +49,7 @@ def _states(subject: Subject, trace: Trace, layer: int) -> tuple[Hidden, Hidden,
     attention = trace[layer]
     assert attention.hidden is not None and attention.output is not None
     x, left = (at_least_float32(state.detach()) for state in (attention.hidden, attention.output))
-    added, scale = subject.project(layer, attention.o, bias=True), subject.bound.scales[layer]
-    return x, x + at_least_float32(added if scale is None else scale(added)).detach(), left
+    return x, repeated(subject.parts(trace, layer).mid, trace.each), left
 
 
 def _changed(trace: Trace, before: Hidden, after: Hidden) -> Scores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from ..progress import progress_bar
 from ..seam import isolated_modes
 from ..streams import ModelCall
 from ..subject import Subject
-from ..targets import Similarity, Target, flatten_targets, head_of, logits_of, resolve, rows_of
+from ..targets import Similarity, Target, covered_tokens, flatten_targets, head_of, logits_of, resolve, rows_of
 from ..validation import validate_call
 from ..verification import UserCall
 from .any_model import AnyModel, encoded, explain_any
@@ -196,6 +197,7 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
         target_rows=rows,
         constant=constant,
         each=each,
+        covered=None if text is None else partial(covered_tokens, batch=text),
         **more,
     )
     if ready.bound.readout.is_seen or (rows is None and ready.bound.readout.by_target and not per_row):

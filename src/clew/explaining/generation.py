@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 
 from ..attributions import Attribution, GenerationAttribution
 from ..errors import InputError
-from ..inputs import BROKEN, refuse_unreadable
+from ..explainers import find_method, parse_method
+from ..inputs import BROKEN, TextBatch, refuse_unreadable
 from ..models import LoadedModel
 from ..progress import progress_bar
-from ..targets import Each, Span
+from ..targets import Each, Span, covered_tokens
 from ..validation import validate_call, validate_integer, validate_size
 from .continued import Continued, begun, has_several_inputs, reads_later, with_its_answer
 from .explain import explain
@@ -52,7 +54,8 @@ def explain_generation(
             The token that ends it is no part of the answer.
         answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
             together with those of the prompt; a token that has characters of both is the answer's.
-        method, score, **options: as in `explain`.
+        method, score, **options: as in `explain`. Of `flash_trace` the reasoning is all that was written, or words of
+            it, or positions: `reasoning=Span("…")`, `(start, stop)`.
         batch_size: how many of the tokens are explained by one forward pass; each has a backward pass of its own.
             What was explained so far is given where it is interrupted (Ctrl-C).
         show_progress: show a progress bar.
@@ -104,6 +107,7 @@ def explained_in_steps(
         raise InputError("there is no generated token to explain", expected="at least one", got=got)
     if first < 1:
         raise InputError("the first token is not predicted from anything", expected="a prompt of a token", got="none")
+    method, options = _with_reasoning(method, options, written, written.strings(tokenizer, module))
     later = count > first + 1 and reads_later(written, module)
     if later:
         batch_size = 1
@@ -145,6 +149,32 @@ def explained_in_steps(
         inputs={name: replace(part, target=names) for name, part in streams.items()},
         stream=own if streams else None,
     )
+
+
+def _with_reasoning(
+    method: str, options: dict[str, Any], written: Continued, tokens: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """A method and its options, of which a reasoning is named by its positions: by default all that was written."""
+    if isinstance(method, str) and "(" in method:  # pyright: ignore[reportUnnecessaryIsInstance]
+        method, own = parse_method(method)
+        options = own | options
+    if "reasoning" not in find_method(method).options:
+        return method, options
+    given = options.get("reasoning")
+    if isinstance(given, Span):
+        places = covered_tokens(given, _spelled(written.ids, tokens))[0].nonzero().flatten().tolist()
+        given = places[0], places[-1] + 1
+    return method, options | {"reasoning": (written.prompt, len(written.ids)) if given is None else given}
+
+
+def _spelled(ids: Sequence[int], tokens: Sequence[str]) -> TextBatch:
+    """Tokens with the text that they are together, in which words can be found."""
+    ends = list(accumulate(map(len, tokens)))
+    everything = torch.ones(1, len(ids), dtype=torch.bool)
+    return TextBatch(
+        torch.tensor([list(ids)]), everything, ~everything, [tokens], ["".join(tokens)],
+        torch.tensor([[(stop - len(token), stop) for token, stop in zip(tokens, ends, strict=True)]]),
+    )  # fmt: skip
 
 
 def _written(

@@ -42,6 +42,33 @@ def project(
         return projected if scale is None else scale(projected)
 
 
+def project_by_head(
+    bound: BoundArchitecture, layer: int, like: Values, *, autocast: torch.dtype | None = None
+) -> Tensor:
+    """`γ ⊙ W_O` by heads, (head, dim, width): what the block's own output projection makes of single entries of values
+    like those, as in `project`."""
+    _, heads, _, dim = like.shape
+    units = torch.eye(heads * dim, dtype=like.dtype, device=like.device).unflatten(1, (heads, dim))
+    return project(bound, layer, units.transpose(0, 1)[None], autocast=autocast)[0].unflatten(0, (heads, dim))
+
+
+def value_bias(bound: BoundArchitecture, layer: int, seen: Attention, *, autocast: torch.dtype | None = None) -> Values:
+    """What the attention of a block makes values of where it is called with zeros, and else as it was."""
+    assert seen.call is not None
+    args, kwargs = seen.call
+    x = next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
+    nothing = torch.zeros_like(x)
+
+    def zeroed(value: Any) -> Any:
+        return nothing if value is x else value
+
+    module = bound.attentions[layer]
+    seam = Capture([module], [module], seen.v.shape[0], keep=frozenset({0}))
+    with torch.no_grad(), autocast_to(x, autocast), seam:
+        module(*map(zeroed, args), **{name: zeroed(value) for name, value in kwargs.items()})
+    return seam.records[0].v
+
+
 def attend(bound: BoundArchitecture, layer: int, hidden: Tensor, *, autocast: torch.dtype | None = None) -> Attention:
     """What the attention of a block computes, without a mask, of another input (batch, token, width), normed first."""
     module, norm = bound.attentions[layer], bound.norms[layer]

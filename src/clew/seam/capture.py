@@ -49,7 +49,8 @@ class GradientProbe:
 class Attention:
     """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one, and so are the
     block's `output` and, where the graph starts at one, its input `hidden`. `beside` is what a block returns beside its
-    output, `token_first` whether that is (token, batch, width)."""
+    output, `token_first` whether that is (token, batch, width). `call` is what the attention module was called with,
+    where the block's input is kept."""
 
     v: Values
     o: Outputs
@@ -65,6 +66,7 @@ class Attention:
     beside: tuple[Any, ...] | None = None
     token_first: bool = False
     gradient_probe: GradientProbe | None = None
+    call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def repeated(self, each: int) -> Attention:
         """The same attention with every example so often, without a graph."""
@@ -152,6 +154,7 @@ class Capture(Seam):
         self._outputs, self._one_head = outputs, one_head
         self._sparse_after = leaf[0] if leaf is not None else max(keep) if keep and reads is not None else None
         self._inputs: dict[int, Tensor] = {}
+        self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._rows: dict[int, Tensor] = {}  # the sampled rows, by the number of queries
         self._layer: int | None = None
         self._batch, self._token_first, self._probe_gradients = batch, token_first, probe_gradients
@@ -195,6 +198,8 @@ class Capture(Seam):
 
     def _at_attention(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._layer = layer
+        if layer in self._hidden:
+            self._calls[layer] = args, kwargs
         self.switch_on()
 
     def _after_attention(self, output: Any) -> None:
@@ -360,7 +365,7 @@ class Capture(Seam):
                 todo="attention must keep heads on an axis of their own",
             )
         if layer in self._hidden:
-            attention.hidden = self._inputs.pop(layer, None)
+            attention.hidden, attention.call = self._inputs.pop(layer, None), self._calls.pop(layer, None)
         if self._probe_gradients:
             attention.gradient_probe = GradientProbe(self._few(attention.o), layer == len(self._blocks) - 1)
             if attention.o.requires_grad:

@@ -3,6 +3,7 @@
 from .discrepancy import LEAST_LOGIT, Discrepancy, tolerance
 from .integration_paths import PathRecord, scaled_along
 from .leaves import add_up, leaves_of, scaled_leaves, stream_result
+from .parts import Parts
 from .quadrature import MOST_STEPS, Quadrature, quadrature_rule
 from .reached_rows import cache_rows, cached_rows
 from .stream_subject import StreamSubject

@@ -42,6 +42,7 @@ from .head import head_of
 from .input_errors import input_error, is_about_input, not_shown, refused_cache
 from .input_gradient import input_gradient
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
+from .parts import Parts
 from .reached_rows import cache_key, should_refresh
 from .trace import Trace, repeated, some_rows
 
@@ -78,6 +79,7 @@ class Subject:
     target_rows: Tensor | None = None
     constant: dict[str, Any] = field(default_factory=dict[str, Any])
     each: int = 1
+    covered: Callable[[Any], Tensor] | None = None  # which tokens of each text a span is, (batch, token)
     verify: bool = False  # whether what a check needs is kept
     traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
     relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
@@ -279,6 +281,10 @@ class Subject:
     def project(self, layer: int, values: Values, *, bias: bool = False) -> Tensor:
         """`γ ⊙ (V W_O)` (batch, token, width) of values (batch, head, token, dim), by the block's own layers."""
         return project(self.bound, layer, values, bias=bias, autocast=self.shorter)
+
+    def parts(self, trace: Trace, layer: int) -> Parts:
+        """What the attention of a block whose input was kept adds to the stream, by heads and tokens."""
+        return Parts(self.bound, layer, trace.layers[layer], self.shorter, self.precise)
 
     def attend(self, layer: int, hidden: Tensor) -> Attention:
         """What the attention of a block computes of another input (batch, token, width)."""

@@ -109,6 +109,16 @@ class Trace:
             return nn.functional.pad(maps, (self.bound.prefix, 0))
         return maps
 
+    def attended(self, layer: int, weights: Rows) -> Tensor:
+        """`Σ_i w_i A_l[h, i, j]` for rows of weights of the queries, each input once: (input, head, row, key)."""
+        attention = self.layers[layer]
+        per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
+        found = weights.new_zeros(*attention.v.shape[:2], weights.shape[1], attention.v.shape[2])
+        for rows in _reached(weights, max(1, _BLOCK // per_row)):
+            A = attention.probabilities(_on(rows, attention.v)).to(weights)
+            found += torch.einsum("brq,bhqk->bhrk", weights[..., rows], A)
+        return found
+
     def received(self, layer: int, mix: Mix, *, gradient: Outputs | Sequence[Outputs] = ()) -> Scores:
         """`mean_i C_l[i, j]`: what tokens get from the queries `i` of a layer that are no padding, `C_l` as in `chain`.
 

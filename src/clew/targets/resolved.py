@@ -116,6 +116,23 @@ def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
     return torch.tensor([rows + [-1] * (longest - len(rows)) for rows in found])
 
 
+def covered_tokens(span: Any, batch: TextBatch) -> Tensor:
+    """Which tokens of each text a `Span` is, or those from a first position up to another, as far as they are there:
+    (batch, token) in the order in which the model sees them. Raises `TargetError` for anything else."""
+    found = torch.zeros_like(batch.input_ids, dtype=torch.long)
+    if isinstance(span, Span):
+        found = batch.to_model_order(found)
+        for i in range(len(found)):
+            found[i, _positions(span.start, span.stop, span.nth, batch, i)] = 1
+        return found.bool()
+    places: list[Any] = list(cast("Sequence[Any]", span)) if isinstance(span, Sequence) else []
+    whole = all(isinstance(place, Integral) for place in places)
+    if len(places) != 2 or not whole or not 0 <= places[0] < places[1]:
+        raise TargetError("these are no tokens", expected="Span(…), or positions (start, stop)", got=short_repr(span))
+    found[:, places[0] : places[1]] = 1
+    return batch.to_model_order(found * batch.mask).bool()
+
+
 def resolve(
     target: Target,
     output: Any,

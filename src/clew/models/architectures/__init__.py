@@ -100,7 +100,8 @@ class Architecture:
     """A declaration: where a family of models keeps its blocks, attention and patches, and what its head reads.
 
     `classes` are full class names (a subclass matches too). `attention`, `output_projection`, `layer_scale` and
-    `attention_norm`, the norm before attention, are paths from a block, the others from the model. `attention_pool` is
+    `attention_norm`, the norm before attention, and `attention_output_norm`, that of what attention adds to the stream
+    (one that only scales), are paths from a block, the others from the model. `attention_pool` is
     the module of an attention pooling head, if any: its attention then counts as the last block's. `grid` says how many
     patches an input of (height, width) has, where the output of `patches` does not show it. `check` may raise for
     configurations that cannot be explained.
@@ -121,6 +122,7 @@ class Architecture:
     prefix: Callable[[Any], int] = _no_prefix
     layer_scale: Path = ()
     attention_norm: Path = ()
+    attention_output_norm: Path = ()
     attention_pool: Path = ()
     embeddings: Path = ()
     position_embeddings: Path = ()
@@ -196,6 +198,7 @@ class Architecture:
             prefix=self.prefix(model),
             readout=self.readout(model),
             norms=[find_path(block, self.attention_norm) for block in blocks],
+            output_norms=[find_path(block, self.attention_output_norm) for block in blocks],
             grid=None if self.grid is None else partial(self.grid, model),
             pooled=pool is not None,
             channels=None if self.modality == "text" else self._channels(model),
@@ -241,6 +244,7 @@ class BoundArchitecture:
     prefix: int
     readout: Readout
     norms: list[nn.Module | None]
+    output_norms: list[nn.Module | None]
     grid: Callable[[tuple[int, int]], tuple[int, int]] | None
     pooled: bool
     channels: int | None

@@ -149,6 +149,7 @@ _text(
 )
 
 ROUTER: dict[str, Any] = {"router": ("mlp.gate", "block_sparse_moe.gate")}
+NORM_BEHIND: dict[str, Any] = {"attention_output_norm": "post_attention_layernorm"}  # elsewhere it is that of the MLP
 
 _llama_like("llama", "Llama")
 _llama_like("mistral", "Mistral")
@@ -157,7 +158,7 @@ _llama_like("qwen2", "Qwen2")
 _llama_like("qwen3", "Qwen3")
 _llama_like("qwen3_moe", "Qwen3Moe", **ROUTER)
 _llama_like("gemma", "Gemma")
-_llama_like("gemma2", "Gemma2")
-_llama_like("gemma3", "Gemma3", ("ForCausalLM", "TextForSequenceClassification"))
+_llama_like("gemma2", "Gemma2", **NORM_BEHIND)
+_llama_like("gemma3", "Gemma3", ("ForCausalLM", "TextForSequenceClassification"), **NORM_BEHIND)
 _llama_like("phi3", "Phi3")
-_llama_like("olmo2", "Olmo2")
+_llama_like("olmo2", "Olmo2", **NORM_BEHIND)
