@@ -79,13 +79,15 @@ def libra_att_cat(subject: Subject, *, rules: Rules = "libra", start_layer: int 
 
     The last block is left out: of a head that reads CLS its output matters for CLS alone.
     """
-    start, found = _found(subject, rules, start_layer)
+    start = subject.layers_from(start_layer, 0)[0]
     layers = range(start, subject.depth - 1)
     if not layers:
         raise OptionError(
             "libra_att_cat needs two blocks", expected=f"start_layer below {subject.depth - 1}", got=start
         )
-    trace = subject.run(layers)
+    found = propagate(subject, rules, by_token=True, attention=layers)
+    trace = found.trace
+    assert trace is not None
     parts = [trace.received(layer, mean_heads) * _times_gradient(found, layer + 1) for layer in layers]
     return Result(sum(parts[1:], parts[0]), options=_options(found, start), checks=_told(found))
 
