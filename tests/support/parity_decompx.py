@@ -9,9 +9,10 @@ from support.parity_newer import named
 
 import clew
 
-RULES = {
-    "gelu_zo": "libra",
-    "gelu_taylor": {**clew.RULE_SETS["libra"], "activation": clew.RULE_SETS["gradient"]["activation"]},
+PLAIN = clew.RULE_SETS["gradient"]["activation"]
+CALLS = {
+    "gelu_zo": ("decompx", {}),
+    "gelu_taylor": ("libra_input_x_gradient", {"rules": {**clew.RULE_SETS["libra"], "activation": PLAIN}}),
 }
 
 
@@ -21,10 +22,9 @@ class Family(parity_newer.Family):
     targets = tuple(range(7))
 
     def run(self, case: Case) -> Outcome:
-        mode = case.name.split("|")[1]
-        found = self.of_classifier("libra_input_x_gradient", rules=RULES[mode])
+        method, options = CALLS[case.name.split("|")[1]]
+        found = self.of_classifier(method, **options)
         kept = sum(values for name, values in found.checks.items() if name.startswith("leak_"))
         rows = torch.cat([found.all_scores, kept[:, None]], 1)  # (image · class, source)
         shown = rows.unflatten(0, (-1, len(self.targets))).mT
-        words = f"{named('libra_input_x_gradient', {'rules': mode}, 'all_scores')}, checks['leak_…']"
-        return self.outcome(case, shown, words)
+        return self.outcome(case, shown, named(method, dict.fromkeys(options, "plain activation"), "all_scores"))
