@@ -94,7 +94,7 @@ def _by_sign(tape: Tape, a: Tensor, b: Tensor, rule: ResidualGamma) -> Tensor:
             first, second = (share.le_(0) for share in shares)
             found = torch.addcmul(S, S, first, value=-more), S.addcmul_(S, second, value=-more)
         if noted is not None:
-            noted.note(*inputs, found, g, tape.per_example)
+            noted.note(inputs[0], inputs[1], found, g, tape.per_example)
         return found
 
     tape.used(a, b)
