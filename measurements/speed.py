@@ -23,11 +23,22 @@ import clew
 LRP: dict[str, dict[str, object]] = {
     "attn_lrp": {},
     "cp_lrp": {},
+    "res_lrp": {},
     "pa_lrp": {},
     "pa_lrp, gamma, pixels": {"rules": "gamma", "level": "pixel"},
     "lrp, z_plus": {"rules": "z_plus"},
     "lrp, z_plus, pixels": {"rules": "z_plus", "level": "pixel"},
     "transformer_attribution": {},
+    "libra_input_x_gradient": {},
+    "libra_full_grad_plus": {},
+    "libra_x_grad_cam_plus": {},
+    "libra_att_cat": {},
+    "generic_attribution, libra": {"rules": "libra"},
+    "token_tm, libra": {"rules": "libra"},
+    "le_grad": {},
+    "att_cat": {},
+    "grad_eclip": {},
+    "token_tm": {},
 }
 MODELS = {"ViT-S/16": "vit_small_patch16_224", "ViT-B/16": "vit_base_patch16_224"}
 PAPER = {"quadrature": "uniform", "n_steps": 20}

@@ -80,6 +80,12 @@ def test_the_heatmap_is_bilinear_in_the_frame_of_the_input(result):
         result.scores.view(3, 1, 3, 5), scale_factor=8, mode="bilinear", align_corners=False
     )
     torch.testing.assert_close(heat, expected[:, 0])
+    for one, stretched in zip(heat, result.heatmap(normalize="minmax"), strict=True):
+        torch.testing.assert_close(stretched, (one - one.min()) / (one.max() - one.min()))
+    for one, divided in zip(heat, result.heatmap(normalize="max"), strict=True):
+        torch.testing.assert_close(divided, one / one.abs().max())
+    with pytest.raises(ClewError, match="minmax or max"):
+        result.heatmap(normalize="l2")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".html", ".safetensors"])

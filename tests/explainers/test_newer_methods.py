@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from support import newer_twins, tiny
 
 import clew
+from clew.errors import OptionError
 
 NAMES = ["timm_token", "timm_average", "timm_registers", "timm_layer_scale", "timm_not_square"]
 TARGETS = [1, 4, 0]
@@ -43,6 +46,21 @@ def test_le_grad_of_an_attention_pool(variant):
     assert_same(found, x, lambda image, t: newer_twins.le_grad_of_pool(model, image, t, 2, variant != "paper"))
 
 
+def test_le_grad_is_corrected_by_the_last_target():
+    model, x = tiny.build("timm_attention_pool"), tiny.images((32, 32))
+    found = clew.explain(model, x, method="le_grad", target=[clew.Each(1, 4, 0)] * 3, correction=0.4)
+    for i, image in enumerate(x):
+        one, other, last = (newer_twins.le_grad_of_pool(model, image, target, 2) for target in (1, 4, 0))
+        patches = last[model.num_prefix_tokens :]
+        taken = (last - patches.min()) / (patches.max() - patches.min()) > 0.4
+        taken[: model.num_prefix_tokens] = False
+        assert 0 < taken.sum() < len(taken)
+        expected = torch.stack([one * ~taken, other * ~taken, last]).detach()
+        torch.testing.assert_close(found.all_scores[3 * i : 3 * i + 3], expected)
+    with pytest.raises(OptionError, match="compares targets"):
+        clew.explain(model, x, method="le_grad", target=1, correction=0.4)
+
+
 @pytest.mark.parametrize(("options", "start"), [({}, 3), ({"start_layer": 1}, 1), ({"cosines": False}, 3)])
 def test_grad_eclip(setting, options, start):
     model, x = setting
@@ -56,6 +74,32 @@ def test_token_tm(setting, start):
     model, x = setting
     found = clew.explain(model, x, method="token_tm", target=TARGETS, start_layer=start)
     assert_same(found, x, lambda image, t: newer_twins.token_tm(model, image, t, start))
+
+
+@pytest.mark.parametrize(
+    "method", ["generic_attribution", "gradient_attention_rollout", "attention_gradcam", "token_tm"]
+)
+def test_gradients_of_attention_under_rules(setting, method):
+    """Which hold attention fixed; and under the rules that are none, and for several targets."""
+    model, x = setting
+    options, more = ({}, {}) if method == "attention_gradcam" else ({"start_layer": 1}, {"start": 1})
+    twin = partial(getattr(newer_twins, method), model, **more)
+    options |= {"method": method}
+    found = clew.explain(model, x, target=TARGETS, rules="libra", **options)
+    assert_same(found, x, lambda image, t: twin(image, t, fixed=True))
+    assert found.options["rules"] == "libra" and "attention" in found.checks["verified"]
+    plain = clew.explain(model, x, target=TARGETS, rules="gradient", **options)
+    assert_same(plain, x, lambda image, t: twin(image, t))
+    several = clew.explain(model, x, target=[clew.Each(t, 2) for t in TARGETS], rules="libra", **options)
+    torch.testing.assert_close(several.all_scores[::2], found.all_scores)
+
+
+def test_rules_are_for_declared_models():
+    x = tiny.images((32, 32))
+    model = torch.nn.Sequential(torch.nn.Identity(), tiny.build("torchvision_vit")).eval()
+    for method in ("generic_attribution", "gradient_attention_rollout", "attention_gradcam"):
+        with pytest.raises(OptionError, match="declared"):
+            clew.explain(model, x, method=method, target=1, rules="libra", at="1")
 
 
 LIBRA = [

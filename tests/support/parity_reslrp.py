@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from parity import Case, Outcome
 from support import parity_newer
-from support.parity_newer import named
+from support.parity_newer import Options, named
 
 import clew
 from clew import rules
@@ -34,12 +31,13 @@ class Family(parity_newer.Family):
         level = "pixel" if "pixel" in rest else "token"
         method, options = self._asked(head, rest)
         options |= {"level": level, "part": "all" if level == "token" else "semantic"}
-        found = self.explain(case.entry["target"], method, _hashable(options))
-        value = found.pixels if level == "pixel" else found.all_scores
-        assert value is not None
-        return Outcome(np.asarray(value), named(method, options, "pixels" if level == "pixel" else "all_scores"))
+        asked = {name: RULES.get(value, value) if name == "rules" else value for name, value in options.items()}
+        found = self.of_classifier(method, **asked)
+        attribute = "pixels" if level == "pixel" else "all_scores"
+        values = self.for_target(getattr(found, attribute), case.entry["target"])
+        return self.outcome(case, values, named(method, options, attribute))
 
-    def _asked(self, head: str, rest: list[str]) -> tuple[str, dict[str, Any]]:
+    def _asked(self, head: str, rest: list[str]) -> tuple[str, Options]:
         if head == "lxt_cp":
             return "cp_lrp", {}
         if head == "lxt_cp_residual_gamma1":
@@ -48,11 +46,3 @@ class Family(parity_newer.Family):
         if base in RULES:
             return "lrp", {"rules": base}
         return "res_lrp", {"base": base, "gamma": gamma}
-
-    def _explain(self, target: int, method: str, options: tuple[tuple[str, Any], ...]) -> clew.Attribution:
-        asked = {key: RULES.get(value, value) if key == "rules" else value for key, value in options}
-        return super()._explain(target, method, tuple(asked.items()))
-
-
-def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(options.items()))

@@ -16,6 +16,7 @@ from ..draw.page import page
 from ..files import Number
 from ..shapes import Pixels, Scores
 from .base import Attribution
+from .ranges import normalized_pixels, require_range
 from .saved_fields import MOST_PIXELS, SavedFields
 
 _Shown = TypeVar("_Shown")
@@ -50,12 +51,14 @@ class ImageAttribution(Attribution):
         """(batch, patch): the scores without prefix tokens, row by row of the patch grid."""
         return self.all_scores[:, self.prefix :]
 
-    def heatmap(self) -> Pixels:
+    def heatmap(self, *, normalize: str | None = None) -> Pixels:
         """(batch, height, width) in the frame of the model's input: pixels as they are, tokens bilinear.
 
-        In the units of `scores`: with `normalize="max"` no value is larger than 1.
+        In the units of `scores`; or with `normalize` each map as "minmax" from 0 to 1, by "max" with a largest size of
+        1. Raises `OptionError` for another.
         """
-        return self.pixels if self.pixels is not None else self._bilinear(self.scores)
+        require_range(normalize)
+        return normalized_pixels(self.pixels if self.pixels is not None else self._bilinear(self.scores), normalize)
 
     def _bilinear(self, patches: Scores) -> Pixels:
         (rows, columns), (down, across) = self.patch_grid, self.patch_size

@@ -16,6 +16,7 @@ from ..shapes import Attn, Scores, at_least_float32
 from ..subject import Mix, Result, StreamSubject, Subject, Trace, mean_heads
 from ..validation import validate_integer
 from . import bimodal, is_released, last_attention, mass, method
+from .attention_gradients import Rules, named_rules, refuse_rules, with_gradients
 
 
 @method(paper="the control", summary="random numbers: what a method must beat", seeds=True, any_model=True)
@@ -95,35 +96,39 @@ def attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | No
     paper="Selvaraju et al. 2017; Chefer et al. 2021a", summary="Grad-CAM on the attention of the last block",
     by_mass=True,
 )  # fmt: skip
-def attention_gradcam(subject: Subject | StreamSubject, *, variant: str = "paper") -> Result:
+def attention_gradcam(
+    subject: Subject | StreamSubject, *, rules: Rules | None = None, variant: str = "paper"
+) -> Result:
     """`w_h = mean G_h` over readout rows and patch keys; `scores = max(mean_h w_h A_h[readout], 0)`.
 
     `variant="beyond_intuition"` gives the released map. For models that read the mean of the patches: one weight per
     query, averaged over keys. For texts: the readout row of the whole map over queries and keys, stretched to 0 to 1.
-    A map without positive evidence is all zero.
+    A map without positive evidence is all zero. `rules`: see `generic_attribution`.
 
     Models that are not declared: of the last attention that token mass comes to, queries weighted by what is asked of
     them; `w_h` leaves out keys made of constants alone (CLS) and those that none of these queries sees.
     """
     if isinstance(subject, StreamSubject):
         mass.refuse_variant(variant)
+        refuse_rules(rules)
         return last_attention.gradcam(subject)
     last, prefix = subject.last, subject.bound.prefix
-    trace = subject.run([last], leaf=(last, "o"))
-    g_o = trace.gradients([(last, "o")])[last, "o"]
+    trace, g = with_gradients(subject, range(last, last + 1), rules)
+    g_o, options = g[last], named_rules(rules)
     read, real = trace.read(), trace.real_keys(last)
     if is_released(variant) and _reads_patches(subject):
         w = trace[last].attention_gradient(g_o)[..., prefix:].mean((1, 3))[:, None, :, None]
-        return Result(_mean_over_keys(trace, (w * trace[last].probabilities()).mean(1)).clamp(min=0))
+        found = _mean_over_keys(trace, (w * trace[last].probabilities()).mean(1))
+        return Result(found.clamp(min=0), options=options)
     seen = trace[last].probabilities(read.rows), trace[last].attention_gradient(g_o, read.rows)
     A, G = (trace.over_tokens(m.to(read.weights.dtype), last) for m in seen)
     w = read.mean(G.transpose(1, 2))[..., prefix:]  # (batch, head, key)
     w = w.mean(-1) if real is None else (w * real[:, None]).sum(-1) / real.sum(-1, keepdim=True)
     if is_released(variant) and subject.bound.is_text:
         whole = torch.einsum("bh,bhqk->bqk", w, trace[last].probabilities().to(w)).clamp(min=0)
-        return Result(read.mean(take(_stretched(whole, real)[:, None], read.rows)[:, 0]))
+        return Result(read.mean(take(_stretched(whole, real)[:, None], read.rows)[:, 0]), options=options)
     cam = torch.einsum("bh,bhk->bk", w, read.mean(A.transpose(1, 2))) / A.shape[1]
-    return Result(cam.clamp(min=0))
+    return Result(cam.clamp(min=0), options=options)
 
 
 @method(
@@ -131,10 +136,15 @@ def attention_gradcam(subject: Subject | StreamSubject, *, variant: str = "paper
     by_mass=True,
 )  # fmt: skip
 def generic_attribution(
-    subject: Subject | StreamSubject, *, start_layer: int | None = None, variant: str = "paper"
+    subject: Subject | StreamSubject,
+    *,
+    start_layer: int | None = None,
+    rules: Rules | None = None,
+    variant: str = "paper",
 ) -> Result:
     """`R ← R + C_l R` from `R = I`, with `C_l = mean_h max(G_l ⊙ A_l, 0)`; `scores = readout · R`.
 
+    `rules`: `G` under rules instead of the model's own gradient, "libra" for LibraGrad's (Mehri et al. 2025).
     `variant="beyond_intuition"`: `C_l = max(mean_h(G_l ⊙ A_l), 0)`, as released for ViT.
     Texts and pairs start at the last block by default, as released. `details`: `layer_maps`, see `attention_rollout`.
 
@@ -152,45 +162,49 @@ def generic_attribution(
         return (G * A).mean(1).clamp(min=0)
 
     if isinstance(subject, StreamSubject):
+        refuse_rules(rules)
         if bimodal.refuse_variants(variant):
             return bimodal.by_equations(subject, start_layer)
         return mass.mass_method(subject, mass.positive_gradient, mass.both, start_layer=start_layer, gradient=True)
     if variant == "chefer":  # of one stream equations 5 and 6 are all there is
-        return _through(subject, subject.layers_from(start_layer, 0), per_head)
+        return _through(subject, subject.layers_from(start_layer, 0), per_head, rules)
     layers = subject.layers_from(start_layer, 0, text=subject.depth - 1, pair=subject.depth - 1)
     mix = after_mean if is_released(variant) else per_head
-    return _through(subject, layers, mix)
+    return _through(subject, layers, mix, rules)
 
 
 @method(
     paper="Chefer et al. 2021a; Qiang et al. 2022", summary="rollout of attention times its positive gradient",
     by_mass=True,
 )  # fmt: skip
-def gradient_attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | None = None) -> Result:
+def gradient_attention_rollout(
+    subject: Subject | StreamSubject, *, start_layer: int | None = None, rules: Rules | None = None
+) -> Result:
     """`C_l = mean_h max(A_l ⊙ G_l, 0)`, rows of `C_l + I` normalised to 1, product over blocks, readout row.
 
-    `details`: `layer_maps`, see `attention_rollout`.
+    `rules`: see `generic_attribution`. `details`: `layer_maps`, see `attention_rollout`.
     """
 
     def positive(A: Attn, G: Attn) -> Tensor:
         return (A * G).clamp(min=0).mean(1)
 
     if isinstance(subject, StreamSubject):
+        refuse_rules(rules)
         rows = mass.RowsNormalised(mass.positive_gradient, subject)
         return mass.mass_method(subject, rows.handed, rows.shares, start_layer=start_layer, gradient=True)
     layers = subject.layers_from(start_layer, 0)
-    return _through(subject, layers, positive, normalize=True)
+    return _through(subject, layers, positive, rules, normalize=True)
 
 
-def _through(subject: Subject, layers: range, mix: Mix, *, normalize: bool = False) -> Result:
+def _through(subject: Subject, layers: range, mix: Mix, rules: Rules | None, *, normalize: bool = False) -> Result:
     """`readout · ∏ (I + mix(A_l, G_l))`, from the last block down, with one backward pass for all gradients."""
-    trace = subject.run(layers, leaf=(layers[0], "o"))
-    gradients = trace.gradients((layer, "o") for layer in layers)
+    trace, gradients = with_gradients(subject, layers, rules)
     r, maps = trace.start(), list[Tensor]()
     for layer in reversed(layers):
-        r = trace.chain(r, layer, mix, gradient=gradients[layer, "o"], normalize=normalize)
+        r = trace.chain(r, layer, mix, gradient=gradients[layer], normalize=normalize)
         maps.insert(0, r.squeeze(1))
-    return Result(maps[0], options={"start_layer": layers[0]}, details=_stacked(subject, maps))
+    options = {"start_layer": layers[0], **named_rules(rules)}
+    return Result(maps[0], options=options, details=_stacked(subject, maps))
 
 
 def _stacked(subject: Subject, maps: list[Tensor]) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..errors import OptionError
 from ..lrp import Relevance, propagate
 from ..shapes import Scores, at_least_float32
-from ..subject import Result, Subject, mean_heads
+from ..subject import Result, StreamSubject, Subject, mean_heads
 from . import method
+from .lrp import lrp
 
 Rules = str | Mapping[str, Any]
 
@@ -79,22 +80,42 @@ def libra_att_cat(subject: Subject, *, rules: Rules = "libra", start_layer: int 
 
     The last block is left out: of a head that reads CLS its output matters for CLS alone.
     """
-    start, found = _found(subject, rules, start_layer)
+    start = subject.layers_from(start_layer, 0)[0]
     layers = range(start, subject.depth - 1)
     if not layers:
         raise OptionError(
             "libra_att_cat needs two blocks", expected=f"start_layer below {subject.depth - 1}", got=start
         )
-    trace = subject.run(layers)
+    found = propagate(subject, rules, by_token=True, attention=layers)
+    trace = found.trace
+    assert trace is not None
     parts = [trace.received(layer, mean_heads) * _times_gradient(found, layer + 1) for layer in layers]
     return Result(sum(parts[1:], parts[0]), options=_options(found, start), checks=_told(found))
 
 
-@method(paper="Mehri et al. 2025", summary="input times Libra gradient, at the tokens that enter the first block")
-def libra_input_x_gradient(subject: Subject, *, rules: Rules = "libra") -> Result:
-    """`IxG_0`: but for gated products the same as `cp_lrp` with `part="all"`, and as DecompX without biases."""
+@method(
+    paper="Mehri et al. 2025", summary="input times Libra gradient, at the tokens that enter the first block",
+    any_model=True,
+)  # fmt: skip
+def libra_input_x_gradient(subject: Subject | StreamSubject, *, rules: Rules = "libra") -> Result:
+    """`IxG_0`: but for gated products the same as `cp_lrp` with `part="all"`, and as DecompX without biases.
+
+    Models that are not declared: at the words, patches or entries of every input, as `lrp`.
+    """
+    if isinstance(subject, StreamSubject):
+        return lrp(subject, rules=rules)
     _, found = _found(subject, rules, None)
     return Result(_times_gradient(found, 0), options={"rules": found.rules}, checks=found.checks("all"))
+
+
+@method(
+    paper="Modarressi et al. 2023", summary="DecompX without biases: another name of libra_input_x_gradient",
+    any_model=True,
+)  # fmt: skip
+def decompx(subject: Subject | StreamSubject) -> Result:
+    """Vectors of each token carried through attention, deviations and gates that are constants: for one score this is
+    input times Libra gradient, to the last digit. What biases got is `checks["leak_bias"]`."""
+    return libra_input_x_gradient(subject)
 
 
 def _found(subject: Subject, rules: Rules, start_layer: int | None) -> tuple[int, Relevance]:

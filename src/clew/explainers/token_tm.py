@@ -12,21 +12,23 @@ from torch import Tensor
 from ..shapes import Attn, Hidden, Scores, at_least_float32
 from ..subject import Result, Subject, Trace, repeated
 from . import method
+from .attention_gradients import Rules, named_rules, with_gradients
 
 
 @method(paper="Wu et al. 2024", summary="TokenTM: attention times gradient, with how layers transform tokens")
-def token_tm(subject: Subject, *, start_layer: int | None = None) -> Result:
+def token_tm(subject: Subject, *, start_layer: int | None = None, rules: Rules | None = None) -> Result:
     """`C ← (I + W(m_l → x_{l+1})) (I + (mean_h A_l W(x_l → m_l)) ⊙ mean_h max(G_l, 0)) C` from `C = diag L(x_start)`;
     `scores = readout · C`.
 
     `W(e → e')` is diagonal: `L(e') / (L(e) + 1e-8)` times the softmax over tokens of `cos(e, e')`; `G = ∂s/∂A`. `m_l`
     is the block's input plus what its attention adds. An attention pool changes no token: there `mean_h A ⊙ mean_h
     max(G, 0)` is all, with no identity.
+
+    `rules`: `G` under rules instead of the model's own, "libra" for LibraGrad's.
     """
     layers = subject.layers_from(start_layer, 0)
     blocks = range(layers[0], subject.depth)
-    trace = subject.run(layers, hidden=blocks, outputs=blocks, leaf=(layers[0], "o"))
-    g = trace.gradients((layer, "o") for layer in layers)
+    trace, g = with_gradients(subject, layers, rules, states=blocks)
     r = trace.start()
     for layer in reversed(layers):
         keys: Tensor | None = None
@@ -39,9 +41,9 @@ def token_tm(subject: Subject, *, start_layer: int | None = None) -> Result:
             found = A.mean(1) * G.clamp(min=0).mean(1)
             return found if keys is None else found * keys.to(found)
 
-        r = trace.chain(r, layer, mix, gradient=g[layer, "o"])
+        r = trace.chain(r, layer, mix, gradient=g[layer])
     lengths = _states(subject, trace, layers[0])[0].norm(dim=-1)
-    return Result(r[:, 0] * lengths.to(r), options={"start_layer": layers[0]})
+    return Result(r[:, 0] * lengths.to(r), options={"start_layer": layers[0], **named_rules(rules)})
 
 
 def _states(subject: Subject, trace: Trace, layer: int) -> tuple[Hidden, Hidden, Hidden]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attributions import Attribution, StreamsAttribution
+from ..attributions import Attribution, StreamsAttribution, normalized
 from ..draw import Picture
 from ..errors import OptionError, UnknownArchitecture
 from ..explainers import Method, methods
@@ -28,7 +28,7 @@ from ..verification.thread_state import verifying
 from ..version import __version__
 from .any_target import AskedTarget, resolve_any
 from .arrangements import Observed, arranged
-from .assemble import Settings, normalized
+from .assemble import Settings
 from .next_tokens import mask_of
 from .prepare import image_inputs, in_dtype, like
 from .processed import is_raw, processed, with_beginning

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attributions import Attribution, ImageAttribution, TextAttribution
+from ..attributions import Attribution, ImageAttribution, TextAttribution, normalized, normalized_pixels, require_range
 from ..errors import InputError, OptionError
 from ..inputs import TextBatch
 from ..seam import is_quantized, modules_of
@@ -37,8 +37,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.checks not in ("default", "full", "off"):
             raise OptionError("unknown checks", expected="default, full or off", got=self.checks)
-        if self.normalize not in (None, "minmax", "max"):
-            raise OptionError("unknown normalize", expected="minmax or max", got=self.normalize)
+        require_range(self.normalize)
         if self.zero_cls not in (True, False, "min"):
             raise OptionError("unknown zero_cls", expected="True, False or 'min'", got=self.zero_cls)
 
@@ -93,7 +92,7 @@ def _of_images(
         patch_size=patch,
         input_size=size,
         logits=_repeated_logits(subject),
-        pixels=None if result.pixels is None else _normalized_pixels(result.pixels.detach(), settings.normalize),
+        pixels=None if result.pixels is None else normalized_pixels(result.pixels.detach(), settings.normalize),
         pictures=[picture for picture in ready.pictures for _ in range(subject.each)],
         maps_per_image=subject.each,
         details={k: v.detach() for k, v in result.details.items()} if settings.details else {},
@@ -261,22 +260,3 @@ def _without_first(scores: Tensor, how: bool | str) -> Tensor:
     scores = scores.clone()
     scores[:, 0] = scores.amin(1) if how == "min" else 0
     return scores
-
-
-def _normalized_pixels(pixels: Tensor, how: str | None) -> Tensor:
-    """Each map over its own pixels: what is drawn then has the range that `normalize` promises."""
-    flat = pixels.flatten(1)
-    return normalized(flat, flat, how).view_as(pixels)
-
-
-def normalized(scores: Tensor, over: Tensor, how: str | None) -> Tensor:
-    """Scores divided by the largest size, or stretched to 0 to 1, `over` some of them (NaN does not count)."""
-    if how is None:
-        return scores
-    known = over.isfinite()
-    high = over.masked_fill(~known, -torch.inf).amax(-1, keepdim=True)
-    low = over.masked_fill(~known, torch.inf).amin(-1, keepdim=True)
-    if how == "max":
-        low, high = torch.zeros_like(low), torch.maximum(high.abs(), low.abs())
-    span = high - low
-    return torch.where(span > 0, (scores - low) / span, 0.0)  # a constant map becomes zeros

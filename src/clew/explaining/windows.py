@@ -9,14 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..attributions import Attribution, TextAttribution
+from ..attributions import Attribution, TextAttribution, normalized
 from ..errors import InputError, OptionError
 from ..inputs import EncodedText, collate, tokenized
 from ..models import LoadedModel
 from ..targets import head_of, targets_per_example
 from ..validation import validate_size
 from ..verification import verify_windows
-from .assemble import Settings, normalized
+from .assemble import Settings
 from .prepare import unwrap
 
 MOST_WINDOWS = 10_000  # of a text; all run as one batch

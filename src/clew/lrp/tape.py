@@ -314,6 +314,7 @@ class Tape(Seam, Ledger, Marks):
 
         `compute` may return `(y, z)`: then `back` gets `z`, which the backward pass needs, in place of `y`.
         """
+        inputs = tuple(x.clone() for x in inputs) if "x" in saves and self.copies else inputs
         y = cast(Tensor, OperationWithBackward.apply(compute, back, frozenset(saves), *inputs))
         return y.clone() if "y" in saves and self.copies else y
 

@@ -1,7 +1,7 @@
 """The one place that intercepts torch, and the twin of a model that is explained in its place."""
 
 from .block_submodules import attend, autocast_to, layers_from, project, project_by_head, value_bias
-from .capture import Attention, Capture, Leaf
+from .capture import Attention, Capture, GradientProbe, Leaf
 from .custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
 from .fused_attention import FusedAttention
 from .gradient_stops import no_gradient_error

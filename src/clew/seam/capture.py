@@ -38,6 +38,12 @@ class GradientProbe:
     at_rows: list[Tensor] = field(default_factory=list[Tensor])
     reached: list[Tensor] = field(default_factory=list[Tensor])
 
+    @classmethod
+    def at_some_rows(cls, o: Outputs, last: bool) -> GradientProbe:
+        """One of a few rows of an attention's output."""
+        count = o.shape[2]
+        return cls(torch.tensor(sorted({0, count // 3, 2 * count // 3, count - 1}), device=o.device), last)
+
     def record(self, g: Tensor) -> None:
         """A gradient that comes by."""
         self.at_rows.append(g.detach()[:, :, self.rows.to(g.device)])
@@ -155,7 +161,6 @@ class Capture(Seam):
         self._sparse_after = leaf[0] if leaf is not None else max(keep) if keep and reads is not None else None
         self._inputs: dict[int, Tensor] = {}
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self._rows: dict[int, Tensor] = {}  # the sampled rows, by the number of queries
         self._layer: int | None = None
         self._batch, self._token_first, self._probe_gradients = batch, token_first, probe_gradients
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
@@ -339,14 +344,6 @@ class Capture(Seam):
     def _maybe_leaf(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_() if self._leaf == (self._layer, name) else tensor
 
-    def _few(self, o: Tensor) -> Tensor:
-        """A few rows of an attention's output."""
-        count = o.shape[2]
-        if count not in self._rows or self._rows[count].device != o.device:
-            few = sorted({0, count // 3, 2 * count // 3, count - 1})
-            self._rows[count] = torch.tensor(few, device=o.device)
-        return self._rows[count]
-
     def _record(self, attention: Attention) -> None:
         layer = cast(int, self._layer)
         if layer in self.records:
@@ -367,7 +364,7 @@ class Capture(Seam):
         if layer in self._hidden:
             attention.hidden, attention.call = self._inputs.pop(layer, None), self._calls.pop(layer, None)
         if self._probe_gradients:
-            attention.gradient_probe = GradientProbe(self._few(attention.o), layer == len(self._blocks) - 1)
+            attention.gradient_probe = GradientProbe.at_some_rows(attention.o, layer == len(self._blocks) - 1)
             if attention.o.requires_grad:
                 attention.o.register_hook(attention.gradient_probe.record)
         self.records[layer] = attention

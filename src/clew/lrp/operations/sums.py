@@ -77,34 +77,28 @@ def _add_two(tape: Tape, a: Tensor, b: Tensor, rule: Epsilon | ByAbsoluteSum) ->
 
 
 def _by_sign(tape: Tape, a: Tensor, b: Tensor, rule: ResidualGamma) -> Tensor:
-    """`g_z = w(z) c g_c / (w(a) a + w(b) b)`: both factors are known before relevance comes."""
+    """`g_z = w(z) c g_c / (w(a) a + w(b) b)`."""
     if not rule.gamma and not tape.keeps_sums:
         return torch.add(a, b)
-    noted = tape.residual_sum()
+    noted, more = tape.residual_sum(), rule.gamma / (1 + rule.gamma)
 
-    def compute(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        c = a + b
-        if not rule.gamma:
-            return c, torch.ones_like(c).expand(2, *c.shape)
-        # (w(a) a + w(b) b) / c = 1 + γ (the shares of what agrees) = 1 + γ max(1, a/c, b/c); in place, as passes over
-        # memory are what this costs.
-        factors = c.new_empty(2, *c.shape)
-        for term, share_of in zip((a, b), factors, strict=True):
-            torch.div(term, c, out=share_of).nan_to_num_(0.5, torch.inf, -torch.inf)  # halves of 0 + 0
-        S = torch.maximum(*factors).clamp_(min=1).mul_(rule.gamma).add_(1).reciprocal_()
-        factors.sign_().clamp_(min=0).mul_(rule.gamma).add_(1).mul_(S)
-        return c, factors
-
-    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, factors: Tensor | None) -> tuple[Tensor, ...]:
-        assert factors is not None
-        found = g * factors[0], g * factors[1]
-        if noted is not None and inputs is not None:
+    def back(g: Tensor, inputs: tuple[Tensor, ...] | None, c: Tensor | None) -> tuple[Tensor, ...]:
+        assert inputs is not None and c is not None
+        found = (g, g)
+        if more:
+            # (w(a) a + w(b) b) / c = 1 + γ max(1, a/c, b/c); all is divided by 1 + γ. In place, and as late as can be:
+            # passes over memory, and memory that is new, are what this costs.
+            shares = [x / c for x in inputs]
+            size = torch.maximum(*shares).nan_to_num_(1.0, torch.inf, -torch.inf).clamp_(min=1)  # 0 + 0: halves
+            S = g / size.mul_(more).add_(1 - more)
+            first, second = (share.le_(0) for share in shares)
+            found = torch.addcmul(S, S, first, value=-more), S.addcmul_(S, second, value=-more)
+        if noted is not None:
             noted.note(inputs[0], inputs[1], found, g, tape.per_example)
         return found
 
     tape.used(a, b)
-    saves = ("x",) if noted is not None else ()
-    return tape.forks(tape.ruled(compute, back, saves, *torch.broadcast_tensors(a, b)))
+    return tape.forks(tape.ruled(torch.add, back, ("x", "y"), *torch.broadcast_tensors(a, b)))
 
 
 def _by_absolute_sum(tape: Tape, parts: list[Tensor], R: Tensor, epsilon: float) -> list[Tensor]:
