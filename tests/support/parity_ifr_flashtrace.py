@@ -36,7 +36,7 @@ class Family(parity_newer.Family):
             entry = self.manifest["cases"][f"flashtrace|{option}"]
             (first, last), (start, stop) = entry["span"], entry["thinking"]
             options = {"reasoning": (start, stop + 1), "hops": entry["options"]["hops"], "variant": "flash_trace"}
-            found = self.explain(clew.Span(first, last + 1), "flash_trace", tuple(options.items()))
+            found = self._of_texts(clew.Span(first, last + 1), "flash_trace", options)
             shares = found.details["shares"] if head == "flashtrace_ratios" else found.scores
             attribute = "details['shares']" if head == "flashtrace_ratios" else "scores"
             return Outcome(shares.numpy(), named("flash_trace", options, attribute))
@@ -45,15 +45,15 @@ class Family(parity_newer.Family):
         # Token(i): of what comes after token i; a token behind the text so that Span has those after all of the span.
         every = clew.Each(*(clew.Token(i) for i in range(count)))
         target = every if head == "ifr_all" else clew.Span(entry["span"][0] + 1, entry["span"][1] + 2)
-        found = self.explain(target, "ifr", tuple(options.items()))
+        found = self._of_texts(target, "ifr", options)
         scores = found.scores[:, :count].reshape(entry["shape"])
         return Outcome(scores.numpy(), named("ifr", options, "scores"))
 
-    def _explain(self, target: Any, method: str, options: tuple[tuple[str, Any], ...]) -> clew.Attribution:
-        model, ids = llama(self.folder.parent / "llama")
+    def _of_texts(self, target: Any, method: str, options: dict[str, Any]) -> clew.Attribution:
+        model, ids = llama(self.models / "llama")
         ids = torch.cat([ids, ids[:, :1]], 1) if isinstance(target, clew.Span) and method == "ifr" else ids
         several = [target] * len(ids) if isinstance(target, clew.Each) else target
-        return clew.explain(model, ids, method=method, target=several, details=True, **dict(options))
+        return self.explain(model, ids, several, method, **options)
 
 
 @cache
