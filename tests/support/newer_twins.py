@@ -127,6 +127,29 @@ def token_tm(model, image, target, start=0):
     return C[rows].mean(0)
 
 
+def in_flow(model, image, target, start=0, gradient=True, mlp=True):
+    found, s = score(model, image, target)
+    G = torch.autograd.grad(s, found.A, retain_graph=True)
+    P = torch.eye(len(found.x[0]), dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        A, x, mid, left = found.A[block], found.x[block], found.mid[block], found.x[block + 1]
+        I = torch.stack([(A[h].T @ G[block][h]).abs().mean() for h in range(len(A))])
+        M = (I / I.sum())[:, None, None].mul(A).amax(0)
+        if gradient:
+            mean = model.norm(left).mean(0)
+            own = model.forward_head(torch.stack([mean] * len(x))[None])[0, target]
+            M = (torch.autograd.grad(own, A, retain_graph=True)[0].mean(0) * M).clamp(min=0)
+        a_x, a_u = x.norm(dim=1), (mid - x).norm(dim=1)
+        b_m, b_f = mid.norm(dim=1), (left - mid).norm(dim=1)
+        a_x, a_u, b_m, b_f = a_x / (a_x + a_u), a_u / (a_x + a_u), b_m / (b_m + b_f), b_f / (b_m + b_f)
+        q = (b_f / b_m) / sum(b_f / b_m)
+        R = M @ torch.diag(a_u) + torch.diag(a_x)
+        R = R @ torch.diag(q * b_f + b_m) if mlp else R
+        P = R / R.sum(1, keepdim=True) @ P
+    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(P)))
+    return P[rows].mean(0)
+
+
 class Fixed(torch.nn.Module):
     """A layer norm whose deviation is a constant, or GELU whose gate is one."""
 

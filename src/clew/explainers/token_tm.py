@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shapes import Attn, Hidden, Scores, at_least_float32
+from ..shapes import Attn, Hidden, Scores
 from ..subject import Result, Subject, Trace
 from . import method
+from .stream_states import stream_states
 
 
 @method(paper="Wu et al. 2024", summary="TokenTM: attention times gradient, with how layers transform tokens")
@@ -31,7 +32,7 @@ def token_tm(subject: Subject, *, start_layer: int | None = None) -> Result:
     for layer in reversed(layers):
         keys: Tensor | None = None
         if layer in blocks:
-            x, mid, left = _states(subject, trace, layer)
+            x, mid, left = stream_states(subject, trace, layer)
             r = r * (1 + _changed(trace, mid, left))[:, None].to(r)
             keys = _changed(trace, x, mid)[:, None]
 
@@ -40,17 +41,8 @@ def token_tm(subject: Subject, *, start_layer: int | None = None) -> Result:
             return found if keys is None else found * keys.to(found)
 
         r = trace.chain(r, layer, mix, gradient=g[layer, "o"])
-    lengths = _states(subject, trace, layers[0])[0].norm(dim=-1)
+    lengths = stream_states(subject, trace, layers[0])[0].norm(dim=-1)
     return Result(r[:, 0] * lengths.to(r), options={"start_layer": layers[0]})
-
-
-def _states(subject: Subject, trace: Trace, layer: int) -> tuple[Hidden, Hidden, Hidden]:
-    """What enters a block, what is between attention and MLP, and what leaves, in float32 or more."""
-    attention = trace[layer]
-    assert attention.hidden is not None and attention.output is not None
-    x, left = (at_least_float32(state.detach()) for state in (attention.hidden, attention.output))
-    added, scale = subject.project(layer, attention.o, bias=True), subject.bound.scales[layer]
-    return x, x + at_least_float32(added if scale is None else scale(added)).detach(), left
 
 
 def _changed(trace: Trace, before: Hidden, after: Hidden) -> Scores:

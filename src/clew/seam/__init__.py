@@ -14,7 +14,7 @@ from .precision import DoublePrecision
 from .quantized import is_quantized, kernel_difference, never_repacked
 from .readout import ReadoutRows, few_rows, readout_rows, take
 from .row_sparse import input_gradient, linear_of, rows_read
-from .skipped_blocks import SkippedBlocks
+from .skipped_blocks import SkippedBlocks, last_of_tokens
 from .sparse_pass import SparsePass
 from .torch_calls import by_position, tensors_in, torch_functions
 from .torch_modes import callers_autocast, in_callers_autocast, isolated_modes

@@ -257,9 +257,9 @@ class Subject:
             self.traces.append(trace)
         return trace
 
-    def head(self, states: Hidden, like: Trace, *, at_pool: bool = False) -> Trace:
+    def head(self, states: Hidden, like: Trace, *, at_pool: bool = False, mean: bool = False) -> Trace:
         """A pass without blocks: the score were `states` (input, token, width) what leaves the last, see `head_of`."""
-        return head_of(self, states, like, at_pool=at_pool)
+        return head_of(self, states, like, at_pool=at_pool, mean=mean)
 
     def need_gradient(self, score: Tensor) -> None:
         """Raise `CaptureError` for a score that no gradient leads to, with the place where it stops."""
