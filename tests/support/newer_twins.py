@@ -24,9 +24,10 @@ class States:
     mid: list[Tensor]  # (token, width), between attention and MLP
 
 
-def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False) -> States:
-    """With `fixed`, attention is a constant."""
-    x = model._pos_embed(model.patch_embed(image[None]))[0].detach().requires_grad_()
+def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False, to_image: bool = False) -> States:
+    """With `fixed`, attention is a constant; `to_image`: the graph begins at the image, not at the tokens."""
+    x = model._pos_embed(model.patch_embed(image[None]))[0]
+    x = x if to_image else x.detach().requires_grad_()
     found = States([x], [], [], [], [], [], [])
     for block in model.blocks:
         heads, d = block.attn.num_heads, block.attn.head_dim
@@ -167,15 +168,50 @@ class Fixed(torch.nn.Module):
 
 def libra(model: VisionTransformer, image: Tensor, target: int):
     """Tokens that enter each block, their Libra gradients, and attention, by a model that is changed for it."""
+    changed = with_fixed(model)
+    found = states(changed, image, fixed=True)
+    s = head(changed, found.x[-1])[target]
+    return found, torch.autograd.grad(s, found.x)
+
+
+def with_fixed(model: VisionTransformer) -> VisionTransformer:
+    """With norms and activations that hold deviations and gates fixed."""
     changed = copy.deepcopy(model).requires_grad_(False)
     for block in changed.blocks:
         block.norm1, block.norm2, block.mlp.act = Fixed(block.norm1), Fixed(block.norm2), Fixed()
     for name in ("norm", "fc_norm"):
         if isinstance(getattr(changed, name), torch.nn.LayerNorm):
             setattr(changed, name, Fixed(getattr(changed, name)))
-    found = states(changed, image, fixed=True)
-    s = head(changed, found.x[-1])[target]
-    return found, torch.autograd.grad(s, found.x)
+    return changed
+
+
+def libra_score(model: VisionTransformer, image: Tensor, target: int) -> Tensor:
+    """The score in the graph of the image, whose gradient is Libra's."""
+    changed = with_fixed(model)
+    found = states(changed, image, fixed=True, to_image=True)
+    return head(changed, found.x[-1])[target]
+
+
+def score_of_some(model: VisionTransformer, image: Tensor, target: int, kept, probability=False) -> Tensor:
+    """The score of a model that gets some tokens alone."""
+    x = model._pos_embed(model.patch_embed(image[None]))[:, kept]
+    for block in model.blocks:
+        x = block(x)
+    logits = head(model, x[0])
+    return (logits.softmax(0) if probability else logits)[target].detach()
+
+
+def tis(model, image, target, masks, ratios=(0.5,), probability=False):
+    prefix, patches = model.num_prefix_tokens, masks.shape[1]
+    total, kept = torch.zeros(2, patches, dtype=image.dtype)
+    for mask in masks:
+        for ratio in ratios:
+            best = sorted(range(patches), key=lambda i, m=mask: -float(m[i]))[: int(ratio * patches)]
+            tokens = [*range(prefix), *(prefix + i for i in best)]
+            s = score_of_some(model, image, target, tokens, probability)
+            for i in best:
+                total[i], kept[i] = total[i] + s, kept[i] + 1
+    return torch.stack([t / n if n else t for t, n in zip(total, kept, strict=True)])
 
 
 def libra_input_x_gradient(model, image, target):

@@ -40,8 +40,8 @@ def in_flow(subject: Subject, *, start_layer: int | None = None, gradient: bool 
             keys, kept = _shares(trace, *stream_states(subject, trace, layer), mlp=mlp)
 
         def mix(A: Attn, *G: Attn, I: Tensor = I, keys: Scores | None = keys) -> Tensor:
-            M = (I[..., None, None].to(A) * A).amax(1)
-            M = (G[0].mean(1) * M).clamp(min=0) if G else M
+            largest = (I[..., None, None].to(A) * A).amax(1)
+            M = (G[0].mean(1) * largest).clamp(min=0) if G else largest
             return M if keys is None else M * keys[:, None].to(M)
 
         G = [own[layer]] if gradient else []

@@ -31,11 +31,11 @@ class Relevance:
     """Where the relevance of a score went. Vectors are (batch, token, width); sums over tokens and width conserve.
 
     `semantic` is what the content of each token got (patches; for prefix tokens their embedding), `position` what its
-    positional encoding got, `entering` both together before they were told apart. `pixels` (batch, height, width) on
-    the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from input to
-    output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention `A_l`.
-    `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are the
-    rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input times
+    positional encoding got, `entering` both together before they were told apart. `channels` (batch, channel, height,
+    width) on the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from
+    input to output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention
+    `A_l`. `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are
+    the rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input times
     gradient where relevance ends, by autograd.
     """
 
@@ -45,7 +45,7 @@ class Relevance:
     semantic: Tensor
     position: Tensor
     entering: Tensor
-    pixels: Pixels | None
+    channels: Tensor | None
     flow: Mapping[str, Flow]
     entries: list[Leak]
     met: Mapping[OperationRule, int]
@@ -57,6 +57,11 @@ class Relevance:
     at_leaf: Tensor | None = None
     sums: ResidualSums | None = None
     by_token: ByToken | None = None
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """What pixels got, channels together."""
+        return None if self.channels is None else self.channels.sum(1)
 
     def by_layer(self) -> Tensor | None:
         """Relevance of positions inside the blocks, signed, (batch, layer, token); None where there are none."""
@@ -258,10 +263,10 @@ def _back(
         tape.entries.append(Leak("score", None, "head", "target", total - handed))
     for (key, table), g in zip(tables.items(), found[len(logits) :], strict=True):
         tape.positional.relevance[key] = table.detach() * g
-    pixels = None
+    channels = None
     if tape.level == "pixel":
-        pixels = (tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels).sum(1)
-    found = _collected(subject, rules, tape, total, pixels)
+        channels = tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels
+    found = _collected(subject, rules, tape, total, channels)
     if tape.level != "token":
         return found
     placed = tape.leaf.detach() * g_x
@@ -303,7 +308,7 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
         by_token=by_token,
         **{name: together([getattr(p, name) for p in parts]) for name in names},
         at_leaf=None if first.at_leaf is None else together([p.at_leaf for p in parts if p.at_leaf is not None]),
-        pixels=None if first.pixels is None else together([p.pixels for p in parts if p.pixels is not None]),
+        channels=None if first.channels is None else together([p.channels for p in parts if p.channels is not None]),
         flow={
             k: Flow(together([p.flow[k].total for p in parts]), together([p.flow[k].size for p in parts]))
             for k in first.flow
@@ -325,7 +330,7 @@ def _logits(output: Any, *, asked: bool) -> list[Tensor]:
     return [y for y in logits if y.requires_grad]
 
 
-def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: Tensor | None) -> Relevance:
+def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, channels: Tensor | None) -> Relevance:
     prefix, patches = subject.bound.prefix, tape.patches
     if patches is None:
         raise CaptureError("no relevance reached the patch embedding", expected="a score that depends on the patches")
@@ -349,7 +354,7 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         semantic=semantic.detach(),
         position=position.detach(),
         entering=entering.detach(),
-        pixels=None if pixels is None else pixels.detach(),
+        channels=None if channels is None else channels.detach(),
         flow=dict(tape.flow),
         entries=list(tape.entries),
         met=tape.met,

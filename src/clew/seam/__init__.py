@@ -2,6 +2,7 @@
 
 from .block_submodules import attend, autocast_to, layers_from, project
 from .capture import Attention, Capture, Leaf
+from .changed_tokens import Change, ChangedTokens
 from .custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
 from .fused_attention import FusedAttention
 from .gradient_stops import no_gradient_error

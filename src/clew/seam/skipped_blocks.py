@@ -44,15 +44,16 @@ class SkippedBlocks:
         if self._pool is not None:
             self._stack.callback(self._pool.register_forward_pre_hook(self._enters).remove)
         if self._behind is not None:
-            module, change = self._behind
-            hook = module.register_forward_hook(lambda module, args, output: change(output))
-            self._stack.callback(hook.remove)
+            self._stack.callback(self._behind[0].register_forward_hook(self._left).remove)
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
 
     def _skip(self, *args: Any, **kwargs: Any) -> Any:
         return self._made
+
+    def _left(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return self._behind[1](output) if self._behind is not None else output
 
     def _enters(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (self._states, *args[1:])
