@@ -108,7 +108,10 @@ def _shifts(count: int, size: tuple[int, int], patch: tuple[float, float]) -> Te
         raise OptionError("shifts go down and across alike", expected="a square number of samples, 4 or 9", got=count)
     found = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
     step = torch.arange(count)
-    for axis, part in ((0, step % side), (1, step // side)):  # across, down; 2 is the whole width or height
+    for axis, part in (
+        (0, (step % side).double()),
+        (1, (step // side).double()),
+    ):  # across, down; 2 is the whole width or height
         found[:, axis, 2] = 2 * part * patch[1 - axis] / side / size[1 - axis]
     return found
 

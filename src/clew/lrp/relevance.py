@@ -35,8 +35,8 @@ class Relevance:
     width) on the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from
     input to output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention
     `A_l`. `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are
-    the rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input times
-    gradient where relevance ends, by autograd.
+    the rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input
+    times gradient where relevance ends, by autograd.
     """
 
     rules: str
