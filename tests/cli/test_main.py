@@ -164,7 +164,12 @@ def test_methods_with_options_are_literals():
 
 
 def test_every_method_is_found_from_the_command_line(pictures, tmp_path):
-    options = {"integrated_gradients": "(n_steps=4)", "smoothgrad": "(n_samples=2)"}
+    options = {
+        "integrated_gradients": "(n_steps=4)",
+        "smoothgrad": "(n_samples=2)",
+        "dave": "(n_samples=2)",
+        "tis": "(n_masks=8)",
+    }
     chosen = [a for name in clew.methods() if name != "value_norm" for a in ("--method", name + options.get(name, ""))]
     done = run("explain", pictures[0], "-m", "mini:digits", *chosen, "-o", tmp_path / "all.png")
     assert done.exit_code == 0, done.output

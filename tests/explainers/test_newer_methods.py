@@ -102,6 +102,14 @@ def test_rules_are_for_declared_models():
             clew.explain(model, x, method=method, target=1, rules="libra", at="1")
 
 
+@pytest.mark.parametrize("options", [{}, {"gradient": False}, {"mlp": False}, {"start_layer": 2}])
+def test_in_flow(setting, options):
+    model, x = setting
+    found = clew.explain(model, x, method="in_flow", target=TARGETS, **options)
+    more = {"start" if key == "start_layer" else key: value for key, value in options.items()}
+    assert_same(found, x, lambda image, t: newer_twins.in_flow(model, image, t, **more))
+
+
 LIBRA = [
     ("libra_input_x_gradient", {}, {}),
     ("libra_full_grad_plus", {"biases": False}, {}),

@@ -10,6 +10,13 @@ import torch
 import clew
 
 TEXT = "a quiet film that is brilliant indeed"
+FEW = {"dave": {"n_samples": 2}, "tis": {"n_masks": 4}}
+CASES = [
+    (name, model)
+    for model in ("mini:digits", "mini:reviews-llama")
+    for name, method in sorted(clew.methods().items())
+    if model == "mini:digits" or not method.images
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +34,14 @@ def tensors() -> int:
 
 
 @pytest.mark.sampled(0.3)
-@pytest.mark.parametrize("method", sorted(clew.methods()))
-@pytest.mark.parametrize("model", ["mini:digits", "mini:reviews-llama"])
+@pytest.mark.parametrize(("method", "model"), CASES)
 def test_the_graph_is_let_go_of(model, method):
     loaded = clew.load(model)
     given = clew.scenes("digits").images[0] if model == "mini:digits" else TEXT
-    clew.explain(loaded, given, method=method)  # what is remembered per model is there now
+    clew.explain(loaded, given, method=method, **FEW.get(method, {}))  # what is remembered per model is there now
     before = tensors()
     for _ in range(2):
-        clew.explain(loaded, given, method=method)
+        clew.explain(loaded, given, method=method, **FEW.get(method, {}))
     assert tensors() == before
 
 
@@ -49,16 +55,15 @@ def test_so_are_the_books_of_every_rule(rules):
 
 
 @pytest.mark.sampled(0.3)
-@pytest.mark.parametrize("method", sorted(clew.methods()))
-@pytest.mark.parametrize("model", ["mini:digits", "mini:reviews-llama"])
+@pytest.mark.parametrize(("method", "model"), CASES)
 def test_nothing_waits_for_the_collector(model, method):
     loaded = clew.load(model)
     given = clew.scenes("digits").images[0] if model == "mini:digits" else TEXT
-    clew.explain(loaded, given, method=method)
+    clew.explain(loaded, given, method=method, **FEW.get(method, {}))
     before = tensors()
     gc.disable()
     try:
-        clew.explain(loaded, given, method=method)
+        clew.explain(loaded, given, method=method, **FEW.get(method, {}))
         left = sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
     finally:
         gc.enable()

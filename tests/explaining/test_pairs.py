@@ -28,7 +28,8 @@ SIZE = (32, 32)
 
 
 def options_of(method):
-    return FEW if method.startswith("beyond_intuition") else {}
+    few = {"dave": {"n_samples": 2}, "tis": {"n_masks": 6}}
+    return FEW if method.startswith("beyond_intuition") else few.get(method, {})
 
 
 def captions(count=3, length=6, seed=5):
@@ -89,6 +90,8 @@ def test_what_is_explained_is_the_models_own_similarity(name):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["clip", "siglip", "open_clip", "coca", "eva_clip", "open_siglip"])
 def test_many_targets_at_once_are_one_after_the_other(name, method):
+    if (name, method) == ("eva_clip", "tis"):
+        pytest.skip("its blocks know positions themselves: no token can be left out")
     model, x = build_tower(name, "image"), images(SIZE, batch=2)
     options = {"method": method, "checks": "full", "details": True, **options_of(method)}
     asked = [[0, 3, 1], [2, 0, 4]]
@@ -250,7 +253,7 @@ def test_the_released_ratio_is_that_of_the_stream_behind_the_attention():
 def test_padding_that_is_read_is_scored_as_special_tokens(name):
     model, x, ids = build_pair(name), images(SIZE, batch=1), captions(2)
     longer = {"input_ids": F.pad(ids, (2, 0)), "attention_mask": F.pad(torch.ones_like(ids), (2, 0))}  # padded in front
-    for method in METHODS:
+    for method in (method for method in METHODS if not clew.methods()[method].images):
         options = {"method": method, "compute_dtype": torch.float64, "target": clew.Similarity(x), **options_of(method)}
         found = clew.explain(model, ids, **options)
         length = 14 if name.startswith("siglip") else tiny_pairs.CONTEXT

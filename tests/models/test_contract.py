@@ -31,8 +31,17 @@ def subject_of(model, x):
     return Subject(ready.model, ready.bound, ready.inputs, lambda output: target, precise=True)
 
 
+FEW_COPIES = {"dave": {"n_samples": 2}, "tis": {"n_masks": 6}}
+KNOW_POSITIONS = ("timm_eva", "hf_beit", "pair_eva")  # in their blocks, so that no token can be left out
+
+
 def options_of(method):
-    return FEW if method.startswith("beyond_intuition") else {}
+    return FEW if method.startswith("beyond_intuition") else FEW_COPIES.get(method, {})
+
+
+def methods_for(name):
+    known = name.startswith(KNOW_POSITIONS) and name != "hf_beit_cls"
+    return [method for method in METHODS if not (known and method == "tis")]
 
 
 def test_forward_is_unchanged_to_the_last_bit(case):
@@ -89,7 +98,7 @@ def test_batch_equals_single_examples(name):
     """With fused attention; that hand-written attention gives the same for a batch is tested below."""
     model, x = build(name), images(TINY[name].size)
     grid = tuple(side // TINY[name].patch for side in TINY[name].size)
-    for method in (method for method in METHODS if method != "random"):
+    for method in (method for method in methods_for(name) if method != "random"):
         options = {"method": method, "checks": "off", **options_of(method)}
         together = clew.explain(model, x, **options)
         assert (together.prefix, together.patch_grid) == (TINY[name].prefix, grid)
@@ -105,7 +114,7 @@ def test_batch_equals_single_examples(name):
 def test_eager_equals_sdpa(name):
     models = [build(name, kind) for kind in ("sdpa", "eager")]
     x = images(TINY[name].size)
-    for method in METHODS:
+    for method in methods_for(name):
         options = {"target": 1, "checks": "off", "compute_dtype": torch.float64, **options_of(method)}
         fused, eager = (clew.explain(model, x, method=method, **options) for model in models)
         # The pool of SigLIP asks `nn.MultiheadAttention` for weights, which then writes its attention out.

@@ -16,7 +16,7 @@ from clew.seam.twin import original
 from clew.targets.outputs import answer_logits_of, logits_of
 
 SLOW = ("smoothgrad", "integrated_gradients", "random")
-METHODS = [name for name in clew.methods() if name not in SLOW]
+METHODS = [name for name, method in clew.methods().items() if name not in SLOW and not method.images]
 FEW = ["beyond_intuition_head", "beyond_intuition_token", "input_x_gradient", "pa_lrp", "transformer_attribution"]
 RULES = ["attn_lrp", "cp_lrp", "epsilon", "gamma", "z_plus", "chefer", "fixed_std"]
 

@@ -24,9 +24,11 @@ class States:
     mid: list[Tensor]  # (token, width), between attention and MLP
 
 
-def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False) -> States:
-    """With `fixed`, attention is not made of queries and keys any more: a leaf of its own."""
-    x = model._pos_embed(model.patch_embed(image[None]))[0].detach().requires_grad_()
+def states(model: VisionTransformer, image: Tensor, *, fixed: bool = False, to_image: bool = False) -> States:
+    """With `fixed`, attention is not made of queries and keys any more: a leaf of its own; `to_image`: the graph begins
+    at the image, not at the tokens."""
+    x = model._pos_embed(model.patch_embed(image[None]))[0]
+    x = x if to_image else x.detach().requires_grad_()
     found = States([x], [], [], [], [], [], [])
     for block in model.blocks:
         heads, d = block.attn.num_heads, block.attn.head_dim
@@ -164,6 +166,29 @@ def with_gradients(model, image, target, fixed):
     return found, torch.autograd.grad(head(changed, found.x[-1])[target], found.A)
 
 
+def in_flow(model, image, target, start=0, gradient=True, mlp=True):
+    found, s = score(model, image, target)
+    G = torch.autograd.grad(s, found.A, retain_graph=True)
+    P = torch.eye(len(found.x[0]), dtype=image.dtype)
+    for block in range(start, len(found.A)):
+        A, x, mid, left = found.A[block], found.x[block], found.mid[block], found.x[block + 1]
+        I = torch.stack([(A[h].T @ G[block][h]).abs().mean() for h in range(len(A))])
+        M = (I / I.sum())[:, None, None].mul(A).amax(0)
+        if gradient:
+            mean = model.norm(left).mean(0)
+            own = model.forward_head(torch.stack([mean] * len(x))[None])[0, target]
+            M = (torch.autograd.grad(own, A, retain_graph=True)[0].mean(0) * M).clamp(min=0)
+        a_x, a_u = x.norm(dim=1), (mid - x).norm(dim=1)
+        b_m, b_f = mid.norm(dim=1), (left - mid).norm(dim=1)
+        a_x, a_u, b_m, b_f = a_x / (a_x + a_u), a_u / (a_x + a_u), b_m / (b_m + b_f), b_f / (b_m + b_f)
+        q = (b_f / b_m) / sum(b_f / b_m)
+        R = M @ torch.diag(a_u) + torch.diag(a_x)
+        R = R @ torch.diag(q * b_f + b_m) if mlp else R
+        P = R / R.sum(1, keepdim=True) @ P
+    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(P)))
+    return P[rows].mean(0)
+
+
 class Fixed(torch.nn.Module):
     """A layer norm whose deviation is a constant, or GELU whose gate is one."""
 
@@ -196,6 +221,35 @@ def libra(model: VisionTransformer, image: Tensor, target: int):
     found = states(changed, image, fixed=True)
     s = head(changed, found.x[-1])[target]
     return found, torch.autograd.grad(s, found.x)
+
+
+def libra_score(model: VisionTransformer, image: Tensor, target: int) -> Tensor:
+    """The score in the graph of the image, whose gradient is Libra's."""
+    changed = libra_model(model)
+    found = states(changed, image, fixed=True, to_image=True)
+    return head(changed, found.x[-1])[target]
+
+
+def score_of_some(model: VisionTransformer, image: Tensor, target: int, kept, probability=False) -> Tensor:
+    """The score of a model that gets some tokens alone."""
+    x = model._pos_embed(model.patch_embed(image[None]))[:, kept]
+    for block in model.blocks:
+        x = block(x)
+    logits = head(model, x[0])
+    return (logits.softmax(0) if probability else logits)[target].detach()
+
+
+def tis(model, image, target, masks, ratios=(0.5,), probability=False):
+    prefix, patches = model.num_prefix_tokens, masks.shape[1]
+    total, kept = torch.zeros(2, patches, dtype=image.dtype)
+    for mask in masks:
+        for ratio in ratios:
+            best = sorted(range(patches), key=lambda i, m=mask: -float(m[i]))[: int(ratio * patches)]
+            tokens = [*range(prefix), *(prefix + i for i in best)]
+            s = score_of_some(model, image, target, tokens, probability)
+            for i in best:
+                total[i], kept[i] = total[i] + s, kept[i] + 1
+    return torch.stack([t / n if n else t for t, n in zip(total, kept, strict=True)])
 
 
 def libra_input_x_gradient(model, image, target):

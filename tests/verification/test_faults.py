@@ -25,7 +25,7 @@ METHODS = {
     "decoder": ["attention_rollout", "attention_gradcam", "beyond_intuition_token", "saliency", "pa_lrp", "cp_lrp"],
     "pairs": ["raw_attention", "generic_attribution", "beyond_intuition_head", "input_x_gradient", "attn_lrp"],
 }  # fmt: skip
-FEW = {"integrated_gradients": {"n_steps": 6}}
+FEW = {"integrated_gradients": {"n_steps": 6}, "dave": {"n_samples": 4}, "tis": {"n_masks": 8}}
 
 
 @pytest.fixture(scope="module")

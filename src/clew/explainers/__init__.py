@@ -29,7 +29,7 @@ class Method:
     """A registered method: its name, source, one-line summary and options with their defaults.
 
     `seeds`: its option `seed` may be one number for each example. `any_model`: it needs no declaration of a model, and
-    with `by_mass` computes without one in another way, by token mass.
+    with `by_mass` computes without one in another way, by token mass. `images`: it explains images only.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Method:
     seeds: bool = False
     any_model: bool = False
     by_mass: bool = False
+    images: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -47,7 +48,15 @@ class Method:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def __call__(self, subject: Subject | StreamSubject, **options: Any) -> Result:
-        """Run the method. Raises `OptionError` for an option it does not have, or of a type that it does not take."""
+        """Run the method. Raises `OptionError` for an option it does not have, or of a type that it does not take, and
+        for a text where it is one of images."""
+        if self.images and (isinstance(subject, StreamSubject) or subject.bound.is_text):
+            raise OptionError(
+                f"{self.name} explains images",
+                expected="a declared model of images, or side='image' of an image–text model",
+                got="a text" if isinstance(subject, Subject) else "a model of which nothing is declared",
+                todo="choose another method, see clew.methods()",
+            )
         for name in options:
             if name not in self.options:
                 known = close_matches(name, self.options) if self.options else "it has no options"
@@ -66,19 +75,25 @@ _registered: dict[str, Method] = {}
 
 
 def method(
-    *, paper: str, summary: str, seeds: bool = False, any_model: bool = False, by_mass: bool = False
+    *,
+    paper: str,
+    summary: str,
+    seeds: bool = False,
+    any_model: bool = False,
+    by_mass: bool = False,
+    images: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a method under its own name. Raises `ClewError` for a name that is taken.
 
     `any_model`: it explains models that are not declared, too: it takes a `StreamSubject`. `by_mass`: so it does, but a
-    declared model inside a wrapper is explained as declared.
+    declared model inside a wrapper is explained as declared. `images`: it explains images only.
     """
 
     def add(function: Function) -> Function:
         name = function.__name__
         if name in methods():
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
-        _registered[name] = Method(name, function, paper, summary, seeds, any_model or by_mass, by_mass)
+        _registered[name] = Method(name, function, paper, summary, seeds, any_model or by_mass, by_mass, images)
         return function
 
     return add

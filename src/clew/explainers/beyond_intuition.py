@@ -75,7 +75,7 @@ def beyond_intuition_head(
 
     r, rows, importances = trace.start(separate=feedback), list[Tensor](), list[Tensor]()
     for layer in reversed(layers):
-        importance = _head_importance(gradients[layer, "v"], trace[layer].v.detach(), trace.real_keys(layer))
+        importance = head_importance(gradients[layer, "v"], trace[layer].v.detach(), trace.real_keys(layer))
         r = trace.chain(r, layer, lambda A, w=importance: torch.einsum("bh,bhqk->bqk", w.to(A.dtype), A))
         rows = [r, *rows] if subject.details else [r]
         importances.insert(0, importance)
@@ -130,7 +130,7 @@ def beyond_intuition_token(
     return _with_feedback(subject, trace, rows, layers[0], path if feedback else None, details)
 
 
-def _head_importance(g_v: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
+def head_importance(g_v: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
     """`I_h ∝ Σ_ij |g_V[i] · V[j]|`, per example, normalised over heads: (batch, head). Uniform where all are zero.
 
     `j` runs over `real` tokens only: `∂s/∂A` is not zero at padding, where `A` is.

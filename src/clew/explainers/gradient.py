@@ -15,6 +15,7 @@ from ..subject import (
     Subject,
     add_up,
     leaves_of,
+    noise_of,
     quadrature_rule,
     scaled_leaves,
 )
@@ -112,7 +113,7 @@ def smoothgrad(
         for sample, rows in at.chunks(n_samples, internal_batch_size):
             noisy: dict[str, Tensor] = {}
             for key, value in x.items():
-                noise = torch.stack([_noise(seed, int(k), one[key], by_token=at.is_words(key)) for k in sample])
+                noise = torch.stack([noise_of(seed, int(k), one[key], by_token=at.is_words(key)) for k in sample])
                 noise = noise if at.has_examples_first(key) else noise[0]
                 noisy[key] = at.kept(key, value[rows] + spread[key][rows] * noise, value[rows])
             gradients, _ = at.gradients(noisy, rows)
@@ -120,12 +121,3 @@ def smoothgrad(
         return total
 
     return at.result(at.along(None, average), size=absolute, checks=at.told)
-
-
-def _noise(seed: int, sample: int, like: Tensor, *, by_token: bool) -> Tensor:
-    """Noise of one copy; `by_token` drawn for one token after the other: what is behind them changes nothing."""
-    generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + sample)
-    if not by_token:
-        return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
-    rows = [torch.randn(like.shape[1:], generator=generator, dtype=torch.float32, device="cpu") for _ in like]
-    return torch.stack(rows).to(like)

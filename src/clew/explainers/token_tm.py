@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shapes import Attn, Hidden, Scores, at_least_float32
-from ..subject import Result, Subject, Trace, repeated
+from ..shapes import Attn, Hidden, Scores
+from ..subject import Result, Subject, Trace
 from . import method
 from .attention_gradients import Rules, named_rules, with_gradients
+from .stream_states import stream_states
 
 
 @method(paper="Wu et al. 2024", summary="TokenTM: attention times gradient, with how layers transform tokens")
@@ -33,7 +34,7 @@ def token_tm(subject: Subject, *, start_layer: int | None = None, rules: Rules |
     for layer in reversed(layers):
         keys: Tensor | None = None
         if layer in blocks:
-            x, mid, left = _states(subject, trace, layer)
+            x, mid, left = stream_states(subject, trace, layer)
             r = r * (1 + _changed(trace, mid, left))[:, None].to(r)
             keys = _changed(trace, x, mid)[:, None]
 
@@ -42,16 +43,8 @@ def token_tm(subject: Subject, *, start_layer: int | None = None, rules: Rules |
             return found if keys is None else found * keys.to(found)
 
         r = trace.chain(r, layer, mix, gradient=g[layer])
-    lengths = _states(subject, trace, layers[0])[0].norm(dim=-1)
+    lengths = stream_states(subject, trace, layers[0])[0].norm(dim=-1)
     return Result(r[:, 0] * lengths.to(r), options={"start_layer": layers[0], **named_rules(rules)})
-
-
-def _states(subject: Subject, trace: Trace, layer: int) -> tuple[Hidden, Hidden, Hidden]:
-    """What enters a block, what is between attention and MLP, and what leaves, in float32 or more."""
-    attention = trace[layer]
-    assert attention.hidden is not None and attention.output is not None
-    x, left = (at_least_float32(state.detach()) for state in (attention.hidden, attention.output))
-    return x, repeated(subject.parts(trace, layer).mid, trace.each), left
 
 
 def _changed(trace: Trace, before: Hidden, after: Hidden) -> Scores:

@@ -24,13 +24,13 @@ class Relevance:
     """Where the relevance of a score went. Vectors are (batch, token, width); sums over tokens and width conserve.
 
     `semantic` is what the content of each token got (patches; for prefix tokens their embedding), `position` what its
-    positional encoding got, `entering` both together before they were told apart. `pixels` (batch, height, width) on
-    the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from input to
-    output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention `A_l`.
-    `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are the
-    rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input times
-    gradient where relevance ends, by autograd. `trace` is what was asked to be kept of the pass, `gradients` of each
-    attention in it what `∂score/∂o` is under the rules.
+    positional encoding got, `entering` both together before they were told apart. `channels` (batch, channel, height,
+    width) on the level of pixels. `total` is what was handed out at the output, `flow` what was left at each stage from
+    input to output, `entries` what each operation leaked. `attention[l]`: `A_l ⊙ (S Vᵀ)` is the relevance of attention
+    `A_l`. `inner` is what positional encodings inside the blocks got: rotary tables, biases of attention. `asked` are
+    the rules as they were asked for, `dtype` is the shortest that was computed in; `at_leaf` (batch, patch) is input
+    times gradient where relevance ends, by autograd. `trace` is what was asked to be kept of the pass, `gradients` of
+    each attention in it what `∂score/∂o` is under the rules.
     """
 
     rules: str
@@ -39,7 +39,7 @@ class Relevance:
     semantic: Tensor
     position: Tensor
     entering: Tensor
-    pixels: Pixels | None
+    channels: Tensor | None
     flow: Mapping[str, Flow]
     entries: list[Leak]
     met: Mapping[OperationRule, int]
@@ -53,6 +53,11 @@ class Relevance:
     by_token: ByToken | None = None
     gradients: Mapping[int, Outputs] = field(default_factory=dict[int, Outputs])
     trace: Trace | None = None
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """What pixels got, channels together."""
+        return None if self.channels is None else self.channels.sum(1)
 
     def by_layer(self) -> Tensor | None:
         """Relevance of positions inside the blocks, signed, (batch, layer, token); None where there are none."""

@@ -188,10 +188,10 @@ def _back(
         tape.entries.append(Leak("score", None, "head", "target", total - handed))
     for (key, table), g in zip(tables.items(), found[len(logits) :], strict=True):
         tape.positional.relevance[key] = table.detach() * g
-    pixels = None
+    channels = None
     if tape.level == "pixel":
-        pixels = (tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels).sum(1)
-    found = replace(_collected(subject, rules, tape, total, pixels), gradients=gradients)
+        channels = tape.leaf.detach() * g_x if tape.pixels is None else tape.pixels
+    found = replace(_collected(subject, rules, tape, total, channels), gradients=gradients)
     if tape.level != "token":
         return found
     placed = tape.leaf.detach() * g_x
@@ -233,7 +233,7 @@ def _interleaved(parts: list[Relevance]) -> Relevance:
         by_token=by_token,
         **{name: together([getattr(p, name) for p in parts]) for name in names},
         at_leaf=None if first.at_leaf is None else together([p.at_leaf for p in parts if p.at_leaf is not None]),
-        pixels=None if first.pixels is None else together([p.pixels for p in parts if p.pixels is not None]),
+        channels=None if first.channels is None else together([p.channels for p in parts if p.channels is not None]),
         flow={
             k: Flow(together([p.flow[k].total for p in parts]), together([p.flow[k].size for p in parts]))
             for k in first.flow
@@ -256,7 +256,7 @@ def _logits(output: Any, *, asked: bool) -> list[Tensor]:
     return [y for y in logits if y.requires_grad]
 
 
-def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: Tensor | None) -> Relevance:
+def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, channels: Tensor | None) -> Relevance:
     prefix, patches = subject.bound.prefix, tape.patches
     if patches is None:
         raise CaptureError("no relevance reached the patch embedding", expected="a score that depends on the patches")
@@ -280,7 +280,7 @@ def _collected(subject: Subject, rules: str, tape: Tape, total: Tensor, pixels: 
         semantic=semantic.detach(),
         position=position.detach(),
         entering=entering.detach(),
-        pixels=None if pixels is None else pixels.detach(),
+        channels=None if channels is None else channels.detach(),
         flow=dict(tape.flow),
         entries=list(tape.entries),
         met=tape.met,

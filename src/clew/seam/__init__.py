@@ -2,6 +2,7 @@
 
 from .block_submodules import attend, autocast_to, layers_from, project, project_by_head, value_bias
 from .capture import Attention, Capture, GradientProbe, Leaf
+from .changed_tokens import Change, ChangedTokens
 from .custom_backward import Back, IdentityWithBackward, OperationWithBackward, RuledBack
 from .fused_attention import FusedAttention
 from .gradient_stops import no_gradient_error
@@ -14,7 +15,7 @@ from .precision import DoublePrecision
 from .quantized import is_quantized, kernel_difference, never_repacked
 from .readout import ReadoutRows, few_rows, readout_rows, take
 from .row_sparse import input_gradient, linear_of, rows_read
-from .skipped_blocks import SkippedBlocks
+from .skipped_blocks import SkippedBlocks, last_of_tokens
 from .sparse_pass import SparsePass
 from .torch_calls import by_position, tensors_in, torch_functions
 from .torch_modes import callers_autocast, in_callers_autocast, isolated_modes

@@ -6,12 +6,11 @@ of the model, a text as the output of a module (its word embeddings, or the firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,37 +20,36 @@ from ..models import CACHES, BoundArchitecture, for_call, is_cache
 from ..seam import (
     Attention,
     Capture,
+    Change,
     DoublePrecision,
     Leaf,
     ReadoutRows,
-    activation_at,
     attend,
     few_rows,
     in_callers_autocast,
     layers_from,
     no_gradient_error,
-    original,
     owning_model,
     project,
     readout_rows,
     replace_output,
+    unseen,
 )
 from ..shapes import Hidden, Values
+from . import module_outputs
+from .copies import copies_of
 from .discrepancy import Discrepancy
 from .head import head_of
-from .input_errors import input_error, is_about_input, not_shown, refused_cache
+from .input_errors import input_error, is_about_input, refused_cache
 from .input_gradient import input_gradient
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .parts import Parts
 from .reached_rows import cache_key, should_refresh
+from .token_changes import scores_where
 from .trace import Trace, repeated, some_rows
 
-# Whether blocks get (token, batch, width), by the first of them.
-_token_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-# Patch grids by patch embedding and input shape.
-_grids: WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]] = WeakKeyDictionary()
-
 Score = Callable[[Any, Tensor | None], Tensor]
+ImageChange = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass
@@ -80,6 +78,7 @@ class Subject:
     constant: dict[str, Any] = field(default_factory=dict[str, Any])
     each: int = 1
     covered: Callable[[Any], Tensor] | None = None  # which tokens of each text a span is, (batch, token)
+    change: ImageChange | None = None  # what becomes of images before the model gets them, see `copies_of`
     verify: bool = False  # whether what a check needs is kept
     traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
     relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
@@ -186,6 +185,9 @@ class Subject:
                 value = x
             else:
                 value = for_call(value, rows, len(self.given))
+            if name == self._main and self.change is not None:
+                with unseen():  # it is no operation of the model
+                    value = self.change(value, rows)
             if name:
                 kwargs[name] = value
             else:
@@ -259,9 +261,15 @@ class Subject:
             self.traces.append(trace)
         return trace
 
-    def head(self, states: Hidden, like: Trace, *, at_pool: bool = False) -> Trace:
+    def head(self, states: Hidden, like: Trace, *, at_pool: bool = False, mean: bool = False) -> Trace:
         """A pass without blocks: the score were `states` (input, token, width) what leaves the last, see `head_of`."""
-        return head_of(self, states, like, at_pool=at_pool)
+        return head_of(self, states, like, at_pool=at_pool, mean=mean)
+
+    def scores_where(
+        self, changes: Mapping[int, Change], *, x: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """The scores where what enters block `l` is `changes[l]` of it: `keep_tokens(…)`, `put_tokens(…)`, any."""
+        return scores_where(self, changes, x=x, rows=rows)
 
     def need_gradient(self, score: Tensor) -> None:
         """Raise `CaptureError` for a score that no gradient leads to, with the place where it stops."""
@@ -327,7 +335,16 @@ class Subject:
         if self.verify:
             self.measured.append(Discrepancy.of(name, expected, found, words, allowed=allowed))
 
-    # Paths
+    # Paths and copies
+
+    def copies_of(self, rows: Tensor, change: ImageChange) -> Subject:
+        """The images of examples `rows`, in whole groups of targets, as a batch of its own, whose model gets `change`
+        of them: called with images, and which of the copies they are (None: all, in order).
+
+        Gradients, and with them pixels, are those of the images before the change; scores of tokens are of what the
+        model gets. Targets are those of the images unchanged.
+        """
+        return copies_of(self, rows, change)
 
     def baseline(self, baselines: float | Tensor, x: Tensor) -> Tensor:
         """A baseline for each example, in the shape of `x`. Raises `OptionError` if it does not fit."""
@@ -354,45 +371,13 @@ class Subject:
 
         Raises `InputError` where the model refuses the input, `CaptureError` where the embedding shows no grid.
         """
-        if self.bound.grid is not None:
-            return self.bound.grid((self.given.shape[-2], self.given.shape[-1]))
-        known, shape = _grids.setdefault(original(self.bound.patches), {}), self.given.shape[1:]
-        if shape not in known:
-            seen = self._output_of(self.bound.patches, torch.zeros(1, dtype=torch.long, device=self.given.device))
-            if seen is None or seen.ndim != 4:
-                raise not_shown("patch embedding", "a grid", "four axes: (batch, width, grid height, grid width)", seen)
-            known[shape] = seen.shape[-2], seen.shape[-1]
-        return known[shape]
-
-    def _value_at(self, module: nn.Module) -> Tensor:
-        if module not in self._values:
-            seen = self._output_of(module, None)
-            if seen is None or seen.ndim != 3:
-                raise not_shown(
-                    f"embedding {type(module).__name__}", "a sequence", "three axes: (batch, token, width)", seen
-                )
-            self._values[module] = repeated(seen, self.each)
-        return self._values[module]
+        return module_outputs.grid(self)
 
     def token_first(self, batch: int) -> bool:
         """Whether blocks get (token, batch, width), where a pass of `batch` examples cannot show it: seen on one."""
-        if batch != self.length:
-            return False
-        block, key = self.bound.blocks[0], original(self.bound.blocks[0])
-        if key not in _token_first:
-            seen = self._output_of(block, torch.zeros(1, dtype=torch.long, device=self.given.device), entering=True)
-            _token_first[key] = seen is not None and seen.ndim == 3 and seen.shape[0] != 1 == seen.shape[1]
-        return _token_first[key]
+        return module_outputs.token_first(self, batch)
 
-    def _output_of(self, module: nn.Module, rows: Tensor | None, *, entering: bool = False) -> Tensor | None:
-        """What a module puts out, or what enters it, in a pass that is left there: of all inputs, or of some `rows`."""
-
-        def call() -> None:
-            if rows is None or self.bound.is_text:
-                self.forward(None, rows if rows is None else rows * self.each)
-            else:
-                groups = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
-                self.forward(self._repeated[groups], groups)
-
-        with torch.no_grad():
-            return activation_at(module, call, entering=entering)
+    def _value_at(self, module: nn.Module) -> Tensor:
+        if module not in self._values:
+            self._values[module] = repeated(module_outputs.sequence(self, module), self.each)
+        return self._values[module]

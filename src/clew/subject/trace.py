@@ -141,23 +141,27 @@ class Trace:
         *,
         gradient: Outputs | Sequence[Outputs] = (),
         normalize: bool = False,
+        kept: Scores | None = None,
     ) -> Rows:
         """`r (I + C_l)`, with `C_l = mix(A)`, or `mix(A, ∂score/∂A, …)` where gradients of `o` are given.
 
         `mix` maps a block of query rows `(batch, head, query, key)` to `(batch, query, key)`. `normalize` divides each
-        row of `I + C_l` by its sum. An attention pool has no residual, so there it is `r C_l`.
+        row of `I + C_l` by its sum. `kept` (batch, token) is what the diagonal has in place of `I`. An attention pool
+        has no residual, so there it is `r C_l`.
         """
         self.normalized |= normalize
         attention = self[layer]
         pool = self.bound.pooled and layer == self.bound.last
-        out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r.clone()
+        own = r.new_ones(1, 1) if kept is None else kept.to(r)
+        out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r * own[:, None]
         for rows, C in self._mixed(r, layer, mix, gradient):
             weight = r[..., rows]
             if normalize:
-                sums = C.sum(-1) + (0 if pool else 1)
+                here = own if kept is None else own[:, rows]
+                sums = C.sum(-1) + (0 if pool else here)
                 weight = weight * torch.where(sums == 0, 0.0, 1 / sums)[:, None]
                 if not pool:
-                    out[..., rows] = out[..., rows] + weight - r[..., rows]
+                    out[..., rows] = out[..., rows] + (weight - r[..., rows]) * here[:, None]
             out = out + weight @ C
         return self.over_tokens(out, layer)
 

@@ -1,0 +1,41 @@
+"""The golden arrays of DAVE: which call of the public API gives each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from parity import Case, Outcome
+from support import parity_newer
+from support.parity_newer import named
+
+import clew
+
+SKIPPED = {
+    "theta": "an input of the other cases: matrices of their copies",
+    "noise": "an input of the other cases: the noise of their copies",
+}
+
+
+class Family(parity_newer.Family):
+    """The effective transform times the pixels, its mean over copies before filters, and the map."""
+
+    def run(self, case: Case) -> Outcome:
+        target = case.entry["target"]
+        if case.name.startswith("libra_ixg_pixel"):
+            options: dict[str, Any] = {"n_samples": 1, "alpha": 0}
+        else:
+            asked = case.entry["options"]
+            options = {"n_samples": asked["num_steps"], "alpha": asked["noise_alpha"]}
+        if case.name.startswith("dave|"):
+            options["normalize"] = "max"
+        found = self.explain(target, "dave", tuple(options.items()))
+        if "normalize" in options:
+            assert found.pixels is not None
+            return Outcome(found.pixels[:, None].numpy(), named("dave", options, "pixels"))
+        return Outcome(found.details["relevance"].numpy(), named("dave", options, "details['relevance']"))
+
+    def _explain(self, target: int, method: str, options: tuple[tuple[str, Any], ...]) -> clew.Attribution:
+        count = dict(options)["n_samples"]
+        theta, noise = (torch.from_numpy(self.arrays[name][:count]) for name in ("theta", "noise"))
+        return super()._explain(target, method, (*options, ("matrices", theta), ("noise", noise.squeeze(1))))
