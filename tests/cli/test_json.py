@@ -68,9 +68,9 @@ def test_both_sides_of_a_pair_and_a_page_that_was_asked_for(tmp_path, monkeypatc
 
 def test_several_inputs_and_answers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (found,) = said(run("explain", "--source", "q a f k", "--model", "mini:reverse", "--json"))
+    (found,) = said(run("explain", "--source", "q a f k z b c d e g", "--model", "mini:reverse", "--json"))
     assert {stream["kind"] for stream in found["examples"][0]["streams"].values()} == {"text"}
-    (found,) = said(run("generate", "--source", "q a f k", "--model", "mini:reverse", "--json"))
+    (found,) = said(run("generate", "--source", "q a f k z b c d e g", "--model", "mini:reverse", "--json"))
     assert found["kind"] == "generation" and len(found["examples"]) >= 4
     assert not list(tmp_path.iterdir())
 
@@ -80,7 +80,7 @@ def test_files_for_other_programs(suffix, tmp_path):
     out = tmp_path / f"a{suffix}"
     done = run("explain", "a graceful film", "-m", "mini:reviews-bert", "--method", "raw_attention", "-o", out)
     assert done.exit_code == 0 and out.stat().st_size > 100
-    assert run("generate", "--source", "q a f k", "-m", "mini:reverse", "-o", out).exit_code == 0
+    assert run("generate", "--source", "q a f k z b c d e g", "-m", "mini:reverse", "-o", out).exit_code == 0
 
 
 def test_files_of_one_result_are_not_for_several(pictures):
