@@ -10,6 +10,7 @@ from .attributions import (
 from .attributions.figure import figure
 from .datasets import Dataset, Example, open_dataset
 from .diagnosis import doctor
+from .draw import Picture
 from .errors import ClewError
 from .evaluation import Batch, Benchmark, Curve, Metric, Run, Shown, benchmark, chosen
 from .evaluation.benchmarks import benchmarks
@@ -18,6 +19,7 @@ from .evaluation.report.report import report
 from .explainers import method, methods
 from .explaining import LoadedPair, explain_generation
 from .explaining.explain import explain
+from .explaining.quantus import quantus_explain
 from .inputs import Preprocess, open_image
 from .loading import DinoLinear, LoadedModel
 from .loading.load import load
@@ -53,6 +55,7 @@ __all__ = [
     "Metric",
     "Pair",
     "PairAttribution",
+    "Picture",
     "Preprocess",
     "Readout",
     "Result",
@@ -83,6 +86,7 @@ __all__ = [
     "metrics",
     "open_dataset",
     "open_image",
+    "quantus_explain",
     "register",
     "register_pair",
     "report",

@@ -33,7 +33,7 @@ def test_a_result_that_can_be_loaded(tmp_path):
 @pytest.mark.parametrize(("given", "words"), [
     (["--answer", "j h"], "an answer to nothing"),
     (["--source", "q a", "--method", "attn_lrp", "--method", "cp_lrp"], "by one method"),
-    (["--source", "q a", "--out", "x.png"], "cannot write that file"),
+    (["--source", "q a", "--out", "x.pdf"], "cannot write that file"),
     (["--image", "picture.png", "--text", "what ?"], "takes no pictures"),
     (["--messages", "chat.json"], "holds no messages"),
     (["--audio", "sound.wav"], "takes no sound"),

@@ -16,7 +16,9 @@ from torch import Tensor
 from ..draw import Bars
 from ..errors import ClewError
 from ..files import ANY, Number, write
-from ..shapes import Pixels, Scores
+from ..shapes import Pixels, Scores, at_least_float32
+from . import tables
+from .exports import Exports
 from .saved_fields import SavedFields
 
 FORMAT = "clew-attribution-1"
@@ -35,7 +37,7 @@ _kinds: dict[str, type[Attribution]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attribution:
+class Attribution(Exports):
     """Scores of one method for a batch of inputs.
 
     `all_scores` (batch, token) are signed and never normalised unless asked for. `target` names what was explained,
@@ -175,8 +177,13 @@ class Attribution:
         return torch.cat(list(values)) if per_example else values[0]
 
     def to_numpy(self) -> np.ndarray:
-        """`scores` as a NumPy array."""
-        return self.scores.detach().cpu().numpy()
+        """`scores` as a NumPy array; of half precision in single."""
+        return at_least_float32(self.scores.detach()).cpu().numpy()
+
+    def scored(self, example: int) -> tables.Columns:
+        """What one example's scores are of, and last the `score`s themselves: lists of one length, by name."""
+        scores = tables.numbers(self.scores[example])
+        return {"position": list(range(len(scores))), "score": scores}
 
     # What only some kinds have
 
@@ -187,6 +194,17 @@ class Attribution:
     def words(self, reduce: str = "max", spans: Any = None) -> Any:
         """Scores of words; texts only."""
         raise self._lacks("words", "texts")
+
+    def drawn_over(self, pictures: Any) -> Attribution:
+        """The same result, drawn over other pictures: one, or one for each image; of several inputs, the image's.
+
+        Each is a `Picture`, a PIL image or 8 bits (height, width, 3). Raises `ClewError` for results without images.
+        """
+        inner = self.inner()
+        shown = [name for name, part in inner.items() if part.kind == "image"]
+        if len(shown) != 1:
+            raise self._lacks("one image to draw over", "images")
+        return replace(self, **self.inner_fields({**inner, shown[0]: inner[shown[0]].drawn_over(pictures)}))
 
     def _lacks(self, what: str, kind: str) -> ClewError:
         return ClewError(f"this result has no {what}", expected=f"an attribution of {kind}", got=type(self).__name__)
@@ -225,10 +243,14 @@ class Attribution:
 
     def writers(self) -> dict[str, Any]:
         """What makes the content of a file, by suffix."""
-        return {".safetensors": self.to_safetensors}
+        return {".safetensors": self.to_safetensors, **super().writers()}
 
     def save(self, path: str | Path) -> Path:
-        """Write a file by its suffix, whole or not at all; `.safetensors` is read again by `Attribution.load`."""
+        """Write a file by its suffix, whole or not at all.
+
+        `.safetensors` holds everything and is read again by `Attribution.load`; `.csv` and `.json` hold the scores of
+        every stream with what they are of, `.npy` the array `scores`; others are for looking.
+        """
         return write(path, self.writers())
 
     def to_safetensors(self) -> bytes:
@@ -246,7 +268,7 @@ class Attribution:
         meta |= {
             "kind": self.kind,
             "method": self.method,
-            "options": {k: v if _is_plain(v) else repr(v) for k, v in self.options.items()},
+            "options": self.plain_options(),
             "target": list(self.target),
             "labels": list(self.labels) if self.labels else None,
             "checks": {k: None if isinstance(v, Tensor) else v for k, v in self.checks.items()},  # in their order
@@ -319,7 +341,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, Tensor) and value.ndim:
         return ", ".join(f"{v:.3g}" for v in value.flatten().tolist())
     return f"{float(value):.3g}" if isinstance(value, (Tensor, float)) else str(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))

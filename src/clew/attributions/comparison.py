@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from ..draw import latex, panels_png, text_page
+from ..draw import TextCell, latex, panels_png, text_page
 from ..draw.page import page
 from ..errors import ClewError
 from ..files import write
 from ..validation import validate_arguments, validate_call
 from .base import Attribution
+from .figure_text import texts_png
 from .image import ImageAttribution
 from .text import TextAttribution
 
@@ -21,7 +22,8 @@ from .text import TextAttribution
 def compare(
     attributions: Sequence[Attribution], path: str | Path, *, title: str = "clew", methods: Sequence[str] | None = None
 ) -> Path:
-    """Several results for the same inputs side by side, a column each: `.html` with sliders and numbers; images `.png`.
+    """Several results for the same inputs side by side, a column each: `.html` with sliders and numbers, `.png`, of
+    texts `.tex`.
 
     Several results of one image, and those of its text, share a row. `methods`: headings instead of their names.
 
@@ -41,10 +43,7 @@ def compare(
     if kinds <= {"image", "pair"} and len({cast("ImageAttribution", a).maps_per_image for a in attributions}) == 1:
         return write(path, _of_images(cast("Sequence[ImageAttribution]", attributions), title))
     if kinds == {"text"}:
-        rows = list(zip(*(cast("TextAttribution", a).cells() for a in attributions), strict=True))
-        return write(
-            path, {".html": lambda: text_page(title, rows), ".tex": lambda: latex([c for r in rows for c in r])}
-        )
+        return write(path, _of_texts(cast("Sequence[TextAttribution]", attributions), title))
     raise ClewError("these results cannot stand side by side", expected="all images, or all texts", got=sorted(kinds))
 
 
@@ -58,3 +57,19 @@ def _of_images(attributions: Sequence[ImageAttribution], title: str) -> dict[str
         return page(title, attributions[0].by_image(rows))
 
     return {".png": as_png, ".html": as_html}
+
+
+def _of_texts(attributions: Sequence[TextAttribution], title: str) -> dict[str, Callable[[], str | bytes]]:
+    def cells() -> list[tuple[TextCell, ...]]:
+        return list(zip(*(a.cells() for a in attributions), strict=True))
+
+    def as_png() -> bytes:
+        count = range(len(attributions[0]))
+        pieces = [[a.pieces(i) for i in count] for a in attributions]
+        return texts_png(pieces, [attributions[0].name_of_target(i) for i in count], [a.method for a in attributions])
+
+    return {
+        ".html": lambda: text_page(title, cells()),
+        ".tex": lambda: latex([cell for row in cells() for cell in row]),
+        ".png": as_png,
+    }

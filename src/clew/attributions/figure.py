@@ -181,4 +181,5 @@ def _images(
 def _texts(
     results: Sequence[TextAttribution], rows: Sequence[str], names: Sequence[str], scale: str, caption: str
 ) -> Any:
-    return texts_figure(results, rows, names, scale, caption, _DPI)
+    pieces = [[result.pieces(i) for i in range(len(rows))] for result in results]
+    return texts_figure(pieces, rows, names, scale, caption, _DPI)

@@ -1,38 +1,57 @@
-"""The figure of texts: coloured words, a row for each text, a column for each result."""
+"""The figure of texts: coloured words, a row for each text, a column for each result. Knows words, no results."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from ..draw import Ruler, TextRun, apply_fonts, fitted, language_of, scale_of, set_in_lines, shade, slant, wrapped
-from .text import TextAttribution
+from ..draw import (
+    Piece,
+    Ruler,
+    TextRun,
+    apply_fonts,
+    fitted,
+    language_of,
+    scale_of,
+    set_in_lines,
+    shade,
+    slant,
+    wrapped,
+)
 
 _LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
 _STEP, _FIRST = 1.55 * _SIZE, 9.0  # from line to line, and from the upper edge to the first
 _LABEL, _TITLE, _CAPTION = 6.5, 7.0, 6.5  # points
+_DPI, _MOST, _LINES_ALONE = 160, 40, 100  # of a picture of texts alone: how fine, how many of them, how long each
 _GAP = 8.0  # between columns, rows and what is written beside them
 
 
 def texts_figure(
-    results: Sequence[TextAttribution], rows: Sequence[str], names: Sequence[str], scale: str, caption: str, dpi: int
+    pieces: Sequence[Sequence[Sequence[Piece]]],
+    rows: Sequence[str],
+    names: Sequence[str],
+    scale: str,
+    caption: str,
+    dpi: int,
+    lines: int = _LINES,
 ) -> Any:
-    """Everything is measured first: a row is as high as its text and its label need, at most 14 lines of text."""
+    """Columns of texts in pieces. Everything is measured first: a row is as high as its text and its label need, at
+    most so many lines of text."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    pieces = [[result.pieces(i) for i in range(len(rows))] for result in results]
     sizes = [[scale_of(some) for some in of] for of in pieces]
     if scale == "method":
         sizes = [[max(of)] * len(of) for of in sizes]
-    width = 72 * max(2.2, 6.5 / len(results))
+    width = 72 * max(2.2, 6.5 / len(pieces))
     language = language_of("".join([*rows, *names, caption, *(p.text for of in pieces for some in of for p in some)]))
     ruler = Ruler(_SIZE, dpi, language)
-    set_texts = [[set_in_lines(some, width - 4, _LINES, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
+    set_texts = [[set_in_lines(some, width - 4, lines, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
     labels = [fitted(row, 80.0, _LABEL, 8) for row in rows]
     titles = [fitted(name, width, _TITLE, 4) for name in names]
-    said = wrapped(caption, round(width * len(results) / 3.4)) if caption else ""
+    said = wrapped(caption, round(width * len(pieces) / 3.4)) if caption else ""
     measured = [Ruler(_LABEL, dpi, language).of(label) for label in labels]
     beside = max(wide for wide, _ in measured) + _GAP
     heights = [
@@ -41,13 +60,13 @@ def texts_figure(
     ]
     above = max(Ruler(_TITLE, dpi, language).of(title)[1] for title in titles) + _GAP
     below = Ruler(_CAPTION, dpi, language).of(said)[1] + _GAP if said else 0.0
-    across = beside + len(results) * (width + _GAP)
+    across = beside + len(pieces) * (width + _GAP)
     down = above + sum(heights) + _GAP * len(rows) + below
     drawn = Figure(figsize=(across / 72, down / 72), dpi=dpi)
     FigureCanvasAgg(drawn)
     top = down - above
     for i, label in enumerate(labels):
-        for k in range(len(results)):
+        for k in range(len(pieces)):
             left = beside + k * (width + _GAP)
             axis: Any = drawn.add_axes(
                 (left / across, (top - heights[i]) / down, width / across, heights[i] / down),
@@ -57,13 +76,23 @@ def texts_figure(
             axis.patch.set_visible(False)
             _put(axis, set_texts[k][i], sizes[k][i])
             if i == 0:
-                axis.set_title(titles[k], fontsize=_TITLE, pad=4)
+                axis.set_title(titles[k], fontsize=_TITLE, pad=4, loc="left" if len(pieces) == 1 else "center")
             if k == 0:
                 axis.set_ylabel(label, fontsize=_LABEL, rotation=0, ha="right", va="center", labelpad=4)
         top -= heights[i] + _GAP
     if said:
         drawn.text(0.01, 0.0, said, fontsize=_CAPTION, ha="left", va="bottom")
     return apply_fonts(drawn)
+
+
+def texts_png(pieces: Sequence[Sequence[Sequence[Piece]]], rows: Sequence[str], names: Sequence[str]) -> bytes:
+    """Columns of texts as PNG; of very many texts the first, and of very long ones the beginning."""
+    first = [of[:_MOST] for of in pieces]
+    left = f"{_MOST} of {len(rows)} texts" if len(rows) > _MOST else ""
+    buffer = io.BytesIO()
+    drawn = texts_figure(first, rows[:_MOST], names, "each", left, _DPI, _LINES_ALONE)
+    drawn.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
+    return buffer.getvalue()
 
 
 def _put(axis: Any, lines: Sequence[Sequence[TextRun]], largest: float) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..draw import Piece, generation_fragment, generation_page, generation_png, terminal, text_fragment
 from ..files import Number
+from . import tables
 from .base import Attribution
-from .output_panels import called, cell_of, on_terminal, panel_of, whole_answer
+from .output_panels import called, cell_of, drawn_below, on_terminal, panel_of, whole_answer
 from .saved_fields import SavedFields
 
 
@@ -58,6 +59,15 @@ class GenerationAttribution(Attribution):
         """The generated tokens."""
         return self.tokens[self.prompt :]
 
+    def scored(self, example: int) -> tables.Columns:
+        """The tokens before one generated token with their scores."""
+        before = self.prompt + example
+        return {
+            "position": list(range(before)),
+            "token": list(self.tokens[:before]),
+            "score": tables.numbers(self.scores[example, :before]),
+        }
+
     def total(self) -> Tensor:
         """Scores of the whole answer, (input,): the sum over generated tokens."""
         return self.scores.sum(0)
@@ -77,8 +87,10 @@ class GenerationAttribution(Attribution):
         return self.scores.detach().float().cpu().numpy()
 
     def to_png(self) -> bytes:
-        """The matrix as a picture."""
-        return generation_png(self.tokens, self.prompt, self._matrix())
+        """The matrix as a picture, and below what other inputs got from the whole answer."""
+        matrix = generation_png(self.tokens, self.prompt, self._matrix())
+        others = {name: whole_answer(part) for name, part in self.inputs.items()}
+        return drawn_below(others, [matrix]) if others else matrix
 
     def to_rich(self, example: int = 0) -> Any:
         """The text in colours for one generated token, as `rich` prints it on a terminal; then the other inputs."""

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ..draw import Bars, Cell, Panel, Picture, panels_png
 from ..draw.page import page
+from ..errors import InputError
 from ..files import Number
 from ..shapes import Pixels, Scores
+from . import tables
 from .base import Attribution
 from .ranges import normalized_pixels, require_range
 from .saved_fields import MOST_PIXELS, SavedFields
@@ -77,6 +79,24 @@ class ImageAttribution(Attribution):
         start, _, step = (index if isinstance(index, slice) else slice(index, None)).indices(len(self))
         whole = step == 1 and start % each == 0 and len(found) % each == 0
         return cast(ImageAttribution, found if whole else replace(found, maps_per_image=1))
+
+    def scored(self, example: int) -> tables.Columns:
+        """The patches of one image with their scores."""
+        rows, columns = self.patch_grid
+        return {
+            "row": [i for i in range(rows) for _ in range(columns)],
+            "column": list(range(columns)) * rows,
+            "score": tables.numbers(self.scores[example]),
+        }
+
+    def drawn_over(self, pictures: Any) -> ImageAttribution:
+        """The same result, drawn over other pictures: one, or one for each image."""
+        given: list[Any] = list(cast("Sequence[Any]", pictures)) if isinstance(pictures, (list, tuple)) else [pictures]
+        images = len(self) // self.maps_per_image
+        if len(given) not in (1, images):
+            raise InputError("pictures to draw over", expected=f"one, or {images}", got=len(given))
+        each = [one if isinstance(one, Picture) else Picture.of(one) for one in given]
+        return replace(self, pictures=[one for one in each for _ in range(len(self) // len(each))])
 
     # Looking
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..draw import Piece, TextCell, blocks, panels_png
+from ..draw import Piece, TextCell, below, blocks, panels_png
 from ..draw.output_panels import PicturesOfOutputs, StreamPanel, WordsOfOutputs
 from .base import STREAMS, Attribution
 from .image import ImageAttribution
@@ -90,6 +90,12 @@ def cell_of(title: str, parts: dict[str, Attribution], example: int = 0) -> Text
             charts.append((name, part.chart(example)))
     first = next(iter(parts.values()))
     return TextCell(title, first.name_of_target(example), pieces, {}, charts)
+
+
+def drawn_below(parts: Mapping[str, Attribution], first: Sequence[bytes] = ()) -> bytes:
+    """What belongs to one example as PNG: other pictures, and each input below, named."""
+    named = [replace(part, method=f"{part.method}, {called(name)}") for name, part in parts.items()]
+    return below([*first, *(part.writers()[".png"]() for part in named)])
 
 
 def on_terminal(part: Attribution, example: int) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from ..draw import Cell
+from ..draw import Cell, below
 from .base import Attribution
 from .image import ImageAttribution
 from .text import TextAttribution
@@ -42,6 +42,10 @@ class PairAttribution(ImageAttribution):
     def cells(self) -> list[Cell]:
         """One cell per pair: the heatmap, with the words of the text below it."""
         return [replace(cell, words=self.text.pieces(i)) for i, cell in enumerate(super().cells())]
+
+    def to_png(self) -> bytes:
+        """The overlays of all pairs, and below them the texts."""
+        return below([super().to_png(), self.text.to_png()])
 
     def facts(self, example: int) -> dict[str, str]:
         """What was explained, verified and chosen on both sides, in plain words."""

@@ -14,6 +14,7 @@ from ..draw import Cell, Panel, Picture, TextCell, blocks, sheet_png, text_fragm
 from ..draw.page import page
 from ..files import Number
 from ..shapes import Pixels
+from . import tables
 from .base import Attribution
 from .image import ImageAttribution
 from .saved_fields import MOST_PIXELS, SavedFields
@@ -88,6 +89,12 @@ class PicturesAttribution(Attribution):
             )
             patch, pixel = patch + frame.patches, pixel + area
         return found
+
+    def scored(self, example: int) -> tables.Columns:
+        """The patches of each picture of one example with their scores."""
+        images = zip(self.frames[example], self.images(example), strict=True)
+        found = tables.stacked(({"picture": frame.name}, image.scored(0)) for frame, image in images)
+        return {name: found.get(name, []) for name in ("picture", "row", "column", "score")}
 
     def heatmap(self) -> Pixels:
         """(batch, height, width), where every example has one picture and all are of one size; else see `images`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..draw import TextCell, blocks, sound_png, text_fragment, text_page
 from ..files import Number
+from . import tables
 from .base import Attribution
 from .saved_fields import MOST_PIXELS, SavedFields
 
@@ -67,6 +68,13 @@ class SoundAttribution(Attribution):
             found.append(RankedSpan((start, stop), seconds, float(sums[start])))
             left[max(0, start - width + 1) : stop] = -torch.inf
         return found
+
+    def scored(self, example: int) -> tables.Columns:
+        """The frames of one sound with their scores, and their seconds where these are known."""
+        frames, long = range(self.all_scores.shape[1]), self.seconds
+        times = {} if long is None else {"start_seconds": [i * long for i in frames]}
+        times |= {} if long is None else {"stop_seconds": [(i + 1) * long for i in frames]}
+        return {"frame": list(frames), **times, "score": tables.numbers(self.all_scores[example])}
 
     # Looking
 

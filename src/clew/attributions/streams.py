@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..draw import TextCell, text_fragment, text_page
+from ..draw import TextCell, below, text_fragment, text_page
 from .base import Attribution
-from .output_panels import cell_of, on_terminal
+from .output_panels import cell_of, drawn_below, on_terminal
 from .saved_fields import SavedFields
+
+_MOST = 24  # examples in a picture
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -62,6 +64,10 @@ class StreamsAttribution(Attribution):
         """One self-contained HTML page."""
         return text_page(f"clew: {self.method}", [[cell] for cell in self.cells()])
 
+    def to_png(self) -> bytes:
+        """The streams of each example below one another; of very many examples the first."""
+        return below([drawn_below(self[i].streams) for i in range(min(len(self), _MOST))])
+
     def to_rich(self, example: int = 0) -> Any:
         """The streams of one example, as `rich` prints them on a terminal."""
         from rich.console import Group
@@ -83,7 +89,7 @@ class StreamsAttribution(Attribution):
 
     def writers(self) -> dict[str, Any]:
         """What makes the content of a file, by suffix."""
-        return {".html": self.to_html, **super().writers()}
+        return {".html": self.to_html, ".png": self.to_png, **super().writers()}
 
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {"names": list(self.parts)}

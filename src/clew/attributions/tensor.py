@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..draw import Bars, TextCell, bars_png, layers_png, text_fragment, text_page
 from ..files import Number
+from . import tables
 from .base import Attribution
 from .saved_fields import SavedFields
 
@@ -58,6 +59,14 @@ class TensorAttribution(Attribution):
         if self.columns:
             names[-1] = self.columns[place[-1]]
         return ", ".join(names)
+
+    def scored(self, example: int) -> tables.Columns:
+        """The entries of one example with their scores: `axis_0`, `axis_1`, … and `name`, where columns have names."""
+        places = np.indices(self.shape).reshape(len(self.shape), -1)
+        found: tables.Columns = {f"axis_{k}": index.tolist() for k, index in enumerate(places)}
+        if self.columns:
+            found["name"] = [self.columns[i] for i in found[f"axis_{len(self.shape) - 1}"]]
+        return {**found, "score": tables.numbers(self.all_scores[example])}
 
     def chart(self, example: int) -> bytes:
         """The scores of one example as PNG: bars, or of two axes a map."""

@@ -14,7 +14,9 @@ from torch import Tensor
 from ..draw import Piece, TextCell, bars_png, latex, layers_png, terminal, text_fragment, text_page
 from ..errors import ClewError, OptionError, short_repr
 from ..inputs import Spans, Word, score_words, verify_words, word_spans
+from . import tables
 from .base import Attribution
+from .figure_text import texts_png
 from .saved_fields import SavedFields
 
 
@@ -47,6 +49,19 @@ class TextAttribution(Attribution):
         "all_scores", "score", "logits", "input_ids", "mask", "special", "offsets",
     )  # fmt: skip
     lists: ClassVar[tuple[str, ...]] = ("tokens", "texts")
+
+    def scored(self, example: int) -> tables.Columns:
+        """The tokens of one text with their scores, without padding; `start` and `stop` are their characters."""
+        kept = [i for i, real in enumerate(self.mask[example].tolist()) if real]
+        found: dict[str, list[Any]] = {
+            "position": kept,
+            "token": list(self.tokens[example]),
+            "special": self.special[example].tolist(),
+        }
+        if self.offsets is not None and self.texts:
+            found["start"], found["stop"] = self.offsets[example].T.tolist()
+        found["score"] = tables.numbers(self.scores[example])
+        return {k: v if k == "position" else [v[i] for i in kept] for k, v in found.items()}
 
     # Words and ranks
 
@@ -158,6 +173,11 @@ class TextAttribution(Attribution):
         """One self-contained HTML page."""
         return text_page(f"clew: {self.method}", [[cell] for cell in self.cells()])
 
+    def to_png(self) -> bytes:
+        """The texts in colours as a picture, each with its target."""
+        count = range(len(self))
+        return texts_png([[self.pieces(i) for i in count]], [self.name_of_target(i) for i in count], [self.method])
+
     def to_latex(self) -> str:
         """A LaTeX document of coloured words, for xelatex or lualatex."""
         return latex(self.cells())
@@ -173,7 +193,7 @@ class TextAttribution(Attribution):
 
     def writers(self) -> dict[str, Any]:
         """What makes the content of a file, by suffix."""
-        return {".html": self.to_html, ".tex": self.to_latex, **super().writers()}
+        return {".html": self.to_html, ".png": self.to_png, ".tex": self.to_latex, **super().writers()}
 
     def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
         """One field of several results; shorter texts are filled up with padding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,25 @@ from ..datasets.stored import class_names
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
 from ..loading.load import load
-from ..requests import explain_items, items_for, kind_of, numbers, tell_left_out
-from .parameters import Checkpoint, Device, Linear, ModelName, Quantize, Score
-from .several import several_inputs, write_several
+from ..requests import NamedInput, explain_items, items_for, kind_of, numbers, tell_left_out
+from .parameters import (
+    WRITTEN,
+    Checkpoint,
+    Device,
+    Json,
+    Linear,
+    ModelName,
+    Quantize,
+    Score,
+    refuse_suffix,
+    standard_output,
+)
+from .several import explain_several, several_inputs
 
 app = typer.Typer(add_completion=False)
 console = Console()
+
+ALONE = (".csv", ".json", ".npy", ".safetensors")  # files of one result
 
 
 @app.command()
@@ -61,9 +75,15 @@ def explain(
     messages: Annotated[
         Path | None, typer.Option(help="A .json file with the messages of a chat: [{role: …, content: …}].")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png, .tex or .safetensors (one method).")] = Path(
-        "clew.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help=".html, .png or .tex (texts); of one method also .csv, .json, .npy, .safetensors. Default: clew.html.",
+        ),
+    ] = None,
+    json: Json = False,
     side: Annotated[
         str | None, typer.Option(help="Of image–text models: image, text or both. Default: both on a page, else image.")
     ] = None,
@@ -88,6 +108,8 @@ def explain(
 
     clew explain park.jpg --model hf:openai/clip-vit-base-patch32 --text "a photo of a dog" --text "a photo of a cat"
 
+    clew explain cat.jpg --model timm:deit_tiny_patch16_224 --json | jq '.examples[].target'
+
     clew explain --image cat.jpg --text "what is this?" --model hf:llava-hf/llava-interleave-qwen-0.5b-hf
 
     clew explain --source "a quiet street" --answer "eine" --model hf:Helsinki-NLP/opus-mt-en-de --method attn_lrp
@@ -97,32 +119,53 @@ def explain(
     chosen = [parse_method(words) for words in method or ["beyond_intuition_token"]]
     for name, _ in chosen:
         find_method(name)
-    if out.suffix == ".safetensors" and len(chosen) > 1:
-        raise OptionError("cannot write that file", expected=".html for several methods", got=str(out))
-    loaded = load(
-        model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, labels=class_names(labels),
-        mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
-    )  # fmt: skip
-    more_inputs = {"source": source, "answer": answer, "audio": audio, "messages": messages}
-    given = several_inputs(image or [], text or [], **more_inputs)
-    if given is not None:
-        write_several(console, loaded, given, chosen if method else [("attn_lrp", {})], target, score, out)
-        return
-    kind = kind_of(loaded)
-    words_only = kind == "text" or (kind == "pair" and side == "text")
-    suffixes = (".html", ".tex", ".safetensors") if words_only else (".html", ".png", ".safetensors")
-    if out.suffix not in suffixes:
-        raise OptionError("cannot write that file", expected=f"{', '.join(suffixes)} (one method)", got=str(out))
-    found = items_for(loaded, inputs or [], text or [])
-    tell_left_out(found.errors)
-    items = found.items
-    more: dict[str, Any] = {"truncate": True} if truncate else {}
-    more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
-    results = explain_items(
-        loaded, items, chosen, target=target, text=text or [], span=span, score=score, batch_size=batch_size, more=more,
-        both_sides=out.suffix == ".html", tell=lambda words: console.print(f"[yellow]{escape(words)}[/yellow]"),
-    )  # fmt: skip
-    each = len(results[0]) // len(items)
+    out = out or (None if json else Path("clew.html"))
+    if out is not None and out.suffix in ALONE and len(chosen) > 1:
+        todo = "--json writes a line for each method" if out.suffix == ".json" else None
+        raise OptionError("cannot write that file", expected=".html for several methods", got=str(out), todo=todo)
+    with standard_output(json) as stdout:
+        loaded = load(
+            model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, labels=class_names(labels),
+            mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
+        )  # fmt: skip
+        more_inputs = {"source": source, "answer": answer, "audio": audio, "messages": messages}
+        given = several_inputs(image or [], text or [], **more_inputs)
+        if given is not None:
+            found = explain_several(
+                console, loaded, given, chosen if method else [("attn_lrp", {})], target, score, out
+            )
+            if json:
+                stdout.write(found.to_json(ascii_only=True))
+            return
+        kind = kind_of(loaded)
+        words_only = kind == "text" or (kind == "pair" and side == "text")
+        if out is not None:
+            refuse_suffix(out, (*WRITTEN, ".tex") if words_only else WRITTEN)
+        found = items_for(loaded, inputs or [], text or [])
+        tell_left_out(found.errors)
+        items = found.items
+        more: dict[str, Any] = {"truncate": True} if truncate else {}
+        more |= {k: v for k, v in (("window", window), ("stride", stride), ("side", side)) if v is not None}
+        results = explain_items(
+            loaded, items, chosen, target=target, text=text or [], span=span, score=score, batch_size=batch_size,
+            more=more, both_sides=out is None or out.suffix in (".html", ".csv", ".json"),
+            tell=lambda words: console.print(f"[yellow]{escape(words)}[/yellow]"),
+        )  # fmt: skip
+        each = len(results[0]) // len(items)
+        _show(items, results, each)
+        if json:
+            names = [item.name for item in items for _ in range(each)]
+            for result in results:
+                stdout.write(result.to_json(inputs=names, ascii_only=True))
+        if out is not None:
+            written = results[0].save(out) if out.suffix in ALONE else compare(results, out)
+            console.print(f"written: {escape(str(written))}")
+    if found.errors:
+        raise typer.Exit(1)
+
+
+def _show(items: Sequence[NamedInput], results: Sequence[Attribution], each: int) -> None:
+    """Results on the terminal, input by input."""
     for i, item in enumerate(items):
         console.print(f"[bold]{escape(item.name)}[/bold]")
         for result in results:
@@ -134,10 +177,6 @@ def explain(
     for result in results:
         if "advice" in result.checks:
             console.print(f"[yellow]{escape(result.method)}: {escape(result.checks['advice'])}[/yellow]")
-    written = results[0].save(out) if out.suffix == ".safetensors" else compare(results, out)
-    console.print(f"written: {escape(str(written))}")
-    if found.errors:
-        raise typer.Exit(1)
 
 
 def _line(result: Attribution, example: int) -> str:

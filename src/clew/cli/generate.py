@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..explainers import find_method, parse_method
 from ..explaining import explain_generation
 from ..loading.load import load
-from .parameters import Checkpoint, Device, ModelName, Quantize, Score
+from .parameters import Checkpoint, Device, Json, ModelName, Quantize, Score, refuse_suffix, standard_output
 from .several import several_inputs
 
 app = typer.Typer(add_completion=False)
@@ -42,7 +42,11 @@ def generate(
         bool, typer.Option(help="The prompt is a message to an assistant, by the model's template.")
     ] = False,
     method: Annotated[str, typer.Option(help="NAME or 'NAME(option=value, …)'.")] = "attn_lrp",
-    out: Annotated[Path, typer.Option("--out", "-o", help=".html, .png or .safetensors.")] = Path("clew.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help=".html, .png, .csv, .json, .npy or .safetensors. Default: clew.html."),
+    ] = None,
+    json: Json = False,
     score: Score = "logit",
     checkpoint: Checkpoint = None,
     device: Device = "cpu",
@@ -55,35 +59,42 @@ def generate(
 
     clew generate --image cat.jpg --text "what is this?" --model hf:llava-hf/llava-interleave-qwen-0.5b-hf
 
+    clew generate "Once upon a time" --model hf:ORG/NAME --json > story.json
+
     clew generate --source "a quiet street" --model hf:Helsinki-NLP/opus-mt-en-de
     """
     if not model:
         raise OptionError("no model that writes", expected="--model NAME", got="none", todo="see `clew models`")
     name, options = parse_method(method)
     find_method(name)
-    if out.suffix not in (".html", ".png", ".safetensors"):
-        raise OptionError("cannot write that file", expected=".html, .png or .safetensors", got=str(out))
+    out = out or (None if json else Path("clew.html"))
+    if out is not None:
+        refuse_suffix(out)
     given = _given(prompt, text, image or [], chat, source=source, audio=audio, messages=messages)
-    loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)
-    result = explain_generation(
-        loaded,
-        given,
-        max_new_tokens=max_new_tokens,
-        answer=answer,
-        method=name,
-        score=score,
-        batch_size=batch_size,
-        show_progress=True,
-        **options,
-    )
-    console.print(escape("".join(result.tokens)))
-    if result.inputs:
-        shares = {name: float(values.sum()) for name, values in result.shares().items() if name in result.streams}
-        said = ", ".join(f"{name} {value:+.4g}" for name, value in shares.items())
-        console.print(escape(f"shares of the whole answer's {float(result.score.sum()):+.4g}: {said}"))
-    if "advice" in result.checks:
-        console.print(f"[yellow]{escape(str(result.checks['advice']))}[/yellow]")
-    console.print(f"written: {escape(str(result.save(out)))}")
+    with standard_output(json) as stdout:
+        loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)
+        result = explain_generation(
+            loaded,
+            given,
+            max_new_tokens=max_new_tokens,
+            answer=answer,
+            method=name,
+            score=score,
+            batch_size=batch_size,
+            show_progress=True,
+            **options,
+        )
+        console.print(escape("".join(result.tokens)))
+        if result.inputs:
+            shares = {name: float(values.sum()) for name, values in result.shares().items() if name in result.streams}
+            said = ", ".join(f"{name} {value:+.4g}" for name, value in shares.items())
+            console.print(escape(f"shares of the whole answer's {float(result.score.sum()):+.4g}: {said}"))
+        if "advice" in result.checks:
+            console.print(f"[yellow]{escape(str(result.checks['advice']))}[/yellow]")
+        if json:
+            stdout.write(result.to_json(ascii_only=True))
+        if out is not None:
+            console.print(f"written: {escape(str(result.save(out)))}")
 
 
 def _given(prompt: str | None, text: str | None, image: Sequence[Path], chat: bool, **more: Any) -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from ..attributions import Attribution
 from ..errors import InputError, OptionError
 from ..explaining.explain import explain
 from ..files import parsed
 from ..inputs import open_image
 from ..models import LoadedModel
 from ..requests import target_of
+from .parameters import refuse_suffix
 
 
 def several_inputs(image: Sequence[Path], text: Sequence[str], **given: Any) -> dict[str, Any] | None:
@@ -44,16 +46,16 @@ def _messages(path: Path) -> Any:
         ) from error
 
 
-def write_several(
+def explain_several(
     console: Console,
     loaded: LoadedModel,
     given: Mapping[str, Any],
     chosen: Sequence[tuple[str, Mapping[str, Any]]],
     target: str | None,
     score: str,
-    out: Path,
-) -> None:
-    """Explain one call by one method, show it and write it."""
+    out: Path | None,
+) -> Attribution:
+    """Explain one call by one method, show it and write it, if there is a file to write."""
     if len(chosen) > 1:
         raise OptionError(
             "several inputs are explained by one method",
@@ -61,12 +63,14 @@ def write_several(
             got=len(chosen),
             todo="run it once for each method",
         )
-    if out.suffix not in (".html", ".safetensors"):
-        raise OptionError("cannot write that file", expected=".html or .safetensors", got=str(out))
+    if out is not None:
+        refuse_suffix(out)
     ((name, options),) = chosen
     found: Any = explain(loaded, dict(given), method=name, target=target_of(target), score=score, **options)
     console.print(f"[bold]{escape(found.name_of_target(0))}[/bold], by {escape(name)}")
     console.print(found.to_rich())
     if "advice" in found.checks:
         console.print(f"[yellow]{escape(str(found.checks['advice']))}[/yellow]")
-    console.print(f"written: {escape(str(found.save(out)))}")
+    if out is not None:
+        console.print(f"written: {escape(str(found.save(out)))}")
+    return found

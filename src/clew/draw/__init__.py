@@ -9,6 +9,7 @@ from .plots import (
     Panel,
     Picture,
     bars_png,
+    below,
     colour,
     colour_scale,
     encode_image,

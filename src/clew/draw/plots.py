@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import InputError
 from .lettering import apply_fonts, cut, fitted, ticks, wrapped
 
 Array = NDArray[Any]
@@ -23,6 +24,61 @@ class Picture:
 
     pixels: NDArray[np.uint8]
     box: tuple[float, float, float, float]
+
+    @staticmethod
+    def of(
+        image: Any,
+        mean: float | Sequence[float | int] = 0.0,
+        std: float | Sequence[float | int] = 1.0,
+        *,
+        box: Sequence[float | int] | None = None,
+    ) -> Picture:
+        """A picture to draw over, in its own colours: of a PIL image, of 8 bits (height, width, 3), or of a tensor as
+        the model takes it.
+
+        A tensor of floats (channel, height, width) was normalised by `mean` and `std`, one number or one for each
+        channel, of colours from 0 to 1. `box`: what the model saw of it; default: all. Raises `InputError` for what is
+        no picture, and where other numbers must have been used.
+        """
+        pixels = _pixels(image, mean, std)
+        height, width = pixels.shape[:2]
+        left, top, right, bottom = map(float, (0, 0, width, height) if box is None else box)
+        return Picture(pixels, (left, top, right, bottom))
+
+
+_BEYOND = 0.25  # of the range of colours: resizing overshoots, but not by more
+
+
+def _pixels(image: Any, mean: Any, std: Any) -> NDArray[np.uint8]:
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    values: Array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    if values.dtype == np.uint8 and values.ndim == 3 and values.shape[2] == 3 and values.size:
+        return values
+    shape = tuple(values.shape)
+    if values.dtype.kind != "f" or values.ndim != 3 or values.shape[0] not in (1, 3) or not values.size:
+        raise InputError(
+            "this is no picture",
+            expected="floats (1 or 3 channels, height, width), 8 bits (height, width, 3), or a PIL image",
+            got=f"{values.dtype} {shape}",
+            todo="pass one picture at a time: [clew.Picture.of(one) for one in batch]" if values.ndim == 4 else None,
+        )
+    try:
+        scale, shift = (np.broadcast_to(np.reshape(v, (-1, 1, 1)), (shape[0], 1, 1)) for v in (std, mean))
+    except ValueError as error:
+        expected = f"one number, or {shape[0]}"
+        raise InputError("mean and std of the channels", expected=expected, got=f"{mean} and {std}") from error
+    colours = values.astype(np.float64) * scale + shift
+    low, high = float(colours.min()), float(colours.max())
+    if not (low >= -_BEYOND and high <= 1 + _BEYOND):
+        raise InputError(
+            "these are not the colours of a picture",
+            expected="x * std + mean from 0 to 1",
+            got=f"{low:.3g} to {high:.3g}",
+            todo="pass the mean= and std= that the tensor was normalised by",
+        )
+    shown = (colours.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(shown, (3, *shape[1:])).transpose(1, 2, 0))
 
 
 @dataclass(frozen=True)
@@ -201,6 +257,17 @@ def png(image: Array) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def below(pictures: Sequence[bytes]) -> bytes:
+    """Pictures of PNG below one another, on white, as one."""
+    opened = [Image.open(io.BytesIO(one)).convert("RGB") for one in pictures]
+    whole = Image.new("RGB", (max(p.width for p in opened), sum(p.height for p in opened)), "white")
+    top = 0
+    for one in opened:
+        whole.paste(one, (0, top))
+        top += one.height
+    return png(np.asarray(whole))
 
 
 def jpeg(image: Array) -> bytes:

@@ -30,7 +30,7 @@ from .any_target import AskedTarget, resolve_any
 from .arrangements import Observed, arranged
 from .assemble import Settings
 from .next_tokens import mask_of
-from .prepare import image_inputs, in_dtype, like
+from .prepare import colours_of, image_inputs, in_dtype, like
 from .processed import is_raw, processed, with_beginning
 
 
@@ -270,10 +270,8 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
     if scores.ndim == 4 and (in_patches or scores.shape[1] in (1, 3, 4)):
         pictures: Sequence[Picture] = ready.pictures
         if len(pictures) != len(scores):
-            shown = given.detach().cpu()
-            pictures = (
-                [picture_of(x) for x in shown] if given.shape == scores.shape and given.shape[1] in (1, 3) else ()
-            )
+            drawn = given.shape == scores.shape and given.shape[1] in (1, 3)
+            pictures = [picture_of(x, *colours_of(loaded)) for x in given.detach().cpu()] if drawn else ()
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
         columns = ready.columns or {}

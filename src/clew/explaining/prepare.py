@@ -208,11 +208,11 @@ def image_inputs(
     if isinstance(inputs, Mapping):
         given = _of_mapping(inputs, name, channels)
         main = next(iter(given.values()))
-        return given, [picture_of(image) for image in main]
+        return given, [picture_of(image, *colours_of(loaded)) for image in main]
     if not holds_pictures(inputs):
         batch = batch_of(inputs, channels)
         _reject_nan(batch)
-        return {name: batch}, [picture_of(image) for image in batch]
+        return {name: batch}, [picture_of(image, *colours_of(loaded)) for image in batch]
     if loaded is None or loaded.preprocess is None:
         refuse_labelled_batch(items_of(inputs))
         arrays = not isinstance(items_of(inputs)[0], Image.Image)
@@ -229,6 +229,12 @@ def image_inputs(
     batch, pictures = made.batch(images)
     _reject_nan(batch)
     return {name: batch}, pictures
+
+
+def colours_of(loaded: LoadedModel | None) -> tuple[Sequence[float], Sequence[float]] | tuple[()]:
+    """Mean and standard deviation by which a model's pictures are normalised, where it says so."""
+    made: Any = None if loaded is None else loaded.preprocess
+    return (made.mean, made.std) if getattr(made, "normalize", False) else ()
 
 
 def _of_mapping(inputs: Mapping[Any, Any], name: str, channels: int | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -387,11 +388,13 @@ def _border(mean: Sequence[float]) -> tuple[int, ...]:
     return tuple(round(255 * value) for value in mean)
 
 
-def picture_of(tensor: Tensor) -> Picture:
-    """A picture of one input tensor (channel, height, width), its values stretched to the full range."""
+def picture_of(tensor: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Picture:
+    """A picture of a tensor (channel, height, width) in its own colours, where `mean` and `std` fit; else stretched."""
     values = tensor.detach().float().cpu()
     values = values[:3] if values.shape[0] >= 3 else values[:1].expand(3, -1, -1)
+    if mean is not None and std is not None:
+        with suppress(InputError):  # normalised by others, or noise
+            return Picture.of(values, mean, std)
     low, high = values.amin(), values.amax()
     scaled = (values - low) / (high - low).clamp(min=1e-12) * 255
-    height, width = scaled.shape[1:]
-    return Picture(scaled.permute(1, 2, 0).to(torch.uint8).numpy(), (0.0, 0.0, float(width), float(height)))
+    return Picture.of(scaled.permute(1, 2, 0).to(torch.uint8))

@@ -103,9 +103,7 @@ def _picture(values: Tensor, colours: Colours | None) -> Picture:
     """What values (channel, height, width) look like, in their own colours where these are known."""
     if colours is None or len(values) < 3 or len(colours[0]) != 3:
         return picture_of(values)
-    mean, std = (torch.tensor(one).view(3, 1, 1) for one in colours)
-    own = ((values[:3].float().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Picture(own.permute(1, 2, 0).numpy(), (0.0, 0.0, float(own.shape[2]), float(own.shape[1])))
+    return picture_of(values, *colours)
 
 
 _NONE = Picture(torch.zeros(1, 1, 3, dtype=torch.uint8).numpy(), (0.0, 0.0, 1.0, 1.0))
