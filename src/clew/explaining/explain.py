@@ -92,8 +92,9 @@ def explain(
             give pixels over the pixels, too, so that scores and heatmap have that range each; default: raw scores.
         zero_cls: set the score of the first token (CLS, BOS) to 0, or with "min" to the least score.
         truncate: cut strings to the model's positions; `checks` says how much was cut.
-        window, stride: explain windows of `window` tokens, one every `stride` (default: half a window), as one text;
-            texts for classifiers only. Scores are means over the windows that hold a token.
+        window: explain windows of so many tokens as one text; texts for classifiers only. Scores are means over the
+            windows that hold a token.
+        stride: tokens from one window to the next; default: half a window.
         compute_dtype: `torch.float64` explains a copy of the model in double precision; the model stays as it is.
         show_progress: show a progress bar along paths.
         **options: options of the method, see `clew.methods()[name].options`.

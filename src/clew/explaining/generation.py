@@ -54,8 +54,10 @@ def explain_generation(
             The token that ends it is no part of the answer.
         answer: explain these words, or token numbers, instead of what the model would write. Words become tokens
             together with those of the prompt; a token that has characters of both is the answer's.
-        method, score, **options: as in `explain`. Of `flash_trace` the reasoning is all that was written, or words of
-            it, or positions: `reasoning=Span("…")`, `(start, stop)`.
+        method: as in `explain`.
+        score: as in `explain`.
+        **options: as in `explain`. Of `flash_trace` the reasoning is all that was written, or words of it, or
+            positions: `reasoning=Span("…")`, `(start, stop)`.
         batch_size: how many of the tokens are explained by one forward pass; each has a backward pass of its own.
             What was explained so far is given where it is interrupted (Ctrl-C).
         show_progress: show a progress bar.

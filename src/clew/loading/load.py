@@ -70,8 +70,10 @@ def load(
         task: what a Hugging Face model is to do, where its configuration does not say so: "classification",
             "causal-lm", "token-classification", "question-answering", "image-classification" or "image-text".
         quantize: "4bit" or "8bit" by bitsandbytes (Hugging Face models; the extra `quantize`).
-        mean, std: normalisation of the pixels, where a checkpoint was trained with other values than the named model.
-        device, dtype: where and how to hold it.
+        mean: of the pixels' normalisation, where a checkpoint was trained with other values than the named model.
+        std: the same.
+        device: where to hold it.
+        dtype: how to hold it.
         **model_args: passed to `timm.create_model` or `from_pretrained`, for example `img_size`, `global_pool` or
             `device_map="auto"`, which spreads a model over devices.
 

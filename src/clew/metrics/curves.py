@@ -17,13 +17,13 @@ from ..targets import Scale, probabilities
 
 TENTHS = tuple(i / 10 for i in range(11))
 
-# Over which fractions the published areas run, and what they take for a point that was not measured.
 RANGES = {
     "measured": "trapezoids over the points as measured, 0 and 1 included",
     "chefer": "from 0, the intact input, to 0.9",
     "beyond_intuition": "from 0 to 1, where 0 is the intact input and the value at 1 is taken to be 0",
     "pa_lrp": "from 0.1 to 0.9",
 }
+"""Over which fractions the published areas run, and what they take for a point that was not measured."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ ERASERS = {
     "image_mean": "the mean colour of the picture",
     "channel_mean": "the mean colour that the model's preprocessing subtracts: 0 after normalisation",
 }
+"""What stands where pixels were, by name."""
 _ALIASES = {"mean": "image_mean"}
 
 
@@ -50,7 +51,8 @@ def perturbation(
         eraser: what comes in place of a pixel, one of `ERASERS`.
         ties: of equal values the "first" in reading order is erased first; "topk" leaves them to `torch.topk`, whose
             order is not specified, as the papers' code does.
-        mean, std: the normalisation of the model's inputs; default: that of a loaded model.
+        mean: of the normalisation of the model's inputs; default: that of a loaded model.
+        std: the same.
         internal_batch_size: copies of images that the model sees at a time.
 
     Raises:

@@ -167,6 +167,7 @@ RULE_SETS: dict[str, RuleSet] = {
     **{f"pa_lrp_{mode}": pa_lrp_released(mode) for mode in ("alpha", "gamma", "semi", "epsilon")},
     **{f"pa_lrp_{mode}_alpha_conv": pa_lrp_released(mode, "alpha") for mode in ("alpha", "gamma", "semi", "epsilon")},
 }
+"""Named rule sets: a dict from operations, or operations at a place, to rules."""
 
 # How the released code of a set goes on: relevance starts from 1 instead of the score, ends at pixels, loses its sign.
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ from ..errors import InputError, OptionError, optional_import
 from .resampling import PURPOSE, Statistic, bootstrap, permutation, split, stack
 
 Correction = Literal["holm", "fdr"]
+"""Of many tests: Holm's, of the chance of any false one, or Benjamini and Hochberg's, of their rate."""
 
 _FEWEST = 4999  # random swaps of a test
 _POWER = 0.8

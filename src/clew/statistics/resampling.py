@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import InputError, optional_import
 
-Statistic = Callable[..., np.ndarray]  # of(*means): (…, *value) each, leading axes alike, to (…) or (…, points)
+Statistic = Callable[..., np.ndarray]
+"""`of(*means)`: (…, *value) each, leading axes alike, to (…) or (…, points)."""
 PURPOSE = "compute intervals and tests"
 
 _CELLS = 4_000_000  # numbers held at a time

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import LoadError
 
-# classes exclude each other, labels do not; values are of a regression; tokens are places or words.
 Kind = Literal["classes", "labels", "values", "embedding", "tokens"]
+"""Classes exclude each other, labels do not; values are of a regression; tokens are places or words."""
 Scale = Literal["softmax", "sigmoid"]
+"""What makes probabilities of logits."""
 
 _HEADS = ("head", "heads", "classifier", "fc", "score", "cls_classifier", "distillation_classifier")
 _CLASSES = 10**6  # more have no names

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import TargetError
 
 Classes = int | str | Sequence[int] | Sequence[str] | Tensor | NDArray[Any] | np.integer[Any]
+"""Classes by index or label, one or one per example."""
 
 
 class Similarity:
@@ -89,4 +90,6 @@ class Each:
 
 
 One = None | int | str | Contrast | Span | Token | Each | Similarity
+"""A target of one example."""
 Target = One | Classes | Sequence[Any] | Callable[[Any], Tensor]
+"""What `explain` takes: one for all examples, one per example, or a function of the model's output."""

@@ -79,8 +79,9 @@ def finetune(
             paper's.
         data: what `clew.open_dataset` opens. Default: the name that the papers' data has.
         out: the folder to write to. Default: `finetuned/TASK-MODEL`.
-        validation, test: other data, or the share (0 to 1) of the training part to hold out. Default: parts that the
-            data has of its own, else 10 % and 20 %.
+        validation: other data, or the share (0 to 1) of the training part to hold out. Default: a part that the data
+            has of its own, else 10 %.
+        test: the same; else 20 %.
         data_options: further arguments of `clew.open_dataset`: kind, text, label, classes, …
         limit: the first so many examples of the training part (the validation part is held out of them).
         lora: train LoRA matrices of this rank beside frozen weights (PEFT), merged into them at the end.

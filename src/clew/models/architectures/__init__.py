@@ -101,10 +101,10 @@ class Architecture:
 
     `classes` are full class names (a subclass matches too). `attention`, `output_projection`, `layer_scale` and
     `attention_norm`, the norm before attention, and `attention_output_norm`, that of what attention adds to the stream
-    (one that only scales), are paths from a block, the others from the model. `attention_pool` is
-    the module of an attention pooling head, if any: its attention then counts as the last block's. `grid` says how many
-    patches an input of (height, width) has, where the output of `patches` does not show it. `check` may raise for
-    configurations that cannot be explained.
+    (one that only scales), are paths from a block, the others from the model. `attention_pool` is the module of an
+    attention pooling head, if any: its attention then counts as the last block's. `prefix` says how many tokens stand
+    before the patches, `grid` how many patches an input of (height, width) has, where the output of `patches` does not
+    show it. `check` may raise for configurations that cannot be explained.
 
     Texts: `patches` is the look-up of word embeddings, where relevance and gradients end; `embeddings` the module whose
     output is the sequence that paths scale, with positions in it; `position_embeddings` the look-up of learned
