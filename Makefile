@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORE := .venv/.core-installed
 DEV := .venv/.dev-installed
+DOCS := .venv/.docs-installed
 
 OLDEST := .venv/oldest-transformers
 
-.PHONY: demo test test-all families coverage check matrix bench parity mini clean
+.PHONY: demo test test-all families coverage check docs matrix bench parity mini clean
 
 demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
 	$(BIN)/clew demo
@@ -30,6 +31,10 @@ check: $(DEV)  ## style, types, dead code, and files above 400 lines
 	$(BIN)/pyright
 	$(BIN)/vulture
 
+docs: $(DOCS)  ## run all code of the documents, and build the site into site/; whatever is wrong is an error
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/documents/test_docs.py tests/documents/test_reference.py
+	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
 	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/models/test_contract.py tests/models/test_contract_of_texts.py \
 	  tests/explaining/test_texts.py tests/targets/test_text_targets.py tests/attributions/test_text.py tests/explainers/test_methods_on_texts.py tests/test_parity.py \
@@ -43,6 +48,7 @@ bench: $(DEV)  ## measure speed and memory, and write the tables in the README
 	$(BIN)/python measurements/checks.py
 	$(BIN)/python measurements/page_memory.py
 	$(BIN)/python measurements/startup.py
+	$(BIN)/python measurements/models.py
 
 parity: $(DEV)  ## compare with golden arrays: make parity GOLDENS=DIR
 	$(BIN)/python tests/parity.py $(or $(GOLDENS),tests/goldens)
@@ -61,7 +67,7 @@ $(OLDEST)/.installed: $(DEV)
 	touch $@
 
 clean:
-	rm -rf .venv clew-demo.html
+	rm -rf .venv clew-demo.html site
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -75,3 +81,7 @@ $(CORE): .venv/bin/python pyproject.toml
 $(DEV): .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[timm,bench,dev]'
 	touch $@ $(CORE)
+
+$(DOCS): $(DEV)
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	touch $@

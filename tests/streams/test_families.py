@@ -10,10 +10,9 @@ import re
 
 import pytest
 from support.families import KINDS, family, smallest, timm_family
-from support.plain_calls import difference, plain_gradient
+from support.family_checks import BOUNDS, LEFT_OUT, NO_ROLLOUT, OWN_FUNCTIONS, WITHOUT_REFERENCE, explain
 from support.sampling import left_out
 
-import clew
 from clew.errors import CaptureError, CheckFailed, OptionError
 
 PART = 0.1  # of these
@@ -25,47 +24,19 @@ _SMALLEST = smallest()
 _GONE = left_out([("timm", f"::{module}", SHARE) for module in _SMALLEST])
 TIMM = {module: name for module, name in _SMALLEST.items() if f"::{module}" not in _GONE}
 
-# Functions of the model's own, whose backward no rule can see: the refusal names them.
-OWN_FUNCTIONS = {"yoso": "YosoLSHCumulation|YosoCumulation", "sew-d": "XSoftmax"}
-# What takes above ten seconds, or is wrong in the model itself.
-LEFT_OUT = {
-    **dict.fromkeys(("textnet", "zamba", "zamba2", "kimi_linear"), "its smallest model takes above ten seconds"),
-    **dict.fromkeys(("musicgen", "musicgen_melody"), "two rows of codes are one example"),
-    "rwkv": "autograd cannot compute its gradient: it changes a tensor in place that is needed",
-}
-# Words are looked up otherwise than as they were given, so that hooks on modules give no reference: transposed, padded,
-# behind a prompt, or by a module of the model's own.
-WITHOUT_REFERENCE = {"cpmant", "ibert", "longformer", "xlnet"}
-
-
-NO_ROLLOUT = "no softmax attention was seen|attention without a softmax|mixes tokens without attention|recurrent layer"
-
-
-def explain(specimen, method, **options):
-    return clew.explain(specimen.model, specimen.inputs, method=method, target=specimen.score, **options)
-
 
 def check(specimen, *, reference=True):
-    """The gradient is autograd's, and the account closes, as far as parts that are computed in float32 let it."""
-    if reference:
-        assert difference(explain(specimen, "input_x_gradient"), plain_gradient(specimen)) < 1e-5  # and the streams
-    found = explain(specimen, "attn_lrp")
-    size = found.checks["explained"].abs().amax()
-    assert float(found.checks["unexplained"].abs().amax() / size) < 1e-6
-    check_mass(specimen)
-
-
-def check_mass(specimen):
-    """All mass of a rollout arrives; or it is said that there is no softmax attention."""
-    refusal, found = "", None
-    try:
-        found = explain(specimen, "attention_rollout")
-    except (CaptureError, OptionError) as error:
-        refusal = str(error)
-    if found is None:
-        assert re.search(NO_ROLLOUT, refusal), refusal
-    else:
-        assert float(found.checks["unaccounted"]) < 1e-6
+    """The gradient is autograd's, the account closes, and mass arrives, or it is said that there is no softmax."""
+    for name, (off, bound) in BOUNDS.items():
+        if name == "gradients" and not reference:
+            continue
+        try:
+            found = off(specimen)
+        except (CaptureError, OptionError) as error:
+            if name != "attention" or not re.search(NO_ROLLOUT, str(error)):
+                raise
+            continue
+        assert found < bound, name
 
 
 @pytest.mark.sampled(PART, by="kind")
