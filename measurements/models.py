@@ -5,6 +5,7 @@ A tiny random model of each is made and asked what `make families` asks. Three m
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from report import write_page
 from support import families
 from support.families import KINDS, family, smallest, timm_family
-from support.family_checks import BOUNDS, LEFT_OUT, WITHOUT_REFERENCE
+from support.family_checks import BOUNDS, LEFT_OUT, OWN_FUNCTIONS, WITHOUT_REFERENCE
 from support.zoo_common import Specimen
 
 from clew.errors import ClewError
@@ -44,9 +45,12 @@ def cell(name: str, column: str, specimen: Specimen) -> str:
     try:
         found = off(specimen)
     except ClewError as error:
-        return str(error).splitlines()[0].replace("|", "\\|")[:140]
+        own = re.search(OWN_FUNCTIONS[name], str(error)) if name in OWN_FUNCTIONS else None
+        if own is not None:
+            return f"refused: a function of the model's own, `{own[0]}`"
+        return str(error).splitlines()[0].replace("|", "\\|")
     except Exception as error:
-        return f"{type(error).__name__}"
+        return f"fails: {type(error).__name__}"
     return "✓" if found < bound else f"off by {found:.1e}"
 
 
