@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import posixpath
 import re
 import zlib
@@ -75,14 +74,12 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     """Drawings become part of their page, so that they have its colours, light or dark."""
 
     def drawn(found: re.Match[str]) -> str:
-        said = re.search(r'alt="([^"]*)"', found[0])
+        said = re.search(r'alt="([^"]*)"', found[0])  # escaped, as it stands in the page
         svg = (Path(config.docs_dir) / "drawings" / found[1]).read_text("utf-8")
-        label = said[1] if said else ""
-        return svg.replace(
-            "<svg ", f'<svg class="drawing" role="img" aria-label="{html.escape(html.unescape(label))}" ', 1
-        )
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{said[1] if said else ""}" ', 1)
 
-    return re.sub(r'<img [^>]*src="[^"]*drawings/([\w-]+\.svg)"[^>]*>', drawn, content)
+    drawings = re.sub(r'<img [^>]*src="[^"]*drawings/([\w-]+\.svg)"[^>]*>', drawn, content)
+    return re.sub(r"<p>(<svg .*?</svg>)</p>", r'<div class="drawing">\1</div>', drawings, flags=re.S)
 
 
 def on_post_build(config: MkDocsConfig) -> None:
