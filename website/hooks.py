@@ -75,7 +75,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
     def drawn(found: re.Match[str]) -> str:
         said = re.search(r'alt="([^"]*)"', found[0])  # escaped, as it stands in the page
-        svg = (Path(config.docs_dir) / "drawings" / found[1]).read_text("utf-8")
+        svg = (Path(config.docs_dir) / "drawings" / found[1]).read_text("utf-8").strip()
         return svg.replace("<svg ", f'<svg role="img" aria-label="{said[1] if said else ""}" ', 1)
 
     drawings = re.sub(r'<img [^>]*src="[^"]*drawings/([\w-]+\.svg)"[^>]*>', drawn, content)
