@@ -22,6 +22,7 @@ GUESTS = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "NOTICE": "notice.md",
+    "src/clew/attributions/attribution.schema.json": "attribution.schema.json",
     **{file.relative_to(ROOT).as_posix(): file.relative_to(ROOT).as_posix() for file in ROOT.glob("results/**/*.md")},
     **{f"notebooks/{file.name}": f"notebooks/{file.stem}.md" for file in ROOT.glob("notebooks/*.ipynb")},
 }
