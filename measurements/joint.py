@@ -1,4 +1,4 @@
-"""The joint table on real models and data, and on the bundled ones: `clew bench joint`, whose reports are in results/joint.
+"""`clew bench joint` on real models and data, and on the bundled ones: reports in results/joint.
 
 python measurements/joint.py DATA [NAME …] [--out results/joint]
 
@@ -38,7 +38,7 @@ def photographs(out: Path) -> clew.Run:
 
 def davis(out: Path) -> clew.Run:
     """Crops of DAVIS and the same ViT: masks of the object, options chosen on one half."""
-    options = {"crops": "davis_crops.tsv", "sample": 40}
+    options = {"crops": "davis_crops.tsv", "sample": 32}
     model = clew.load("vit_s14_cifar10")
     return clew.evaluate("joint", model, "davis16_val_small", out=out, parts="mask", data_options=options, **FEW)
 
@@ -48,13 +48,13 @@ def sst2(out: Path) -> clew.Run:
     file = out.parent / "sst2.jsonl"
     lines = [line.rsplit("\t", 1) for line in Path("sst2/dev.tsv").read_text().splitlines()]
     rows = [{"id": str(i), "text": text, "label": int(label)} for i, (text, label) in enumerate(lines)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, 60)))
+    file.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, 48)))
     return clew.evaluate("joint", clew.load("minilm_sentiment"), file, out=out, **FEW)
 
 
 def eraser(out: Path) -> clew.Run:
     """ERASER's film reviews and the same MiniLM: what humans marked, among the first 128 tokens."""
-    options = {"split": "test", "sample": 40}
+    options = {"split": "test", "sample": 24}
     model = clew.load("minilm_sentiment")
     return clew.evaluate(
         "joint", model, "eraser_movies", out=out, parts="rationale", max_length=128, choose=False,
@@ -68,7 +68,7 @@ def stories(out: Path) -> clew.Run:
     file = out.parent / "stories.jsonl"
     if not file.exists():
         torch.manual_seed(0)
-        start = torch.full((60, 1), model.tokenizer.bos_token_id)
+        start = torch.full((40, 1), model.tokenizer.bos_token_id)
         written = model.model.generate(start, do_sample=True, max_new_tokens=120, top_k=0, pad_token_id=0)
         texts = [model.tokenizer.decode(row, skip_special_tokens=True) for row in written]
         file.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
@@ -87,7 +87,7 @@ def mini(name: str, limit: int, **options: Any) -> Callable[[Path], clew.Run]:
 RUNS: dict[str, Callable[[Path], clew.Run]] = {
     "digits": mini("digits", 48, choose=False),
     "reverse": mini("reverse", 60, choose=False),
-    "digits-chat": mini("digits-chat", 24, choose=False),
+    "digits-chat": mini("digits-chat", 12, choose=False),
     "reviews-bert": mini("reviews-bert", 48, choose=False),
     "sst2": sst2,
     "photographs": photographs,

@@ -71,8 +71,8 @@ def evaluate(
     """Explain each example by each method, measure, and store; what was stored before is not computed again.
 
     Args:
-        benchmark: "segmentation", "perturbation", "flipping", "rationale", "sanity", "planted", "joint", which puts them
-            together; `clew.benchmarks()`.
+        benchmark: "segmentation", "perturbation", "flipping", "rationale", "sanity", "planted", or "joint", which puts
+            them together; `clew.benchmarks()`.
         model: what `clew.load` returned.
         data: a folder, a file or a name that `clew.open_dataset` opens, or what it returned. Default: of a bundled
             model what ships with it.
