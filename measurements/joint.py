@@ -44,12 +44,12 @@ def davis(out: Path) -> clew.Run:
 
 
 def sst2(out: Path) -> clew.Run:
-    """SST-2 sentences and a MiniLM: words taken away, left alone, masked both ways; options chosen on one half."""
+    """SST-2 sentences and a MiniLM: words taken away, left alone, masked both ways."""
     file = out.parent / "sst2.jsonl"
     lines = [line.rsplit("\t", 1) for line in Path("sst2/dev.tsv").read_text().splitlines()]
     rows = [{"id": str(i), "text": text, "label": int(label)} for i, (text, label) in enumerate(lines)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, 48)))
-    return clew.evaluate("joint", clew.load("minilm_sentiment"), file, out=out, **FEW)
+    file.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, 24)))
+    return clew.evaluate("joint", clew.load("minilm_sentiment"), file, out=out, choose=False, **FEW)
 
 
 def eraser(out: Path) -> clew.Run:
@@ -68,7 +68,7 @@ def stories(out: Path) -> clew.Run:
     file = out.parent / "stories.jsonl"
     if not file.exists():
         torch.manual_seed(0)
-        start = torch.full((40, 1), model.tokenizer.bos_token_id)
+        start = torch.full((24, 1), model.tokenizer.bos_token_id)
         written = model.model.generate(start, do_sample=True, max_new_tokens=120, top_k=0, pad_token_id=0)
         texts = [model.tokenizer.decode(row, skip_special_tokens=True) for row in written]
         file.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
@@ -86,9 +86,9 @@ def mini(name: str, limit: int, **options: Any) -> Callable[[Path], clew.Run]:
 
 RUNS: dict[str, Callable[[Path], clew.Run]] = {
     "digits": mini("digits", 48, choose=False),
-    "reverse": mini("reverse", 60, choose=False),
-    "digits-chat": mini("digits-chat", 12, choose=False),
-    "reviews-bert": mini("reviews-bert", 48, choose=False),
+    "reverse": mini("reverse", 40, choose=False),
+    "digits-chat": mini("digits-chat", 8, choose=False),
+    "reviews-bert": mini("reviews-bert", 32, choose=False),
     "sst2": sst2,
     "photographs": photographs,
     "davis": davis,

@@ -230,7 +230,7 @@ def _number(one: Taken, metrics: Mapping[str, Metric], values: Values) -> float 
         columns = [values[column] for column in metrics[name].columns]
         if any(column is None for column in columns):
             return None
-        found.append(float(metrics[name].of(*map(np.asarray, columns))))
+        found.append(float(metrics[name].of(*(np.asarray(column)[None] for column in columns))[0]))
     return found[0] - found[1] if len(found) > 1 else found[0]
 
 
