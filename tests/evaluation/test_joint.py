@@ -140,10 +140,9 @@ def test_what_the_model_gets_wrong_is_left_out(digits, scenes):
 def test_the_controls_never_look_at_the_model(digits, scenes):
     x = digits.preprocess(scenes[0].image)[0]
     a, b = (clew.explain(digits, x[None], method=CONTROLS[name]) for name in ("centred_gaussian", "edge_filter"))
-    down, across = a.patch_grid
-    for i, j in ((0, 0), (1, 5), (down // 2, across // 2)):
-        distance = ((i / (down - 1) - 0.5) * 4) ** 2 + ((j / (across - 1) - 0.5) * 4) ** 2
-        assert float(a.scores[0, i * across + j]) == pytest.approx(math.exp(-distance / 2), rel=1e-5)
+    for y, z in ((0, 0), (10, 53), (32, 31), (63, 5)):
+        distance = math.hypot(y - 31.5, z - 31.5)
+        assert float(a.heatmap()[0, y, z]) == pytest.approx(math.exp(-(distance**2) / (2 * 16**2)), rel=1e-5)
     wide = np.pad(x.double().numpy(), ((0, 0), (1, 1), (1, 1)), mode="edge")
     for y, z in ((0, 0), (10, 20), (63, 63), (31, 40)):
         total = 0.0
@@ -361,6 +360,19 @@ def test_imagenet_s_as_it_is_distributed(classifier, tmp_path):
     (folder / "validation" / wnids[0] / "ILSVRC2012_val_00000000.JPEG").unlink()
     with pytest.raises(InputError, match="masks without pictures"):
         clew.open_dataset(folder)
+
+
+def test_a_model_of_pictures_of_which_nothing_is_declared(tmp_path):
+    torch.manual_seed(0)
+    small = {"img_size": 64, "window_size": 4, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}
+    model = timm.create_model("swinv2_tiny_window8_256", pretrained=False, **small).eval()
+    swin = clew.LoadedModel(model, labels=None, name="swin", preprocess=Preprocess((64, 64), (64, 64), "squash"))
+    imagenet_s(tmp_path / "ImageNetS50", ["n01440764", "n15075141"])
+    methods = ["res_lrp", "attention_rollout", *CONTROLS]
+    options = {"misclassified": True, "fractions": STEPS, "show_progress": False, "methods": methods}
+    run = clew.evaluate("joint", swin, tmp_path / "ImageNetS50", **options)
+    assert run.benchmark.parts == ("patches", "mask") and not run.failed and len(run.manifest["methods"]) == 5
+    assert all(row["value"] is not None and row["cost"] for row in run.summary() if "gap" not in row["metric"])
 
 
 def test_imagenet_with_a_drawn_subset(classifier, tmp_path):

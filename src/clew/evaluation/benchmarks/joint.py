@@ -203,12 +203,14 @@ class Joint(Benchmark):
 
 def _possible(loaded: LoadedModel, dataset: Dataset) -> tuple[str, ...]:
     """The parts that a model and data allow."""
-    if not is_declared(loaded.model):
-        return ("planted",)
-    first = dataset.read(0)
+    first, declared = dataset.read(0), is_declared(loaded.model)
+    of_pictures = ("patches", *(["mask"] if first.mask is not None else []))
+    if not declared:  # a classifier of pictures, or a model of several inputs
+        alone = loaded.preprocess is not None and first.image is not None and first.text is None
+        return of_pictures if alone else ("planted",)
     architecture = find_architecture(loaded.model)
     if architecture.modality == "image":
-        return ("patches", *(["mask"] if first.mask is not None else []))
+        return of_pictures
     if architecture.bind(loaded.model).task == "causal-lm":
         return ("next_token",)
     return ("words", "tokens", *(["rationale"] if first.rationale is not None else []))
