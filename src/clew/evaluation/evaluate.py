@@ -173,28 +173,23 @@ def _asked(
 
     A run that was begun goes on with all that worked then.
     """
-    undefined: dict[str, str] = dict(begun.get("undefined") or {})
     named = [methods] if isinstance(methods, str) else list(methods or ())
     every = methods is None or any(one == ALL for one in named)
     named = [one for one in named if one != ALL]
-    asked = resolve_methods(named) if named else {}
+    asked = resolve_methods(named) if named or not every else {}
     if every:
-        if begun:
-            rest = resolve_methods(begun.get("asked") or begun["methods"])
-        else:
-            rest, undefined = supported_methods(work, loaded, items, registered_methods(work.benchmark))
         own = {one.method.name for one in asked.values()}
+        rest = resolve_methods(begun.get("asked") or begun["methods"]) if begun else registered_methods(work.benchmark)
         asked = {k: one for k, one in rest.items() if one.method.name not in own} | asked
-    if grid is not None:
-        return *expand_grid(asked, grid), undefined
     options = {option for one in asked.values() for option in one.method.options if option not in one.options}
     usual = {name: values for name, values in work.benchmark.grid(loaded).items() if name in options}
-    expanded, origin = expand_grid(asked, usual)
-    if usual and begun:
-        expanded = {k: one for k, one in expanded.items() if k in begun["methods"]}
-    elif usual:  # values that suit one method need not suit another
-        expanded, more = supported_methods(work, loaded, items, expanded)
-        undefined |= more
+    expanded, origin = expand_grid(asked, usual if grid is None else grid)
+    undefined: dict[str, str] = dict(begun.get("undefined") or {})
+    if every or (usual and grid is None):  # what suits one method need not suit another
+        if begun:
+            expanded = {k: one for k, one in expanded.items() if k in begun["methods"]}
+        else:
+            expanded, undefined = supported_methods(work, loaded, items, expanded)
     return expanded, {k: one for k, one in origin.items() if k in expanded}, undefined
 
 
