@@ -21,7 +21,9 @@ from typing import Any
 import torch
 
 import clew
+from clew.evaluation.report.groups import build_group
 
+DEFAULT = "beyond_intuition_token"
 STEPS = (0.1, 0.3, 0.5, 0.7, 0.9)
 METHODS = ["all", "integrated_gradients(n_steps=8)", "smoothgrad(n_samples=5)"]
 FEW: dict[str, Any] = {"methods": METHODS, "fractions": STEPS, "batch_size": 4, "show_progress": False}
@@ -97,6 +99,44 @@ RUNS: dict[str, Callable[[Path], clew.Run]] = {
 }
 
 
+def against_default(runs: dict[str, clew.Run]) -> str:
+    """Of each run and tested number what is better than the default method beyond the interval of the difference."""
+    lines = [
+        f"# What is better than `{DEFAULT}`, the default of `clew.explain`",
+        "",
+        "Of each tested number the default's value, and the methods whose paired 95 % bootstrap interval of the",
+        "difference to it is above 0 (turned, where lower is better): difference, interval, and p of the paired",
+        "permutation test with Holm's correction for all pairs. Made by `python measurements/joint.py`.",
+        "",
+        "| run | number | n | default | better |",
+        "|---|---|---|---|---|",
+    ]
+    for name, run in runs.items():
+        for column in build_group([run], examples=0, curves=False).columns:
+            mine = next((label for label in column.ranked if own(label)), None)
+            if not column.metric.headline or mine is None:
+                continue
+            sign = 1 if column.metric.higher else -1
+            better: list[tuple[float, str]] = []
+            for one in column.comparisons:
+                if mine in (one.a, one.b):
+                    turned = sign if one.b == mine else -sign
+                    low, high = sorted((turned * one.low, turned * one.high))
+                    other = one.a if one.b == mine else one.b
+                    words = f"`{other}` +{turned * one.difference:.2g} [{low:.2g}, {high:.2g}] p {one.corrected:.2g}"
+                    better += [(turned * one.difference, words)] if low > 0 else []
+            said = "<br>".join(words for _, words in sorted(better, reverse=True)) or "none"
+            value = column.numbers[mine]
+            shown = f"{value.value:.3g} [{value.low:.3g}, {value.high:.3g}]"
+            lines.append(f"| {name} | {column.metric.name} | {column.n} | {shown} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def own(label: str) -> bool:
+    """Whether this is the default method with its own options."""
+    return label in (DEFAULT, f"{DEFAULT}(start_layer=None)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -118,6 +158,8 @@ def main() -> None:
             clew.chosen(run).report(given.out / name / "chosen.html", examples=1)
         shutil.copy(run.path / "manifest.json", given.out / name / "manifest.json")
         print(run, flush=True)
+    done = {name: clew.Run(given.runs / name) for name in RUNS if (given.runs / name / "manifest.json").exists()}
+    (given.out / "default.md").write_text(against_default(done))
 
 
 if __name__ == "__main__":
