@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +16,12 @@ import timm
 import torch
 from PIL import Image
 from support.bench_twins import Given, evaluated, flat
+from support.commands import parsed
 from support.running import counting
 from support.standins import imagenet_val, picture
 
 import clew
+from clew.datasets import readers
 from clew.errors import InputError, OptionError
 from clew.evaluation import shard
 from clew.evaluation.controls import CONTROLS
@@ -319,6 +324,16 @@ def test_parts_that_are_not_there_are_refused(digits, scenes):
 # Stand-ins of ImageNet's formats
 
 
+def test_the_commands_of_the_docs_parse():
+    text = (Path(__file__).parents[2] / "docs" / "joint-table.md").read_text()
+    commands = re.findall(r"^clew bench joint .*$", text, re.M)
+    assert len(commands) == 8
+    known = {option for reader in readers().values() for option in reader.options}
+    for line in commands:
+        name, given = parsed(shlex.split(line))
+        assert name == "joint" and {one.partition("=")[0] for one in given["data_option"] or []} <= known
+
+
 @pytest.fixture(scope="module")
 def classifier():
     """A tiny random ViT of timm with ImageNet's 1,000 classes."""
@@ -351,6 +366,10 @@ def test_imagenet_s_as_it_is_distributed(classifier, tmp_path):
     imagenet_s(folder, wnids)
     data = clew.open_dataset(folder)
     assert [data.read(i).label for i in range(3)] == [0, 1, 999] and len(data.classes) == 1000
+    names = [f"name {i}" for i in range(1000)]
+    assert clew.open_dataset(folder, classes=names).classes[data.read(2).label] == "name 999"
+    with pytest.raises(OptionError, match="names of all classes"):
+        clew.open_dataset(folder, classes=names[:10])
     mask = data.read(0).mask
     assert (mask[10:40, 20:50] == 1).all() and (mask[40:45] == -1).all() and mask[0, 0] == 0
     options = {"misclassified": True, "fractions": STEPS, "choose": False, "show_progress": False}

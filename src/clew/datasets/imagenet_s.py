@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..inputs import IMAGE_SUFFIXES, as_rgb, decode_image
 from . import Dataset, Example, joined, reader
 from .imagenet import in_order, wnid_of
@@ -27,13 +28,15 @@ _MASKS = "-segmentation/"
     sees=lambda files: any(_MASKS in name for name in files.ending(".png")),
     known=("imagenets*",),
 )
-def imagenet_s(files: Files, *, split: str = "validation", wnids: Classes | None = None) -> Dataset:
+def imagenet_s(
+    files: Files, *, split: str = "validation", wnids: Classes | None = None, classes: Classes | None = None
+) -> Dataset:
     """ImageNet-S: a folder of pictures for each class in validation/, and masks in validation-segmentation/.
 
     Labels count ImageNet's 1,000 WordNet ids in sorted order, as trained models do. A mask's pixel holds R + 256 · G:
     0 is background, 1000 is not labelled, all other numbers are the object.
     `split`: "validation", "train-semi" or "test", where its masks are there. `wnids`: the 1,000 WordNet ids in order,
-    where timm, which knows them, is not installed.
+    where timm, which knows them, is not installed. `classes`: names of the classes in that order.
     """
     pictures = {stem(n): n for n in files.ending(*IMAGE_SUFFIXES) if n.startswith(f"{split}/")}
     masks = {stem(n).replace(_MASKS, "/", 1): n for n in files.ending(".png") if n.startswith(f"{split}{_MASKS}")}
@@ -48,10 +51,13 @@ def imagenet_s(files: Files, *, split: str = "validation", wnids: Classes | None
     order = class_names(wnids) or in_order(seen) or ()
     if missing := [wnid for wnid in seen if wnid not in order]:
         raise InputError("these are no classes of ImageNet", expected="WordNet ids of its classes", got=some(missing))
+    named = class_names(classes) or order
+    if len(named) != len(order):
+        raise OptionError("these are not the names of all classes", expected=len(order), got=len(named))
     names = sorted(masks)
     labels = [order.index(str(folders[name])) for name in names]
     ids = unique(name.rpartition("/")[2] for name in names)
-    return _Pictures(files, [(pictures[n], masks[n]) for n in names], labels, ids, order)
+    return _Pictures(files, [(pictures[n], masks[n]) for n in names], labels, ids, named)
 
 
 @dataclass(eq=False, repr=False)
@@ -61,8 +67,8 @@ class _Pictures(Dataset):
     files: Files
     pairs: list[tuple[str, str]]
     labels: list[int]
-    ids: list[str]
-    classes: tuple[str, ...] | None
+    ids: Sequence[str]
+    classes: Sequence[str] | None
 
     def __post_init__(self) -> None:
         self.name = Path(self.files.path).name
