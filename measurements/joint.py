@@ -50,13 +50,13 @@ def sst2(out: Path) -> clew.Run:
     file = out.parent / "sst2.jsonl"
     lines = [line.rsplit("\t", 1) for line in Path("sst2/dev.tsv").read_text().splitlines()]
     rows = [{"id": str(i), "text": text, "label": int(label)} for i, (text, label) in enumerate(lines)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, 24)))
+    file.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, 60)))
     return clew.evaluate("joint", clew.load("minilm_sentiment"), file, out=out, choose=False, **FEW)
 
 
 def eraser(out: Path) -> clew.Run:
     """ERASER's film reviews and the same MiniLM: what humans marked, among the first 128 tokens."""
-    options = {"split": "test", "sample": 24}
+    options = {"split": "test", "sample": 60}
     model = clew.load("minilm_sentiment")
     return clew.evaluate(
         "joint", model, "eraser_movies", out=out, parts="rationale", max_length=128, choose=False,
@@ -70,7 +70,7 @@ def stories(out: Path) -> clew.Run:
     file = out.parent / "stories.jsonl"
     if not file.exists():
         torch.manual_seed(0)
-        start = torch.full((24, 1), model.tokenizer.bos_token_id)
+        start = torch.full((60, 1), model.tokenizer.bos_token_id)
         written = model.model.generate(start, do_sample=True, max_new_tokens=120, top_k=0, pad_token_id=0)
         texts = [model.tokenizer.decode(row, skip_special_tokens=True) for row in written]
         file.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
@@ -89,7 +89,7 @@ def mini(name: str, limit: int, **options: Any) -> Callable[[Path], clew.Run]:
 RUNS: dict[str, Callable[[Path], clew.Run]] = {
     "digits": mini("digits", 48, choose=False),
     "reverse": mini("reverse", 40, choose=False),
-    "digits-chat": mini("digits-chat", 8, choose=False),
+    "digits-chat": mini("digits-chat", 40, choose=False),
     "reviews-bert": mini("reviews-bert", 32, choose=False),
     "sst2": sst2,
     "photographs": photographs,
