@@ -27,19 +27,8 @@ FEW = ["random", "raw_attention", "beyond_intuition_head", "beyond_intuition_tok
 CAUSAL = [*TEXT[:4], "saliency", "input_x_gradient", "attn_lrp", "cp_lrp", "pa_lrp", "pa_lrp(variant='pa_lrp')"]
 
 
-@clew.method(paper="the other control", summary="a Gaussian at the centre, which never looks at the model")
-def centred_gaussian(subject: clew.Subject) -> torch.Tensor:
-    """`exp(-d² / 2σ²)`, `d` the distance from the centre, `σ` a quarter of the grid."""
-    subject.run([subject.last])
-    down, across = subject.grid()
-    y, x = torch.linspace(-2, 2, down)[:, None], torch.linspace(-2, 2, across)
-    heat = torch.exp(-(x**2 + y**2) / 2).flatten()
-    prefix = torch.zeros(subject.bound.prefix)
-    return torch.cat([prefix, heat]).expand(subject.batch, -1).clone()
-
-
 def images(methods: list[str] | None = None) -> list[str]:
-    left_out = {"centred_gaussian", "smoothgrad", "integrated_gradients"}
+    left_out = {"smoothgrad", "integrated_gradients"}
     names = methods or [name for name in clew.methods() if name not in left_out]
     return [*names, "integrated_gradients(n_steps=20)", "smoothgrad(n_samples=10)", "centred_gaussian"]
 

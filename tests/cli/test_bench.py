@@ -90,6 +90,18 @@ def test_planted_evidence_needs_no_data_and_is_reported(tmp_path):
     assert all((out / f"report.{suffix}").stat().st_size for suffix in ("csv", "md", "tex"))
 
 
+def test_the_joint_table_chooses_options_and_goes_on(tmp_path):
+    out = tmp_path / "run"
+    words = ["joint", *DIGITS, "--limit", "8", "--method", "random", "--method", "res_lrp", "--fractions", "0.2,0.6"]
+    found = typed(*words, "--out", out)
+    assert found.exit_code == 0 and "SRG" in found.output and "on the others" in found.output
+    run = clew.Run(out)
+    assert run.manifest["methods"] == ["random", "res_lrp(gamma=0.25)", "res_lrp(gamma=1.0)"] and not run.failed
+    assert (out / "chosen.html").exists() and "relevance inside" in (out / "report.md").read_text("utf-8")
+    before = (out / "manifest.json").read_bytes()
+    assert typed(*words, "--out", out).exit_code == 0 and (out / "manifest.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "metric"),
     [

@@ -50,6 +50,7 @@ CASES = {
     "movies": ("flipping", "mini:reviews-bert", "mini:reviews", {"protocol": "movies", "fractions": (0.0, 0.5)}),
     "imdb": ("flipping", "mini:reviews-llama", "mini:reviews", {"fractions": (0.0, 0.5)}),
     "source": ("flipping", "mini:reverse", "mini:reverse", {"stream": "source", "fractions": (0.0, 0.5)}),
+    "joint": ("joint", "mini:digits", "mini:digits", {"fractions": (0.0, 0.5, 1.0), "resize": "squash"}),
     "planted": ("planted", "mini:reverse", "mini:reverse", {"redraws": 1, "rationale": "letter"}),
 }
 

@@ -26,6 +26,7 @@ def lasting(path: Path) -> dict:
     found = json.loads((path / "manifest.json").read_text())
     for shard in found["shards"].values():
         del shard["seconds"], shard["measuring"]
+        shard.pop("cost", None)
     return found
 
 

@@ -44,7 +44,12 @@ _COMMON: list[tuple[str, Any, Any, str]] = [
         None,
         "A folder, a file, mini:NAME or hf:ORG/NAME. Default: of a bundled model what ships with it.",
     ),
-    ("method", list[str] | None, None, "NAME or 'NAME(option=value, …)'; repeat. Default: all that work."),
+    (
+        "method",
+        list[str] | None,
+        None,
+        "NAME or 'NAME(option=value, …)'; repeat; 'all' for all others that work. Default: those.",
+    ),
     ("out", Path | None, None, "Folder to write to, or to go on in. Default: clew-runs/BENCHMARK-MODEL-DATA."),
     ("limit", int | None, None, "At most so many examples."),
     ("kind", str | None, None, "What the data is, where its files do not show it."),
@@ -173,11 +178,12 @@ def _bench(
     asked: dict[str, Any] = {"methods": method or None, "grid": tried or None, "data_options": reading}
     found = evaluate(name, loaded, data, out=folder, **asked, **more, **options)
     opened = open_dataset(data, limit=more["limit"], **reading)
-    if not tried:
+    searched = bool(found.manifest.get("grid"))
+    if not searched:
         print_run(found)
     show = Shown(found, classifier_of(loaded, opened, more["zero_shot"]), opened)
     written = found.report(show=show)
-    if tried:
+    if searched:
         picked = chosen(found)
         table = Table("method", "chosen", "tried")
         for one in picked.choices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ Written = str | int  # a WordNet id, or an index from 0
 
 def _sees(files: Files) -> bool:
     names = files.ending(*IMAGE_SUFFIXES)
-    own = all(map(_folder, names)) or all(_OWN.search(name) and "/" not in name for name in names)
+    if any(name.split("/")[0].endswith("-segmentation") for name in names):  # ImageNet-S
+        return False
+    own = all(map(wnid_of, names)) or all(_OWN.search(name) and "/" not in name for name in names)
     return _TAR in files.names or (bool(names) and own)
 
 
@@ -69,7 +72,7 @@ def imagenet(
     names = files.ending(*IMAGE_SUFFIXES)
     names = [name for name in names if name.startswith("val/")] or names
     pictures = [stem(name).rpartition("/")[2] for name in names]
-    found: list[Written | None] = [_folder(name) for name in names]
+    found: list[Written | None] = [wnid_of(name) for name in names]
     order, named = class_names(wnids), class_names(classes)
     if None in found:
         usual = next((beside / name for name in _USUAL if (beside / name).exists()), None)
@@ -85,10 +88,7 @@ def imagenet(
             what, todo = f"{files.path} has folders that are no classes of ImageNet", "pass kind='images'"
             raise InputError(what, expected="folders named by WordNet id, or none", got=some(several), todo=todo)
     seen = sorted({label for label in found if isinstance(label, str)})
-    if order is None and seen and len(seen) != 1000:
-        timm = optional_import("timm.data", extra="timm", purpose="number some of ImageNet's classes (or pass wnids=…)")
-        order = tuple(timm.ImageNetInfo().label_names())
-    order = order or tuple(seen) or None
+    order = order or in_order(seen)
     places = {name: i for i, name in enumerate(order or ())}
     if strange := [name for name in seen if name not in places]:
         what, todo = "these are no classes of ImageNet", "pass kind='images' for other classes, or wnids=…"
@@ -102,10 +102,18 @@ def imagenet(
     return in_files(files, entries, [label for label, _, _ in rows], named or order)
 
 
-def _folder(name: str) -> str | None:
+def wnid_of(name: str) -> str | None:
     """The WordNet id of the folder that a picture lies in."""
     folder = name.split("/")[-2] if "/" in name else ""
     return folder if _WNID.fullmatch(folder) else None
+
+
+def in_order(seen: Sequence[str]) -> tuple[str, ...] | None:
+    """The 1,000 WordNet ids in their order, of which some were seen; None where none was."""
+    if not seen or len(seen) == 1000:
+        return tuple(seen) or None
+    timm = optional_import("timm.data", extra="timm", purpose="number some of ImageNet's classes (or pass wnids=…)")
+    return tuple(timm.ImageNetInfo().label_names())
 
 
 def _labels(source: Path, meta: str | Path | None) -> tuple[dict[str, Written], tuple[str, ...] | None]:

@@ -27,9 +27,19 @@ from .benchmarks import Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine
 from .identity import model_identity, versions
 from .manifest import FORMAT, MANIFEST, read_manifest
-from .method_specs import Grid, MethodSpec, expand_grid, method_hashes, resolve_methods, supported_methods
+from .method_specs import (
+    ALL,
+    Grid,
+    GridPoint,
+    MethodSpec,
+    expand_grid,
+    method_hashes,
+    registered_methods,
+    resolve_methods,
+    supported_methods,
+)
 from .run import Run
-from .shard import IndexedExample, ShardProcessor, in_words, with_threads
+from .shard import ConfiguredMethod, IndexedExample, ShardProcessor, in_words, with_threads
 from .store import Store
 
 logger = logging.getLogger("clew")
@@ -61,18 +71,21 @@ def evaluate(
     """Explain each example by each method, measure, and store; what was stored before is not computed again.
 
     Args:
-        benchmark: "segmentation", "perturbation", "flipping", "rationale", "sanity", "planted"; `clew.benchmarks()`.
+        benchmark: "segmentation", "perturbation", "flipping", "rationale", "sanity", "planted", or "joint", which puts
+            them together; `clew.benchmarks()`.
         model: what `clew.load` returned.
         data: a folder, a file or a name that `clew.open_dataset` opens, or what it returned. Default: of a bundled
             model what ships with it.
-        methods: names, "NAME(option=value, …)", (name, options), or functions. Default: all that work on the model.
+        methods: names, "NAME(option=value, …)", (name, options), or functions; "all" stands for all others that
+            work on the model with their defaults. Default: those.
         out: the folder to write to, or to go on in. Default: a temporary one, gone with the `Run`.
         limit: at most so many examples.
         data_options: further arguments of `clew.open_dataset`: kind, subset, sample, fraction, seed, …
         zero_shot: makes a classifier of an image–text model, whose classes are the data's: a template such as
             "a photo of a {}", or "imagenet" for that one.
         grid: values of options to try, {"gamma_linear": (0.01, 0.05)}: each method that has them is run with all
-            combinations; `clew.chosen(run)` chooses on one half of the examples and reports on the other.
+            combinations; `clew.chosen(run)` chooses on one half of the examples and reports on the other. Default: what
+            the benchmark tries, most of them nothing.
         batch_size: examples explained at a time. `shard_size`: examples stored at a time (default: 4 batches).
         seed: of what is drawn for each example.
         engine: "local"; or "ray", with the `address` of a cluster and so many `workers`.
@@ -104,14 +117,9 @@ def evaluate(
         protocol = protocol.fitted(loaded, dataset)
         numbering = class_numbering(dataset.classes, loaded.labels)
         work = ShardProcessor(protocol, {}, batch_size, seed, numbering, count)
-        if methods is not None:
-            asked = resolve_methods(methods)
-        elif begun:  # all that worked when it began
-            asked = resolve_methods(begun.get("asked") or begun["methods"])
-        else:
-            asked = supported_methods(work, loaded, [partial(_item, dataset, i) for i in range(len(dataset))])
-        bases = list(asked)
-        asked, origin = expand_grid(asked, grid)
+        items = [partial(_item, dataset, i) for i in range(len(dataset))]
+        asked, origin, undefined = _asked(work, loaded, items, methods, grid, begun)
+        bases = list(dict.fromkeys(one.base for one in origin.values())) if origin else list(asked)
         work = replace(work, methods=asked)
         size = shard_size or 4 * batch_size
         with _bar(show_progress) as bar:
@@ -126,6 +134,7 @@ def evaluate(
                 "methods": list(asked),
                 "asked": bases,
                 "method_hashes": method_hashes(asked),
+                "undefined": undefined,
                 "grid": {k: {"base": one.base, "values": dict(one.values)} for k, one in origin.items()} or None,
                 "seed": seed,
                 "batch_size": batch_size,
@@ -150,6 +159,38 @@ def evaluate(
     if failed:
         logger.warning("%d of %d rows have no numbers; the first: %s", len(failed), run.table.num_rows, failed[0])
     return run
+
+
+def _asked(
+    work: ShardProcessor,
+    loaded: LoadedModel,
+    items: Sequence[Callable[[], IndexedExample]],
+    methods: Sequence[MethodSpec] | None,
+    grid: Grid | None,
+    begun: Mapping[str, Any],
+) -> tuple[dict[str, ConfiguredMethod], dict[str, GridPoint], dict[str, str]]:
+    """What is run, of a grid where each comes from, and what does not work on the model, with the reason.
+
+    A run that was begun goes on with all that worked then.
+    """
+    named = [methods] if isinstance(methods, str) else list(methods or ())
+    every = methods is None or any(one == ALL for one in named)
+    named = [one for one in named if one != ALL]
+    asked = resolve_methods(named) if named or not every else {}
+    if every:
+        own = {one.method.name for one in asked.values()}
+        rest = resolve_methods(begun.get("asked") or begun["methods"]) if begun else registered_methods(work.benchmark)
+        asked = {k: one for k, one in rest.items() if one.method.name not in own} | asked
+    options = {option for one in asked.values() for option in one.method.options if option not in one.options}
+    usual = {name: values for name, values in work.benchmark.grid(loaded).items() if name in options}
+    expanded, origin = expand_grid(asked, usual if grid is None else grid)
+    undefined: dict[str, str] = dict(begun.get("undefined") or {})
+    if every or (usual and grid is None):  # what suits one method need not suit another
+        if begun:
+            expanded = {k: one for k, one in expanded.items() if k in begun["methods"]}
+        else:
+            expanded, undefined = supported_methods(work, loaded, items, expanded)
+    return expanded, {k: one for k, one in origin.items() if k in expanded}, undefined
 
 
 def _opened(data: str | Path | Dataset, **options: Any) -> Dataset:

@@ -35,6 +35,7 @@ _SHAPE = {
     "asked?": [str],
     "method_hashes?": {str: str},
     "grid?": (None, {str: {"base": str, "values": {str: str}}}),
+    "undefined?": {str: str},
     "seed": Number(whole=True),
     "batch_size": _AT_LEAST_1,
     "shard_size": _AT_LEAST_1,
@@ -47,6 +48,7 @@ _SHAPE = {
             "without numbers": _COUNT,
             "seconds": {str: _SECONDS},
             "forwards": {str: _COUNT},
+            "cost?": {str: _SECONDS},
             "measuring": _SECONDS,
             "notes": {str: _COUNT},
         }
@@ -76,6 +78,8 @@ def _inconsistent(manifest: Mapping[str, Any]) -> Iterator[Wrong]:
         rows = sizes[places[name]] * len(methods)
         if entry["rows"] != rows:
             yield f"shards.{name}.rows", f"{rows}: a row for each example and method", entry["rows"]
+        if strange := [method for method in entry.get("cost", {}) if method not in methods]:
+            yield f"shards.{name}.cost", f"numbers of {methods}", strange
         if entry["without numbers"] > entry["rows"]:
             yield f"shards.{name}.without numbers", f"at most {rows}", entry["without numbers"]
         for kind in ("seconds", "forwards"):

@@ -14,6 +14,8 @@ from ..explainers import Method, find_method, methods, parse_method
 from ..explaining.explain import explain
 from ..literals import parse_literal
 from ..models import LoadedModel
+from .benchmarks import Benchmark
+from .controls import CONTROLS
 from .identity import content_hash
 from .shard import ConfiguredMethod, IndexedExample, ShardProcessor
 
@@ -21,6 +23,7 @@ logger = logging.getLogger("clew")
 
 MethodSpec = str | Callable[..., Any] | Method | tuple[str | Callable[..., Any] | Method, Mapping[str, Any]]
 Grid = Mapping[str, Sequence[Any]]
+ALL = "all"  # all methods that work on the model
 
 
 def resolve_methods(wanted: Sequence[MethodSpec]) -> dict[str, ConfiguredMethod]:
@@ -32,7 +35,8 @@ def resolve_methods(wanted: Sequence[MethodSpec]) -> dict[str, ConfiguredMethod]
         if isinstance(one, tuple) and not (len(one) == 2 and isinstance(one[1], Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("a method with its options", expected="(name, {option: value})", got=short_repr(one))
         name, options = parse_method(one) if isinstance(one, str) else one if isinstance(one, tuple) else (one, {})
-        method = find_method(name)
+        method = CONTROLS.get(name) if isinstance(name, str) else None
+        method = method or find_method(name)
         for option in options:
             if option not in method.options:
                 known = close_matches(option, method.options) if method.options else "it has no options"
@@ -111,10 +115,19 @@ def expand_grid(
     return found, origin
 
 
+def registered_methods(benchmark: Benchmark) -> dict[str, ConfiguredMethod]:
+    """All registered methods, and the benchmark's controls."""
+    every = {**methods(), **{name: CONTROLS[name] for name in benchmark.controls}}
+    return {name: ConfiguredMethod(method, {}) for name, method in every.items()}
+
+
 def supported_methods(
-    work: ShardProcessor, loaded: LoadedModel, items: Sequence[Callable[[], IndexedExample]]
-) -> dict[str, ConfiguredMethod]:
-    """All registered methods that the model can be explained by, tried on the first example that makes a batch.
+    work: ShardProcessor,
+    loaded: LoadedModel,
+    items: Sequence[Callable[[], IndexedExample]],
+    asked: Mapping[str, ConfiguredMethod],
+) -> tuple[dict[str, ConfiguredMethod], dict[str, str]]:
+    """The methods that explain the model, tried on the first example that makes a batch; of the others why not.
 
     Raises `InputError` where none does, with the last reason.
     """
@@ -134,14 +147,16 @@ def supported_methods(
             why = f"left out: {reason}"
             continue
         found: dict[str, ConfiguredMethod] = {}
-        for name, method in methods().items():
+        undefined: dict[str, str] = {}
+        for name, one in asked.items():
             try:
-                explain(loaded, batch.inputs, method=method, **batch.more)
+                explain(loaded, batch.inputs, method=one.method, **batch.more, **one.options)
             except Exception as error:
-                logger.warning("%s is left out: %s", name, str(error).partition("\n")[0])
+                undefined[name] = str(error).partition("\n")[0]
+                logger.warning("%s is left out: %s", name, undefined[name])
             else:
-                found[name] = ConfiguredMethod(method, {})
+                found[name] = one
         if not found:
             raise InputError("no method works on this model", expected="at least one", todo="clew doctor MODEL")
-        return found
+        return found, undefined
     raise InputError("no example of the data can be used", expected="at least one", got=why)

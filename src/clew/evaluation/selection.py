@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -102,5 +103,7 @@ def _view(run: Run, choices: Sequence[Choice], ids: set[str]) -> Chosen:
         kind: {label: share * sum(shard[kind].get(label, 0) for shard in shards) for label in labels}
         for kind in ("seconds", "forwards")
     }
+    known = {label: [s["cost"][label] for s in shards if label in s.get("cost", {})] for label in labels}
+    cost["cost"] = {label: median(each) for label, each in known.items() if each}
     manifest = {**run.manifest, "methods": labels, "shards": {"chosen": cost}}
     return Chosen(choices, manifest, run.table.filter(kept), run.metrics, run.curves, run.path, run)

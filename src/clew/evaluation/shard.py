@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from .benchmarks import Batch, Benchmark, Values
 _FATAL = (OptionError, UnknownArchitecture, MissingDependency, CaptureError)
 
 Row = dict[str, Any]
+_PASSES = 3  # of the model alone, of whose times the median counts
 LEFT_OUT = "left out: "  # begins the error of a row whose example the protocol leaves out
 
 
@@ -63,6 +65,9 @@ class Shard:
     rows: list[Row]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     forwards: dict[str, int] = field(default_factory=dict[str, int])
+    cost: dict[str, float] = field(
+        default_factory=dict[str, float]
+    )  # time in that of the model alone, median of batches
     measuring: float = 0.0
     notes: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -94,6 +99,7 @@ class ShardProcessor:
             for start in range(0, len(items), self.batch_size):
                 batch = items[start : start + self.batch_size]
                 found = run.rows(batch)
+                shard.cost = {name: median(times) for name, times in run.costs.items()}
                 shard.rows += [found[item.position, name] for item in batch for name in self.methods]
                 if done is not None:
                     done(len(batch))
@@ -117,6 +123,8 @@ Found = dict[tuple[int, str], Row]
 class _ShardRun:
     def __init__(self, work: ShardProcessor, loaded: LoadedModel, shard: Shard) -> None:
         self.work, self.loaded, self.shard, self.notes = work, loaded, shard, Counter[str]()
+        self.costs: dict[str, list[float]] = {}  # of each batch
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # how a method called the model with a batch
 
     def rows(self, items: Sequence[IndexedExample]) -> Found:
         """Rows of a batch of examples by all methods; of those that cannot be read or are left out, why."""
@@ -157,12 +165,17 @@ class _ShardRun:
         results: dict[str, dict[str, Attribution]] = {}
         positions = [item.position for item in items]
         place = {id(item.example): item.position for item in items}
+        self._call, seconds = None, dict[str, float]()
         for name in names:
+            before = self.shard.seconds[name]
             try:
-                with self._counted(name):
+                with self._counted(name, len(items)):
                     results[name] = self._explained(self.loaded, batch, name, positions)
             except Exception as error:
                 found |= self._divide(items, [name], error)
+            else:
+                seconds[name] = self.shard.seconds[name] - before
+        self._compare(seconds)
         if not results:
             return found
         began = time.perf_counter()
@@ -228,8 +241,23 @@ class _ShardRun:
                 raise InputError(f"scores{of} are not finite", expected="numbers", got=f"{bad} of {whole} are not")
         return found
 
+    def _compare(self, seconds: Mapping[str, float]) -> None:
+        """Note what methods took, in forward passes of the model as one of them called it with this batch."""
+        call, self._call = self._call, None
+        if call is None or not self.work.benchmark.costs:
+            return
+        args, more = call
+        taken: list[float] = []
+        with torch.no_grad():
+            for _ in range(_PASSES):
+                start = _now()
+                self.loaded.model(*args, **more)
+                taken.append(_now() - start)
+        for name, value in seconds.items():
+            self.costs.setdefault(name, []).append(value / median(taken))
+
     @contextmanager
-    def _counted(self, name: str) -> Generator[None]:
+    def _counted(self, name: str, count: int) -> Generator[None]:
         """Seconds, and examples that ran through the whole model.
 
         A process calls the model once by itself to check what was explained, and once to see a shape, which ends
@@ -239,20 +267,18 @@ class _ShardRun:
         began: list[float] = []  # of checks
         checks = 0.0
 
-        def enters(_module: nn.Module, _given: tuple[Any, ...], _more: dict[str, Any]) -> None:
+        def enters(_module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]) -> None:
             if is_verifying():
                 began.append(_now())
+            elif self._call is None and self.work.benchmark.costs and _examples(given, more) == count:
+                self._call = given, more
 
         def leaves(_module: nn.Module, given: tuple[Any, ...], more: dict[str, Any], output: Any) -> None:
             nonlocal checks
             if is_verifying():
                 checks += _now() - began.pop()
             elif output is not None:
-                named = [
-                    more[key] for key in ("pixel_values", "input_ids", "inputs_embeds") if more.get(key) is not None
-                ]
-                first = next((v for v in (*named, *given) if isinstance(v, Tensor)), None)
-                self.shard.forwards[name] += 1 if first is None else len(first)
+                self.shard.forwards[name] += _examples(given, more)
 
         handles = [
             module.register_forward_pre_hook(enters, with_kwargs=True),
@@ -287,6 +313,13 @@ class _ShardRun:
     def _failed(self, item: IndexedExample, name: str, why: str) -> Row:
         # Memory addresses would make equal runs differ.
         return {"example": item.id, "method": name, "error": re.sub(r" at 0x[0-9a-fA-F]+", "", why)}
+
+
+def _examples(given: tuple[Any, ...], more: Mapping[str, Any]) -> int:
+    """How many examples a call of a model is of."""
+    named = [more[key] for key in ("pixel_values", "input_ids", "inputs_embeds") if more.get(key) is not None]
+    first = next((v for v in (*named, *given) if isinstance(v, Tensor)), None)
+    return 1 if first is None else len(first)
 
 
 # Facts that the process or the other examples of a batch decide.

@@ -116,6 +116,7 @@ class Store:
             "without numbers": sum(row["error"] is not None for row in shard.rows),
             "seconds": {k: round(v, 4) for k, v in shard.seconds.items()},
             "forwards": shard.forwards,
+            **({"cost": {k: round(v, 3) for k, v in shard.cost.items()}} if shard.cost else {}),
             "measuring": round(shard.measuring, 4),
             "notes": shard.notes,
         }

@@ -13,6 +13,7 @@ from .segmentation import (
     SegmentationScores,
     f1_per_row,
     precision_recall,
+    relevance_inside,
     segmentation,
     threshold_of,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "flipping",
     "perturbation",
     "precision_recall",
+    "relevance_inside",
     "removed",
     "segmentation",
     "soft_scores",

@@ -116,6 +116,19 @@ def _counted(heat: Tensor, limit: float, truth: Tensor) -> dict[str, Any]:
     }
 
 
+def relevance_inside(heatmaps: Float[Tensor, "image height width"], masks: np.ndarray | Tensor) -> np.ndarray:
+    """(image,): which share of the positive relevance lies on the object, `Σ max(h, 0) m / Σ max(h, 0)`, 0 to 1.
+
+    `masks` as in `segmentation`; pixels that are not labelled do not count. A map without anything positive has 0.
+    """
+    truth = torch.as_tensor(np.asarray(masks), device=heatmaps.device)
+    if heatmaps.shape != truth.shape:
+        raise InputError("maps and masks differ in shape", expected=tuple(truth.shape), got=tuple(heatmaps.shape))
+    positive = heatmaps.detach().double().clamp(min=0).flatten(1)
+    inside, known = ((positive * (truth.flatten(1) >= least)).sum(1) for least in (1, 0))
+    return torch.where(known > 0, inside / known.clamp(min=torch.finfo(torch.float64).tiny), 0.0).cpu().numpy()
+
+
 def stretched(heatmaps: Float[Tensor, "image height width"]) -> Float[Tensor, "image height width"]:
     """Each map from 0 to 1; a constant map becomes NaN."""
     flat = heatmaps.flatten(1)

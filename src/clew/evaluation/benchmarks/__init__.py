@@ -65,6 +65,8 @@ class Benchmark(ABC):
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     kept: ClassVar[tuple[str, ...]] = ()  # columns that no metric is made of
     later: ClassVar[tuple[str, ...]] = ()  # options that runs of before do not know: no part of runs that have none
+    controls: ClassVar[tuple[str, ...]] = ()  # what is measured with all methods besides, see `controls.py`
+    costs: ClassVar[bool] = False  # whether each method's time is compared with that of the model alone
 
     variant: str = "paper"
 
@@ -84,6 +86,10 @@ class Benchmark(ABC):
         Raises `InputError` or `OptionError` where the model or the data cannot be used.
         """
         return self
+
+    def grid(self, loaded: LoadedModel) -> Mapping[str, Sequence[Any]]:
+        """Values of options that are tried where nobody asks for others."""
+        return {}
 
     def left_out(self, loaded: LoadedModel, examples: Sequence[Example]) -> list[str | None]:
         """Why an example is left out by the protocol, or None."""

@@ -12,7 +12,9 @@ from .curves import colour_of, dash_of
 from .groups import Group
 from .parts import CORRECTIONS, SHADED, Show, curve, extremes, head, pair_table, table_rows
 from .rows import RunLike, differing, flat
-from .tables import heading, ordered
+from .tables import cost_names, heading, ordered
+
+_COSTS = {"forwards": "per example", "seconds": "per example", "cost": "passes of the model alone"}
 
 
 def report_page(
@@ -84,6 +86,7 @@ def _table(
         "facts": _facts(group, failed),
         "caption": _caption(group, percent),
         "columns": [head(column, group) for column in group.columns],
+        "costs": [(name, _COSTS[name]) for name in cost_names(group)],
         "rows": table_rows(group, labels),
         "what": [(heading(c), c.metric.what) for c in group.columns if c.metric.what],
         "curves": curves,

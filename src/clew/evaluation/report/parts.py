@@ -9,7 +9,7 @@ from typing import Any
 from ...statistics import Comparison, Interval
 from .curves import Line, curves_svg
 from .groups import Column, CurveBands, Group
-from .tables import decimal_places, format_interval, format_number, significant
+from .tables import cost_names, costs_of, decimal_places, format_interval, format_number
 
 Show = Callable[[str, str], str]  # (example, method) to HTML
 
@@ -44,8 +44,7 @@ def table_rows(group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
         {
             "label": label,
             "cells": [cells[column.metric.name][label] for column in group.columns],
-            "forwards": significant(by_label[label].forwards),
-            "seconds": significant(by_label[label].seconds),
+            "costs": costs_of(by_label[label])[: len(cost_names(group))],
         }
         for label in labels
     ]

@@ -64,7 +64,8 @@ def summary(
     """The numbers of the report, one dictionary for each run, method and metric, in the order of the runs' tables.
 
     Keys: run, model, method, metric, value, low, high (None where there is none), n, letters (of headline metrics),
-    forwards and seconds per example. Raises as `report`.
+    forwards and seconds per example, cost in passes of the model alone (None where no run compared them). Raises as
+    `report`.
     """
     groups = _groups(runs, level=level, correction=correction, examples=0, curves=False, seed=seed)
     return [row for _, each in groups for row in table_records(each)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -60,13 +61,17 @@ class RunLike(Protocol):
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A line of a table: a method of a run, what it is called there, and what it cost for an example (NaN: unknown)."""
+    """A line of a table: a method of a run, what it is called there, and what it cost for an example (NaN: unknown).
+
+    `cost` is its time in forward passes of the model alone, the median over shards.
+    """
 
     label: str
     run: RunLike
     method: str
     forwards: float
     seconds: float
+    cost: float = nan
 
 
 class ColumnArrays:
@@ -174,7 +179,9 @@ def rows_of(runs: Sequence[RunLike]) -> list[MethodRow]:
                 else nan
                 for kind in ("forwards", "seconds")
             )
-            rows.append(MethodRow(name + method, run, method, forwards, seconds))
+            costs = [shard["cost"][method] for shard in shards if method in shard.get("cost", {})]
+            cost = median(costs) if costs else nan
+            rows.append(MethodRow(name + method, run, method, forwards, seconds, cost))
     return rows
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from ...statistics import Interval
 from .groups import Column, Group
+from .rows import MethodRow
 
-FIELDS = ("run", "model", "method", "metric", "value", "low", "high", "n", "letters", "forwards", "seconds")
+FIELDS = ("run", "model", "method", "metric", "value", "low", "high", "n", "letters", "forwards", "seconds", "cost")
 _ARROWS = {True: "↑", False: "↓", None: ""}
 _LATEX = str.maketrans(
     {
@@ -92,6 +93,7 @@ def table_records(group: Group) -> list[dict[str, Any]]:
                     "letters": column.letters.get(row.label, ""),
                     "forwards": _known(row.forwards),
                     "seconds": _known(row.seconds),
+                    "cost": _known(row.cost),
                 }
             )
     return rows
@@ -110,7 +112,7 @@ def as_markdown(groups: Sequence[tuple[str, Group]]) -> str:
     """A table for each group under its title: value, interval, letters; the best in bold."""
     parts: list[str] = []
     for title, group in groups:
-        head = ["method", *map(heading, group.columns), "forwards", "seconds"]
+        head = ["method", *map(heading, group.columns), *cost_names(group)]
         lines = [f"## {title}", "", _piped(head), _piped(["---", *["---:"] * (len(head) - 1)])]
         for label, cells, costs in _cells(group):
             shown = [
@@ -118,7 +120,7 @@ def as_markdown(groups: Sequence[tuple[str, Group]]) -> str:
                 for value, interval, given, best in cells
             ]
             lines.append(_piped([f"`{label}`", *shown, *costs]))
-        parts.append("\n".join([*lines, "", example_counts(group)]))
+        parts.append("\n".join([*lines, "", example_counts(group), *_undefined(group)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -126,7 +128,7 @@ def as_latex(groups: Sequence[tuple[str, Group]]) -> str:
     r"""A `tabular` for each group, for `\usepackage{booktabs}`: intervals small, letters raised, the best in bold."""
     parts: list[str] = []
     for title, group in groups:
-        head = ["method", *map(heading, group.columns), "forwards", "seconds"]
+        head = ["method", *map(heading, group.columns), *cost_names(group)]
         lines = [
             r"\begin{table}",
             r"\centering",
@@ -166,8 +168,24 @@ def _cells(group: Group) -> list[tuple[str, list[tuple[str, str, str, bool]], li
                 (format_number(number.value, digits), format_interval(number, digits), given, label in column.best)
             )
         row = by_label[label]
-        result.append((label, cells, [significant(row.forwards), significant(row.seconds)]))
+        result.append((label, cells, costs_of(row)[: len(cost_names(group))]))
     return result
+
+
+def cost_names(group: Group) -> list[str]:
+    """What is said of the cost of each row; the time in passes of the model alone where a run compared them."""
+    return ["forwards", "seconds", *(["cost"] if any(isfinite(row.cost) for row in group.rows) else [])]
+
+
+def costs_of(row: MethodRow) -> list[str]:
+    """What an example cost: forwards, seconds, and the time in passes of the model alone."""
+    return [significant(row.forwards), significant(row.seconds), significant(row.cost)]
+
+
+def _undefined(group: Group) -> list[str]:
+    """Methods that were tried and are not defined on a run's model, with the reason."""
+    found = {name: why for run in group.runs for name, why in run.manifest.get("undefined", {}).items()}
+    return ["", "Not defined here:", "", *(f"- `{name}`: {why}" for name, why in found.items())] if found else []
 
 
 def example_counts(group: Group) -> str:
