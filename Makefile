@@ -40,7 +40,7 @@ matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under
 	  tests/explaining/test_texts.py tests/targets/test_text_targets.py tests/attributions/test_text.py tests/explainers/test_methods_on_texts.py tests/test_parity.py \
 	  tests/explaining/test_pairs.py tests/loading/test_load_pairs.py tests/explaining/test_answers.py
 
-bench: $(DEV)  ## measure speed and memory, and write the tables in the README
+bench: $(DEV)  ## measure speed and memory, and write the tables of docs/benchmarks.md
 	$(BIN)/python measurements/speed.py
 	$(BIN)/python measurements/speed_text.py
 	$(BIN)/python measurements/speed_pairs.py

@@ -2,19 +2,18 @@
 
     python measurements/pairs.py [--scenes 400]
 
-Writes docs/digits-clip.md, and the table in the README.
+Writes docs/digits-clip.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
-from report import ROOT, interval, when_and_where, write_page
+from report import interval, write_page
 from tqdm import tqdm
 
 import clew
@@ -30,8 +29,6 @@ METHODS = [
     "partial_lrp", "transformer_attribution",
 ]  # fmt: skip
 FIRST = TEST_SCENES + SHIPPED_SCENES  # of the test scenes: behind those that measured accuracy, and those that ship
-IN_README = ("random", "raw_attention", "attention_rollout", "generic_attribution", "beyond_intuition_head",
-             "beyond_intuition_token", "integrated_gradients(n_steps=16)", "attn_lrp")  # fmt: skip
 
 
 def places(model: clew.LoadedModel, scenes: list[CaptionedScene], method: str) -> np.ndarray:
@@ -99,18 +96,6 @@ def main() -> None:
     ]
     lines = [f"| {method} | {' | '.join(cells)} |" for method, cells in rows.items()]
     write_page("digits-clip.md", ["# Does the map for a caption lie on what it names?", "", *told, "", *head, *lines])
-    short = [
-        f"| {method} | {' | '.join(cells[k] for k in (0, 1, 3, 4))} |"
-        for method, cells in rows.items()
-        if method in IN_README
-    ]
-    brief = ["| method | right | other | word | re-drawn: right |", "|---|---|---|---|---|"]
-    table = "\n".join([*told[:-1], f"{told[-1].removesuffix('.')} ({when_and_where()}):", "", *brief, *short])
-    readme = ROOT / "README.md"
-    marks = r"(<!-- benchmark-pairs:begin -->\n).*?(<!-- benchmark-pairs:end -->)"
-    text = readme.read_text()
-    assert re.search(marks, text, re.S)
-    readme.write_text(re.sub(marks, lambda m: m[1] + table + "\n" + m[2], text, flags=re.S))
 
 
 if __name__ == "__main__":

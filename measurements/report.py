@@ -41,7 +41,7 @@ def write_page(name: str, lines: list[str]) -> None:
     (ROOT / "docs" / name).write_text("\n".join([*lines, "", made]) + "\n")
 
 
-def write_table(mark: str, text: str, page: str = "README.md") -> None:
+def write_table(mark: str, text: str, page: str = "docs/benchmarks.md") -> None:
     """Put a table between its marks in a page."""
     path, begin, end = ROOT / page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
     before, _, rest = path.read_text().partition(begin)

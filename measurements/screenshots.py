@@ -1,4 +1,4 @@
-"""The pictures of the page in the README: `python measurements/screenshots.py` (needs Chromium and playwright)."""
+"""The pictures of the page: `python measurements/screenshots.py` (needs Chromium and playwright)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Speed and memory on ViT-S/16 and ViT-B/16: ratios to a plain forward pass, measured in one process.
 
-`make bench` runs this and writes the table into the README. Times on shared machines are noisy, so each ratio is the
-median over rounds in which the plain forward and the method are timed one after the other.
+`make bench` runs this and writes the tables into docs/benchmarks.md. Times on shared machines are noisy, so each ratio
+is the median over rounds in which the plain forward and the method are timed one after the other.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", default="1,16", help="of the table of path methods; LRP's has 1 and 8")
     parser.add_argument("--only", choices=["paths", "lrp"], help="one of the two tables")
-    parser.add_argument("--dry", action="store_true", help="print the tables, leave the README alone")
+    parser.add_argument("--dry", action="store_true", help="print the tables, leave the page alone")
     args = parser.parse_args()
     if args.only != "lrp":
         words = [line.format(grown=growth()) if "{grown" in line else line for line in PATH_WORDS]

@@ -2,18 +2,17 @@
 
     python measurements/speed_evaluation.py
 
-Writes the table into the README. ViT-B/16 has random weights; pictures are noise.
+Writes the table into docs/benchmarks.md. ViT-B/16 has random weights; pictures are noise.
 """
 
 from __future__ import annotations
 
-import re
 import time
 
 import numpy as np
 import torch
 from PIL import Image
-from report import ROOT, when_and_where
+from report import when_and_where, write_table
 
 import clew
 
@@ -88,11 +87,7 @@ def main() -> None:
         "",
         f"Segmentation metrics of {PICTURES:,} pictures at 224 × 224: {seconds:.0f} s.",
     ]
-    readme = ROOT / "README.md"
-    marks = r"(<!-- benchmark-evaluation:begin -->\n).*?(<!-- benchmark-evaluation:end -->)"
-    text = readme.read_text()
-    assert re.search(marks, text, re.S)
-    readme.write_text(re.sub(marks, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text, flags=re.S))
+    write_table("benchmark-evaluation", "\n".join(lines))
 
 
 if __name__ == "__main__":

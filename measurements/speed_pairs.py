@@ -2,17 +2,16 @@
 
     python measurements/speed_pairs.py
 
-Writes the table into the README. The models have the sizes of CLIP's, and random weights.
+Writes the table into docs/benchmarks.md. The models have the sizes of CLIP's, and random weights.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 
 import torch
-from report import ROOT, when_and_where
+from report import when_and_where, write_table
 from speed import seconds
 from transformers import CLIPConfig, CLIPModel
 
@@ -74,11 +73,7 @@ def main() -> None:
             for method in METHODS
         ),
     ]
-    readme = ROOT / "README.md"
-    marks = r"(<!-- benchmark-pairs-speed:begin -->\n).*?(<!-- benchmark-pairs-speed:end -->)"
-    text = readme.read_text()
-    assert re.search(marks, text, re.S)
-    readme.write_text(re.sub(marks, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text, flags=re.S))
+    write_table("benchmark-pairs-speed", "\n".join(lines))
 
 
 if __name__ == "__main__":

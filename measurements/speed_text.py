@@ -1,7 +1,7 @@
 """Speed and memory on a Llama of 8 blocks, 512 wide: ratios to a plain forward pass, and peak memory at 4,096 tokens.
 
-`make bench` runs this too and writes the tables into the README. Memory is measured in processes of their own, as the
-peak of resident memory above what the loaded model takes.
+`make bench` runs this too and writes the tables into docs/benchmarks.md. Memory is measured in processes of their own,
+as the peak of resident memory above what the loaded model takes.
 """
 
 from __future__ import annotations

@@ -40,13 +40,17 @@ def test_the_block_runs(block, tmp_path, monkeypatch):
             one.update(before)
 
 
+def test_the_readme_is_read_in_one_go():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 def test_links_lead_somewhere():
     for file in FILES:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
 
-def test_methods_in_the_readme_are_all_there_are():
-    table = (ROOT / "README.md").read_text().split("## Methods")[1].split("The defaults")[0]
+def test_methods_on_their_page_are_all_there_are():
+    table = (ROOT / "docs" / "which-method.md").read_text().split("## What there is")[1].split("The defaults")[0]
     listed = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])}
     assert {name for name, m in clew.methods().items() if m.function.__module__.startswith("clew.")} == listed
