@@ -7,7 +7,7 @@ DOCS := .venv/.docs-installed
 
 OLDEST := .venv/oldest-transformers
 
-.PHONY: demo test test-all families coverage check docs matrix bench parity mini clean
+.PHONY: package demo test test-all families coverage check docs matrix bench parity mini clean
 
 demo: $(CORE)  ## explain the bundled scenes by several methods, write clew-demo.html
 	$(BIN)/clew demo
@@ -34,6 +34,17 @@ check: $(DEV)  ## style, types, dead code, and files above 400 lines
 docs: $(DOCS)  ## run all code of the documents, and build the site into site/; whatever is wrong is an error
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/documents/test_docs.py tests/documents/test_reference.py
 	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+package: $(DEV)  ## build sdist and wheel into dist/, check them, and try the wheel alone in an empty environment
+	rm -rf dist .venv/wheel-alone
+	$(BIN)/python -m pip install -q build hatchling twine check-wheel-contents
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python -m venv .venv/wheel-alone
+	.venv/wheel-alone/bin/python -m pip install -q dist/*.whl
+	cd .venv/wheel-alone && bin/clew demo --out demo.html && test -s demo.html
+	rm -rf .venv/wheel-alone
 
 matrix: $(DEV) $(OLDEST)/.installed  ## the promises of every architecture under the oldest supported transformers
 	PYTHONPATH=$(OLDEST) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --all-cases tests/models/test_contract.py tests/models/test_contract_of_texts.py \

@@ -44,6 +44,10 @@ def test_the_readme_is_read_in_one_go():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_what_is_cited_is_this_version():
+    assert f"\nversion: {clew.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_links_lead_somewhere():
     for file in FILES:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
