@@ -105,8 +105,8 @@ def against_default(runs: dict[str, clew.Run]) -> str:
         f"# What is better than `{DEFAULT}`, the default of `clew.explain`",
         "",
         "Of each tested number the default's value, and the methods whose paired 95 % bootstrap interval of the",
-        "difference to it is above 0 (turned, where lower is better): difference, interval, and p of the paired",
-        "permutation test with Holm's correction for all pairs. Made by `python measurements/joint.py`.",
+        "difference to it is above 0 (turned, where lower is better), the first six: difference, interval, p of the",
+        "paired permutation test with Holm's correction for all pairs. Made by `python measurements/joint.py`.",
         "",
         "| run | number | n | default | better |",
         "|---|---|---|---|---|",
@@ -124,8 +124,8 @@ def against_default(runs: dict[str, clew.Run]) -> str:
                     low, high = sorted((turned * one.low, turned * one.high))
                     other = one.a if one.b == mine else one.b
                     words = f"`{other}` +{turned * one.difference:.2g} [{low:.2g}, {high:.2g}] p {one.corrected:.2g}"
-                    better += [(turned * one.difference, words)] if low > 0 else []
-            said = "<br>".join(words for _, words in sorted(better, reverse=True)) or "none"
+                    better += [(turned * one.difference, words)] if low > 1e-9 else []
+            said = "<br>".join(words for _, words in sorted(better, reverse=True)[:6]) or "none"
             value = column.numbers[mine]
             shown = f"{value.value:.3g} [{value.low:.3g}, {value.high:.3g}]"
             lines.append(f"| {name} | {column.metric.name} | {column.n} | {shown} | {said} |")
