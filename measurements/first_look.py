@@ -2,8 +2,8 @@
 
     python measurements/first_look.py --vit FOLDER --sentiment FOLDER --photograph chelsea.png
 
-FOLDERs hold the ViT-S on CIFAR-10 and the MiniLM of results/README.md; the photograph is scikit-image's cat (CC0, Stéfan
-van der Walt). It shows what results look like; it is evidence of nothing, see docs/which-method.md.
+FOLDERs hold the ViT-S on CIFAR-10 and the MiniLM of results/README.md; the photograph is scikit-image's cat (CC0,
+Stéfan van der Walt). It shows what results look like; it is evidence of nothing, see docs/which-method.md.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def bilinear(image, matrix):
 
 
 def test_a_copy_is_read_bilinearly():
-    matrices = drawn(["flip", "affine"], 3, (6, 9), (3, 3), 5)
+    matrices = drawn(["flip", "affine"], 3, (6, 9), (3.0, 3.0), 5)
     x = torch.randn(3, 2, 6, 9, dtype=torch.float64)
     for found, image, matrix in zip(warped(x, matrices), x, matrices, strict=True):
         for channel, own in zip(found, image, strict=True):
@@ -49,7 +49,7 @@ def test_turning_keeps_angles_and_stays_within_its_bounds():
     height, width = 20, 50
     scale = torch.diag(torch.tensor([width / 2, height / 2], dtype=torch.float64))
     angles, zooms, moves, flips = list[float](), list[float](), list[float](), 0
-    for matrix in drawn(["flip", "affine"], 400, (height, width), (5, 5), 0):
+    for matrix in drawn(["flip", "affine"], 400, (height, width), (5.0, 5.0), 0):
         A = scale @ matrix[:, :2] @ scale.inverse()  # of pixels
         size = float((A.T @ A)[0, 0]) ** 0.5
         torch.testing.assert_close(A.T @ A, size**2 * torch.eye(2, dtype=A.dtype))
@@ -173,7 +173,7 @@ def filtered(total):
 
 def test_dave():
     model, x = tiny.build("timm_not_square"), tiny.images((24, 40), 1)
-    matrices = drawn(["flip", "affine"], 4, (24, 40), (8, 8), 1)
+    matrices = drawn(["flip", "affine"], 4, (24, 40), (8.0, 8.0), 1)
     noise = torch.randn(4, 3, 24, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     options = {"alpha": 0.6, "matrices": matrices, "noise": noise, "target": 1}
     found = clew.explain(model, x, method="dave", details=True, **options)

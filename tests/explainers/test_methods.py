@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from support import tiny, twins
@@ -320,3 +323,10 @@ def test_values_are_projected_by_what_the_model_applies(how):
     for method in ("beyond_intuition_token", "beyond_intuition_head"):
         one, other = (clew.explain(m.eval(), x, method=method, target=1, n_steps=3) for m in (model, merged))
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", ["lrp", "over_copies", "token_tm"])
+def test_any_file_of_methods_may_be_the_first_that_is_read(first):
+    code = f"import clew.explainers.{first}, clew; print(*clew.methods())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == [name for name, m in clew.methods().items() if m.function.__module__.startswith("clew.")]

@@ -91,7 +91,9 @@ def method(
 
     def add(function: Function) -> Function:
         name = function.__name__
-        if name in methods():
+        # The files here may be read one from another, so none of them has all of them read.
+        known = _registered if _is_own(function.__module__) else methods()
+        if name in known:
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
         _registered[name] = Method(name, function, paper, summary, seeds, any_model or by_mass, by_mass, images)
         return function
@@ -100,9 +102,19 @@ def method(
 
 
 def methods() -> dict[str, Method]:
-    """All methods, by name. The files of this folder are read on first use."""
+    """All methods, by name: those of this folder, whose files are read on first use, and those of others."""
     import_submodules(__name__)
-    return dict(_registered)
+    return dict(sorted(_registered.items(), key=lambda one: _home(one[1].function)))  # however files were read
+
+
+def _home(function: Function) -> str:
+    """The file of this folder that a method is in; of others what comes behind all of them."""
+    module = function.__module__
+    return module if _is_own(module) else "~"
+
+
+def _is_own(module: str) -> bool:
+    return module.startswith(f"{__name__}.")
 
 
 def find_method(method: str | Function | Method) -> Method:
