@@ -139,6 +139,8 @@ def test_methods_are_listed_as_they_are_registered():
     assert list(registered.items()) == [(k, (e.paper, e.summary, e.doc, e.options)) for k, e in entries().items()]
     with pytest.raises(OptionError, match="did you mean 'saliency'"):
         run("methods", "salency")
+    default = inspect.signature(clew.explain).parameters["method"].default
+    assert f"takes {default}" in " ".join(run("methods").output.split())
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -17,6 +17,11 @@ from ..errors import OptionError, close_matches
 app = typer.Typer(add_completion=False)
 console = Console()
 _FOLDER = Path(__file__).parents[1] / "explainers"
+_DEFAULT = (
+    "Without a method `clew explain` takes beyond_intuition_token: nothing measured was better by all numbers. It is among "
+    "the first where the object is sought, in the middle by what erasing does, where libra_full_grad_plus and pa_lrp come "
+    "first (docs/joint-table.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,4 @@ def methods(name: Annotated[str | None, typer.Argument(help="One method, in full
         table.add_row(key, escape(entry.summary), escape(entry.paper))
     console.print(table)
     console.print("`clew methods NAME` shows a method's equation and options.")
+    console.print(_DEFAULT)
