@@ -18,9 +18,9 @@ app = typer.Typer(add_completion=False)
 console = Console()
 _FOLDER = Path(__file__).parents[1] / "explainers"
 _DEFAULT = (
-    "Without a method `clew explain` takes beyond_intuition_token: nothing measured was better by all numbers. It is among "
-    "the first where the object is sought, in the middle by what erasing does, where libra_full_grad_plus and pa_lrp come "
-    "first (docs/joint-table.md)."
+    "Without a method `clew explain` takes beyond_intuition_token: nothing measured was better by all numbers. It is "
+    "among the first where the object is sought, in the middle by what erasing does, where libra_full_grad_plus and "
+    "pa_lrp come first (docs/joint-table.md)."
 )
 
 
