@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from parity import Case, Outcome
 from support import parity_newer
-from support.parity_newer import named
+from support.parity_newer import named, vit
 
 import clew
 
@@ -29,13 +29,11 @@ class Family(parity_newer.Family):
             options = {"n_samples": asked["num_steps"], "alpha": asked["noise_alpha"]}
         if case.name.startswith("dave|"):
             options["normalize"] = "max"
-        found = self.explain(target, "dave", tuple(options.items()))
+        theta, noise = (torch.from_numpy(self.arrays[name][: options["n_samples"]]) for name in ("theta", "noise"))
+        model, images = vit(self.models / "vit")
+        copies = {"matrices": theta, "noise": noise.squeeze(1)}
+        found = clew.explain(model, images, method="dave", target=target, details=True, **options, **copies)
         if "normalize" in options:
             assert found.pixels is not None
             return Outcome(found.pixels[:, None].numpy(), named("dave", options, "pixels"))
         return Outcome(found.details["relevance"].numpy(), named("dave", options, "details['relevance']"))
-
-    def _explain(self, target: int, method: str, options: tuple[tuple[str, Any], ...]) -> clew.Attribution:
-        count = dict(options)["n_samples"]
-        theta, noise = (torch.from_numpy(self.arrays[name][:count]) for name in ("theta", "noise"))
-        return super()._explain(target, method, (*options, ("matrices", theta), ("noise", noise.squeeze(1))))

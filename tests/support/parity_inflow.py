@@ -6,7 +6,7 @@ from typing import Any
 
 from parity import Case, Outcome
 from support import parity_newer
-from support.parity_newer import named
+from support.parity_newer import named, vit
 
 
 class Family(parity_newer.Family):
@@ -15,6 +15,6 @@ class Family(parity_newer.Family):
     def run(self, case: Case) -> Outcome:
         asked = case.entry["options"]
         options: dict[str, Any] = {"gradient": asked["withgrad"], "mlp": not asked["ablate"]}
-        found = self.explain(case.entry["target"], "in_flow", tuple(options.items()))
+        found = self.explain(*vit(self.models / "vit"), case.entry["target"], "in_flow", **options)
         rows, columns = found.patch_grid
         return Outcome(found.scores.view(-1, rows, columns).numpy(), named("in_flow", options, "scores"))

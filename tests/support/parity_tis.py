@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from parity import Case, Outcome
 from support import parity_newer
-from support.parity_newer import named
+from support.parity_newer import named, vit
 
 import clew
 
@@ -21,10 +21,8 @@ class Family(parity_newer.Family):
         ratio = case.entry["options"]["tokens_ratio"]
         options: dict[str, Any] = {"tokens_ratio": tuple(ratio) if isinstance(ratio, list) else ratio}
         options |= {"score": case.entry["score"].removeprefix("softmax "), "normalize": "minmax"}
-        found = self.explain(case.entry["target"], "tis", tuple(options.items()))
+        model, images = vit(self.models / "vit")
+        masks = torch.from_numpy(self.arrays["raw_masks"])
+        found = clew.explain(model, images, method="tis", target=case.entry["target"], masks=masks, **options)
         rows, columns = found.patch_grid
         return Outcome(found.scores.view(-1, rows, columns).numpy(), named("tis", options, "scores"))
-
-    def _explain(self, target: int, method: str, options: tuple[tuple[str, Any], ...]) -> clew.Attribution:
-        masks = ("masks", torch.from_numpy(self.arrays["raw_masks"]))
-        return super()._explain(target, method, (*options, masks))
