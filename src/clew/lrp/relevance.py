@@ -143,7 +143,15 @@ def _capture(subject: Subject, layers: frozenset[int], states: frozenset[int]) -
     if not layers:
         return None
     keep, bound = layers | ({subject.last} if subject.verify else set()), subject.bound
-    return Capture(bound.blocks, bound.attentions, len(subject.given), keep=keep, hidden=states, outputs=states)
+    return Capture(
+        bound.blocks,
+        bound.attentions,
+        len(subject.given),
+        keep=keep,
+        hidden=states,
+        outputs=states,
+        examples_first=True,
+    )
 
 
 def _traced(subject: Subject, seam: Capture, output: Any, score: Tensor, parts: Sequence[Relevance]) -> Trace:

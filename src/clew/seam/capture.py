@@ -130,6 +130,7 @@ class Capture(Seam):
     `reads` are the rows that the head reads, where it is enough that these are right: linear layers after the attention
     of `leaf` (or else of the one that is kept) then leave the others zero. `batch` is the number of examples; blocks
     that get (token, batch, width) show it, or where there are as many tokens as examples `token_first` says so.
+    `examples_first`: torch's multi-head attention is taken apart as relevance needs it, not to the last bit.
     `probe_gradients` keeps what verifies a result, `pulls` gets a row of what linear layers pulled back, written out
     and as it was made.
 
@@ -150,6 +151,7 @@ class Capture(Seam):
         reads: Sequence[int] | None = None,
         token_first: bool = False,
         probe_gradients: bool = False,
+        examples_first: bool = False,
         pulls: list[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
@@ -163,6 +165,7 @@ class Capture(Seam):
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._layer: int | None = None
         self._batch, self._token_first, self._probe_gradients = batch, token_first, probe_gradients
+        self._steps_have_examples_first = examples_first
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -242,7 +245,7 @@ class Capture(Seam):
         if func is F.scaled_dot_product_attention:
             return self._sdpa(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            return self.seen(multi_head_attention, args, kwargs)
+            return self.seen(multi_head_attention, args, {**kwargs, "batch_first": self._steps_have_examples_first})
         if func in _PRODUCTS:
             return self._product(func, args, kwargs)
         if func is torch.einsum and (form := matrix_product(args)) is not None:
