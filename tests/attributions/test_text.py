@@ -226,7 +226,7 @@ def test_advice_is_printed_once_and_only_where_there_is_some(tmp_path):
         (["{folder}"], "no texts in"),
         (["{binary}"], "is no text"),
         ([], "nothing to explain"),
-        (["a plot", "-o", "a.png"], r"\.tex"),
+        (["a plot", "-o", "a.jpg"], r"\.tex"),
         (["a plot", "--span", "plot"], "does not fit a model for classification"),
     ],
 )
@@ -247,7 +247,7 @@ def test_generate_on_the_command_line(writer, tmp_path):
     assert done.exit_code == 0, done.output
     assert "attn_lrp" in out.read_text()
     assert len(run("generate", "--help").output) > 200
-    with pytest.raises(ClewError, match=r"\.png or \.safetensors"):
+    with pytest.raises(ClewError, match=r"\.npy, \.safetensors"):
         run("generate", "they", "-m", tmp_path / "writer", "-o", "a.tex")
 
 

@@ -89,7 +89,7 @@ def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
     [
         (["{0}", "-m", "mini:digits", "--method", "rollout"], "attention_rollout"),
         (["{0}", "-m", "mini:digits", "--method", "raw_attention(__import__('os'))"], "is written NAME"),
-        (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html, \.png, \.safetensors"),
+        (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html, \.png, \.csv, \.json, \.npy, \.safetensors"),
         (["{0}", "-m", "mini:digits", "-t", "ten"], "no label 'ten'"),
         (["nothing.png", "-m", "mini:digits"], "no image file"),
         (["{0}", "-m", "mini:letters"], "no bundled model"),
@@ -110,7 +110,7 @@ def test_an_error_is_shown_without_a_traceback(tmp_path):
 
 def test_methods_models_and_doctor():
     listed = run("methods").output
-    assert all(name in listed for name in clew.methods())
+    assert all(name in listed for name, m in clew.methods().items() if m.function.__module__.startswith("clew."))
     assert "n_steps=8" in run("methods", "beyond_intuition_head").output
     assert "timm_vit" in run("models").output
     done = run("doctor", "mini:digits")
