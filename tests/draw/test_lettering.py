@@ -79,7 +79,7 @@ def test_words_of_a_text_are_drawn_and_measured_as_they_are(tmp_path):
     assert shown == "[CLS]" + text.replace(" ", "") + "[SEP]"
     boxes = [t.get_window_extent() for t in axes.texts]
     assert not any(a.x1 > b.x0 + 0.5 for a, b in pairwise(boxes))
-    assert (axes.get_ylabel(), axes.get_title(), figure.texts[0].get_text()) == ("$y$", "$z$", "$1 and $2")
+    assert (axes.get_ylabel(), axes.get_title("left"), figure.texts[0].get_text()) == ("$y$", "$z$", "$1 and $2")
 
 
 def test_the_settings_of_a_user_do_not_change_it():
