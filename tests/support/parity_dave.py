@@ -23,10 +23,10 @@ class Family(parity_newer.Family):
     def run(self, case: Case) -> Outcome:
         target = case.entry["target"]
         if case.name.startswith("libra_ixg_pixel"):
-            options: dict[str, Any] = {"n_samples": 1, "alpha": 0}
+            options: dict[str, Any] = {"n_samples": 1, "alpha": 0.0}
         else:
             asked = case.entry["options"]
-            options = {"n_samples": asked["num_steps"], "alpha": asked["noise_alpha"]}
+            options = {"n_samples": asked["num_steps"], "alpha": float(asked["noise_alpha"])}
         if case.name.startswith("dave|"):
             options["normalize"] = "max"
         theta, noise = (torch.from_numpy(self.arrays[name][: options["n_samples"]]) for name in ("theta", "noise"))
