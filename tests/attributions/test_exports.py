@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from attributions.test_generation_page import answer, frames, image, sound, source, table
@@ -126,7 +127,6 @@ def test_json_says_every_score_with_what_it_is_of(result):
 
 
 def test_csv_and_data_frame_hold_the_same_rows(result, tmp_path):
-    pandas = pytest.importorskip("pandas")
     frame = result.to_dataframe()
     assert frame["score"].tolist() == [s for i in range(len(result)) for s in literal(result, i)]
     rows = list(csv.DictReader(io.StringIO(result.save(tmp_path / "a.csv").read_text("utf-8"))))
@@ -203,7 +203,6 @@ def test_words_with_commas_and_lines_stay_in_their_cells():
 
 
 def test_whole_numbers_stay_whole_where_some_rows_have_none():
-    pytest.importorskip("pandas")
     frame = everything().to_dataframe()
     assert str(frame["row"].dtype) == "Int64" and str(frame["score"].dtype) == "float64"
 

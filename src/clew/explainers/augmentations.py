@@ -94,9 +94,8 @@ def drawn(names: Sequence[str], count: int, size: tuple[int, int], patch: tuple[
             whole = whole @ _shifts(count, size, patch)
         elif name == "flip":
             flip = torch.rand(count, generator=generator, dtype=torch.float64) < 0.5
-            whole = (
-                whole @ torch.diag_embed(torch.stack([torch.where(flip, -1.0, 1.0), *torch.ones(2, count)], 1)).double()
-            )
+            across = torch.where(flip, -1.0, 1.0).double()
+            whole = whole @ torch.diag_embed(torch.stack([across, *torch.ones(2, count).double()], 1))
         elif name == "affine":
             whole = whole @ _affine(count, size, generator)
     return whole[:, :2]
@@ -107,12 +106,9 @@ def _shifts(count: int, size: tuple[int, int], patch: tuple[float, float]) -> Te
     if side * side != count:
         raise OptionError("shifts go down and across alike", expected="a square number of samples, 4 or 9", got=count)
     found = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
-    step = torch.arange(count)
-    for axis, part in (
-        (0, (step % side).double()),
-        (1, (step // side).double()),
-    ):  # across, down; 2 is the whole width or height
-        found[:, axis, 2] = 2 * part * patch[1 - axis] / side / size[1 - axis]
+    step = torch.arange(count).double()
+    for axis, part in enumerate((step % side, step // side)):  # across, down
+        found[:, axis, 2] = 2 * part * patch[1 - axis] / side / size[1 - axis]  # 2 is the whole width or height
     return found
 
 

@@ -7,6 +7,7 @@ maps of patches are of what the model got, and are mapped back by the transpose 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def augmented(
     copies = _copies(subject, names, n_samples, matrices, validate_seed("seed", seed))
     if "noise" in names:
         sizes = leaves_of(subject).ranges({"": subject.given})[""].flatten().double().cpu()
-        copies = _noisy(copies, validate_float("stdevs", stdevs, 0) * sizes.expand(len(copies), -1))
+        copies = replace(copies, stdevs=validate_float("stdevs", stdevs, 0) * sizes.expand(len(copies), -1))
 
     def explained(one: Subject, copy: Tensor) -> Tensor:
         found = chosen(one, **options)
@@ -107,7 +108,8 @@ def dave(
     copies = _copies(subject, ["flip", "affine"], n_samples, matrices, seed)
     kept = 1 - torch.linspace(0, validate_float("alpha", alpha, 0, 1), len(copies), dtype=torch.float64)
     stdevs = (1 - kept.square()).sqrt()[:, None].expand(-1, len(subject.given))
-    copies = Copies(copies.matrices, kept, stdevs, seed, _fitting(noise, (len(copies), *subject.given.shape[1:])))
+    noise = _fitting(noise, (len(copies), *subject.given.shape[1:]))
+    copies = replace(copies, weights=kept, stdevs=stdevs, noise=noise)
 
     def transformed(one: Subject, copy: Tensor) -> Tensor:
         found = propagate(one, "libra", level="pixel").channels
@@ -139,10 +141,6 @@ def _copies(subject: Subject, names: Sequence[str], count: int | None, matrices:
     made = drawn(names, count or 4, size, patch, seed) if matrices is None else given(matrices, count)
     still = torch.eye(2, 3, dtype=torch.float64)
     return Copies(None if bool((made == still).all()) else made, torch.ones(len(made), dtype=torch.float64), None, seed)
-
-
-def _noisy(copies: Copies, stdevs: Tensor) -> Copies:
-    return Copies(copies.matrices, copies.weights, stdevs, copies.seed)
 
 
 def _fitting(noise: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:

@@ -18,8 +18,8 @@ class ChangedTokens:
     """Around a pass of a twin: what enters block `l` becomes `changes[l]` of it, with its examples first.
 
     Blocks that get (token, batch, width) show it by the `batch`, or where there are as many tokens `token_first` says
-    so. `expected` and `left` are how many tokens the last change left, and
-    how many left the last block: not as many where the model gives its blocks positions for all of them.
+    so. `expected` and `left` are how many tokens the last change left, and how many left the last block: not as many
+    where the model gives its blocks positions for all of them.
     """
 
     def __init__(
