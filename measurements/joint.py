@@ -25,7 +25,9 @@ from clew.evaluation.report.groups import build_group
 
 DEFAULT = "beyond_intuition_token"
 STEPS = (0.1, 0.3, 0.5, 0.7, 0.9)
-METHODS = ["all", "integrated_gradients(n_steps=8)", "smoothgrad(n_samples=5)"]
+METHODS = [
+    "all", "integrated_gradients(n_steps=8)", "smoothgrad(n_samples=5)", "tis(n_masks=64)", "dave(n_samples=8)",
+]  # fmt: skip
 FEW: dict[str, Any] = {"methods": METHODS, "fractions": STEPS, "batch_size": 4, "show_progress": False}
 
 

@@ -176,9 +176,12 @@ def test_all_methods_and_the_controls_run_and_what_is_undefined_is_told(digits, 
     names = {name.partition("(")[0] for name in run.manifest["methods"]}
     undefined = run.manifest["undefined"]
     assert names | set(undefined) == {*clew.methods(), *CONTROLS, "never_defined"} and not names & set(undefined)
+    assert "only where it is named" in undefined["tis"]
     assert "not on this model" in undefined["never_defined"] and again.manifest == run.manifest
     assert run.manifest["methods"][-2:] == methods[1:] and not run.failed
     assert set(CONTROLS) <= names and set(CONTROLS) <= set(text.manifest["undefined"])
+    few = clew.evaluate("joint", digits, Given(scenes), methods=["saliency", "tis(n_masks=2)"], **quiet)
+    assert {*few.manifest["methods"]} == {"saliency", "tis(n_masks=2)"}
     run.report(tmp_path / "r.html")
     assert "- `never_defined`: not on this model" in (tmp_path / "r.md").read_text()
     assert "not on this model" in (tmp_path / "r.html").read_text()

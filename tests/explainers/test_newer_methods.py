@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from support import newer_twins, tiny
+from support import newer_twins, tiny, tiny_text
 
 import clew
 from clew.errors import OptionError
@@ -37,6 +37,27 @@ def test_le_grad(setting, start, variant):
     model, x = setting
     found = clew.explain(model, x, method="le_grad", target=TARGETS, start_layer=start, variant=variant)
     assert_same(found, x, lambda image, t: newer_twins.le_grad(model, image, t, start, variant != "paper"))
+
+
+@pytest.mark.parametrize(("start", "padding"), [(0, 0), (2, 3)])
+def test_le_grad_of_next_tokens_asks_the_token_that_the_head_reads(start, padding):
+    model = tiny_text.build_text("llama", "eager")
+    ids, target = tiny_text.texts()[0], 7
+    found = model(ids[None], output_attentions=True, output_hidden_states=True)
+    maps = []
+    for block in range(start, len(found.attentions)):
+        left = found.hidden_states[block + 1]  # of the last block already behind the norm
+        left = left if block + 1 == len(found.attentions) else model.model.norm(left)
+        s = model.lm_head(left[0, -1])[target]
+        G = torch.autograd.grad(s, found.attentions[block], retain_graph=True)[0][0]
+        maps.append(G.clamp(min=0).mean((0, 1)))
+    expected = sum(maps) / len(maps)
+    given = {
+        "input_ids": torch.nn.functional.pad(ids, (padding, 0))[None],
+        "attention_mask": torch.nn.functional.pad(torch.ones_like(ids), (padding, 0))[None],
+    }
+    seen = clew.explain(model, given, method="le_grad", target=target, start_layer=start).all_scores[0, padding:]
+    torch.testing.assert_close(seen / seen.sum(), expected / expected.sum(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", ["paper", "le_grad"])

@@ -34,6 +34,7 @@ from .method_specs import (
     MethodSpec,
     expand_grid,
     method_hashes,
+    not_named,
     registered_methods,
     resolve_methods,
     supported_methods,
@@ -77,7 +78,7 @@ def evaluate(
         data: a folder, a file or a name that `clew.open_dataset` opens, or what it returned. Default: of a bundled
             model what ships with it.
         methods: names, "NAME(option=value, …)", (name, options), or functions; "all" stands for all others that
-            work on the model with their defaults. Default: those.
+            work on the model with their defaults, but for those of hundreds of passes (`tis`). Default: those.
         out: the folder to write to, or to go on in. Default: a temporary one, gone with the `Run`.
         limit: at most so many examples.
         data_options: further arguments of `clew.open_dataset`: kind, subset, sample, fraction, seed, …
@@ -190,6 +191,7 @@ def _asked(
             expanded = {k: one for k, one in expanded.items() if k in begun["methods"]}
         else:
             expanded, undefined = supported_methods(work, loaded, items, expanded)
+            undefined |= not_named(asked) if every else {}
     return expanded, {k: one for k, one in origin.items() if k in expanded}, undefined
 
 

@@ -116,9 +116,16 @@ def expand_grid(
 
 
 def registered_methods(benchmark: Benchmark) -> dict[str, ConfiguredMethod]:
-    """All registered methods, and the benchmark's controls."""
+    """All registered methods but those that run only where they are named, and the benchmark's controls."""
     every = {**methods(), **{name: CONTROLS[name] for name in benchmark.controls}}
-    return {name: ConfiguredMethod(method, {}) for name, method in every.items()}
+    return {name: ConfiguredMethod(method, {}) for name, method in every.items() if not method.only_named}
+
+
+def not_named(asked: Mapping[str, ConfiguredMethod]) -> dict[str, str]:
+    """The methods that a run of all leaves out, as they are not among those that are asked for, with the reason."""
+    named = {one.method.name for one in asked.values()}
+    why = "takes hundreds of passes, so that it runs only where it is named"
+    return {name: why for name, method in methods().items() if method.only_named and name not in named}
 
 
 def supported_methods(

@@ -30,6 +30,7 @@ class Method:
 
     `seeds`: its option `seed` may be one number for each example. `any_model`: it needs no declaration of a model, and
     with `by_mass` computes without one in another way, by token mass. `images`: it explains images only.
+    `only_named`: it takes hundreds of passes, so that a run of all methods has it only where it is named.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Method:
     any_model: bool = False
     by_mass: bool = False
     images: bool = False
+    only_named: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,11 +84,12 @@ def method(
     any_model: bool = False,
     by_mass: bool = False,
     images: bool = False,
+    only_named: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a method under its own name. Raises `ClewError` for a name that is taken.
 
     `any_model`: it explains models that are not declared, too: it takes a `StreamSubject`. `by_mass`: so it does, but a
-    declared model inside a wrapper is explained as declared. `images`: it explains images only.
+    declared model inside a wrapper is explained as declared. `images`, `only_named`: see `Method`.
     """
 
     def add(function: Function) -> Function:
@@ -95,7 +98,8 @@ def method(
         known = _registered if _is_own(function.__module__) else methods()
         if name in known:
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
-        _registered[name] = Method(name, function, paper, summary, seeds, any_model or by_mass, by_mass, images)
+        kinds = {"seeds": seeds, "any_model": any_model or by_mass, "by_mass": by_mass}
+        _registered[name] = Method(name, function, paper, summary, **kinds, images=images, only_named=only_named)
         return function
 
     return add

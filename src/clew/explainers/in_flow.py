@@ -23,7 +23,8 @@ def in_flow(subject: Subject, *, start_layer: int | None = None, gradient: bool 
     divided by its sum over tokens.
 
     `M = max(mean_h G_l ⊙ max_h I_h A_h, 0)`: `I_h ∝ mean |A_hᵀ ∂s/∂A_h|`, and `G_l = ∂s_l/∂A_l`, of the score that the
-    model's own head gives where the mean over tokens takes their place behind the norm of what leaves block l.
+    model's own head gives where the mean over tokens takes their place behind the norm of what leaves block l (not
+    where each token says something of its own, see `le_grad`).
     `gradient=False` leaves out `G`, `mlp=False` the last factor of `R_l` (released as `ablate`). An attention pool
     changes no token: there `M` is all, with the gradient of the score itself.
     """
@@ -55,7 +56,7 @@ def _own_gradients(subject: Subject, trace: Trace, layers: range) -> dict[int, T
     for layer in layers:
         output, score = trace.layers[layer].output, trace.score
         if output is not None:
-            score = subject.head(output, trace, mean=True).score
+            score = subject.head(output, trace, mean=not subject.bound.readout.one_of_many).score
         found[layer] = trace.gradients([(layer, "o")], of=score)[layer, "o"]
     return found
 

@@ -21,8 +21,10 @@ def le_grad(
     """`mean_l mean_{h,i} max(∂s_l/∂A_l[h,i,t], 0)` over blocks from `start_layer` (default: the last two, as released).
 
     `s_l` is the score that the model's own head gives where the mean of all tokens that leave block l is in place of
-    each of them. Attention that a mask holds at zero counts as 0. Of an attention pool: `s_l` with the pool on what
-    leaves block l, by the pool's attention, of the queries that are read.
+    each of them; where each token says something of its own (the next word, a tag) or the head reads the last alone,
+    of the tokens themselves: a mean would ask what most words are followed by. Attention that a mask holds at zero
+    counts as 0. Of an attention pool: `s_l` with the pool on what leaves block l, by the pool's attention, of the
+    queries that are read.
 
     `correction`, where each input has several targets: what the last of them finds, a text that says nothing ("a photo
     of a"), is taken out of the maps of the others, which are 0 where its map, stretched from 0 to 1 over patches, is
@@ -61,7 +63,8 @@ def _positive(A: Attn, G: Attn) -> Tensor:
 def _of_blocks(subject: Subject, layers: range) -> Iterable[Scores]:
     trace = subject.run(layers, outputs=layers, leaf=(layers[0], "o"))
     for layer in layers:
-        head = subject.head(trace.mean_token(_left(trace, layer)), trace)
+        left = _left(trace, layer)
+        head = subject.head(left if subject.bound.readout.one_of_many else trace.mean_token(left), trace)
         yield trace.received(layer, _positive, gradient=trace.gradients([(layer, "o")], of=head.score)[layer, "o"])
 
 

@@ -15,7 +15,10 @@ from ..validation import validate_float, validate_integer, validate_seed
 from . import method
 
 
-@method(paper="Englebert et al. 2023", summary="TIS: scores of samples of the patches, others left out", images=True)
+@method(
+    paper="Englebert et al. 2023", summary="TIS: scores of samples of the patches, others left out", images=True,
+    only_named=True,
+)  # fmt: skip
 def tis(
     subject: Subject,
     *,

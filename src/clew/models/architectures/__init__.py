@@ -46,6 +46,11 @@ class Readout:
     queries: tuple[int, ...] = ()
     is_seen: bool = False
 
+    @property
+    def one_of_many(self) -> bool:
+        """Whether the head asks a token of its own: the last, the end, or those that a target names."""
+        return self.last or self.end or self.by_target
+
     @staticmethod
     def cls() -> Readout:
         """The head reads token 0."""
