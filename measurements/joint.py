@@ -142,13 +142,13 @@ def own(label: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("names", nargs="*", choices=[*RUNS, []], default=list(RUNS))
+    parser.add_argument("names", nargs="*", choices=[*RUNS, []], default=[])
     parser.add_argument("--out", type=Path, default=Path("results/joint"))
     parser.add_argument("--runs", type=Path, default=Path("clew-runs/joint"), help="Where runs are kept.")
     given = parser.parse_args()
     home, data = Path.cwd(), given.data.resolve()
     given.runs.mkdir(parents=True, exist_ok=True)
-    for name in given.names:
+    for name in given.names or RUNS:
         os.chdir(data)  # names of models and data in the reports are relative
         try:
             RUNS[name]((home / given.runs / name).resolve())
