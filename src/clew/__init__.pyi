@@ -17,7 +17,7 @@ from .evaluation.benchmarks import benchmarks
 from .evaluation.evaluate import evaluate
 from .evaluation.report.report import report
 from .explainers import method, methods
-from .explaining import LoadedPair, explain_generation
+from .explaining import LoadedPair, Sources, explain_generation
 from .explaining.explain import explain
 from .explaining.quantus import quantus_explain
 from .inputs import Preprocess, open_image
@@ -62,6 +62,7 @@ __all__ = [
     "Run",
     "Shown",
     "Similarity",
+    "Sources",
     "Span",
     "Subject",
     "TextAttribution",

@@ -32,6 +32,7 @@ def test_the_golden_arrays_agree(folder, capsys):
 def test_every_mapping_is_for_a_folder():
     assert {
         "attcat_bert",
+        "contextcite",
         "dave",
         "decompx",
         "grad_eclip",

@@ -157,6 +157,10 @@ def test_values_of_no_type_that_is_taken(value, given):
         lambda: raw(given.digits, picture, method=value),
         lambda: raw(given.digits, picture, score=value),
         lambda: clew.explain_generation(given.writer, value, max_new_tokens=2),
+        lambda: clew.Sources(given.writer, value, max_new_tokens=2),
+        lambda: clew.Sources(given.writer, TEXT, answer="a", context=value or 3),
+        lambda: clew.Sources(given.writer, TEXT, answer="a", context="film").explain(part=value or 3),
+        lambda: clew.Sources(given.writer, TEXT, answer="a", context="film").token_log_odds(value),
         lambda: raw(given.writer, TEXT, target=clew.Token(value, 1)),
         lambda: figure(value, given.folder / "a.pdf"),
         lambda: figure([given.image], value),
@@ -206,6 +210,8 @@ def test_inputs_that_are_none(name, given):
             raw(model, ODD[name], target=target)
     with pytest.raises(ClewError):
         clew.explain_generation(given.writer, ODD[name], max_new_tokens=2)
+    with pytest.raises(ClewError):
+        clew.Sources(given.writer, ODD[name], max_new_tokens=2)
 
 
 @pytest.mark.parametrize("spans", [3, [3], [[1]], [["ab"]], [[(1.5, 2)]], [], ITSELF, "a", {}])
@@ -348,6 +354,8 @@ def test_texts_that_are_none(text, given):
         lambda: raw(given.pairs, given.picture, target=text, truncate=True),
         lambda: clew.explain_generation(given.writer, text),
         lambda: clew.explain_generation(given.writer, TEXT, answer=text),
+        lambda: clew.Sources(given.writer, text),
+        lambda: clew.Sources(given.writer, TEXT, answer="a", context=text),
         lambda: raw(given.digits, given.picture, target=text),
     )
     for call in several:

@@ -7,3 +7,4 @@ from .pair_model import LoadedPair, encode_features
 from .prepare import PreparedBatch, unwrap
 from .prepare_text import longest_text, position_limit
 from .side_inputs import SideInputs
+from .sources import Sources

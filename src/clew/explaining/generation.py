@@ -102,7 +102,7 @@ def explained_in_steps(
     refuse_unreadable(answer, "the answer")
     tokenizer: Any = model.tokenizer if isinstance(model, LoadedModel) else None
     module = unwrap(model.model if isinstance(model, LoadedModel) else model)
-    written = _written(model, module, tokenizer, prompt, answer, max_new_tokens)
+    written = call_with_answer(model, module, tokenizer, prompt, answer, max_new_tokens)
     first, count = written.prompt, len(written.ids)
     if count <= first:
         got = "none" if answer is not None else "the model ended the text at once"
@@ -164,12 +164,12 @@ def _with_reasoning(
         return method, options
     given = options.get("reasoning")
     if isinstance(given, Span):
-        places = covered_tokens(given, _spelled(written.ids, tokens))[0].nonzero().flatten().tolist()
+        places = covered_tokens(given, spelled(written.ids, tokens))[0].nonzero().flatten().tolist()
         given = places[0], places[-1] + 1
     return method, options | {"reasoning": (written.prompt, len(written.ids)) if given is None else given}
 
 
-def _spelled(ids: Sequence[int], tokens: Sequence[str]) -> TextBatch:
+def spelled(ids: Sequence[int], tokens: Sequence[str]) -> TextBatch:
     """Tokens with the text that they are together, in which words can be found."""
     ends = list(accumulate(map(len, tokens)))
     everything = torch.ones(1, len(ids), dtype=torch.bool)
@@ -179,7 +179,7 @@ def _spelled(ids: Sequence[int], tokens: Sequence[str]) -> TextBatch:
     )  # fmt: skip
 
 
-def _written(
+def call_with_answer(
     model: nn.Module | LoadedModel, module: nn.Module, tokenizer: Any, prompt: Any, answer: Any, most: int
 ) -> Continued:
     """The call with the answer that is explained."""

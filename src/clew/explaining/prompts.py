@@ -169,6 +169,12 @@ def _together(start: PromptAndAnswer, answer: str, tokenizer: Tokenizer, *, add:
     return PromptAndAnswer(ids, min(first, count), text, spans, None, start.checks)
 
 
+def ids_of_prompt(text: str, tokenizer: Tokenizer, *, add: bool) -> list[int]:
+    """Tokens of a text that an answer goes on from: without what the tokenizer adds behind it."""
+    row = tokenized(text, tokenizer, add=add)
+    return row.ids[: len(row.ids) - _behind(row)]
+
+
 def _after(ids: list[int], answer: str, tokenizer: Tokenizer) -> list[int]:
     """Tokens of words that come after others whose tokens are fixed, without a space that is not there."""
 

@@ -15,6 +15,7 @@ from .images import (
 )
 from .preprocessing import IMAGE_SUFFIXES, Backend, Preprocess, as_rgb, open_image, picture_of
 from .preprocessor_config import height_width
+from .sources import places_of, source_spans
 from .text_batch import TextBatch, arrange, read_mask, token_number
 from .token_ids import Tokenizer, as_numbers, named_token_ids, padding_of, special_ids
 from .token_texts import BROKEN, decode_incrementally, split_by_spans
