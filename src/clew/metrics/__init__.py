@@ -1,7 +1,8 @@
 """Numbers that say how good a map is: arrays in, numbers out, each as its paper defines it.
 
 `segmentation` compares heatmaps with masks, `perturbation` and `flipping` remove pixels or tokens in the order of their
-scores and watch the model, `eraser_scores` compares with rationales that humans marked.
+scores and watch the model, `eraser_scores` compares with rationales that humans marked; `top_k_drop` and
+`linear_datamodeling_score` are of scores of sources.
 """
 
 from .curves import RANGES, Curves, area_between, auc, srg
@@ -17,6 +18,7 @@ from .segmentation import (
     segmentation,
     threshold_of,
 )
+from .sources import linear_datamodeling_score, top_k_drop
 
 __all__ = [
     "ERASERS",
@@ -34,6 +36,7 @@ __all__ = [
     "f1_per_row",
     "flipped_tokens",
     "flipping",
+    "linear_datamodeling_score",
     "perturbation",
     "precision_recall",
     "relevance_inside",
@@ -44,6 +47,7 @@ __all__ = [
     "sufficiency",
     "threshold_of",
     "token_prf",
+    "top_k_drop",
     "top_k_predictions",
     "write_top_k",
 ]
