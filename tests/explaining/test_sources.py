@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from support import context_cite_twin as twin
+from support.commands import run
 from support.tiny_tokenizers import tokenizer, with_bytes
 from support.tokenized_models import Slow, writer
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -325,6 +328,33 @@ def test_a_token_of_prompt_and_answer_is_the_answers():
     whole = model.tokenizer("hello. once upon a time")["input_ids"]
     sources = clew.Sources(model, "hello. once upon a ti", answer="me", context="hello.")
     assert [*sources._parts.ids_with([True]), *sources._answer] == whole
+
+
+def test_on_the_command_line(tmp_path):
+    model = writer()
+    model.model.save_pretrained(tmp_path / "writer")
+    model.tokenizer.save_pretrained(tmp_path / "writer")
+    given = ("generate", PROMPT, "-m", tmp_path / "writer", "--answer", ANSWER)
+    done = run(
+        *given, "--context", CONTEXT, "--method", "context_cite(num_ablations=8)", "-o", tmp_path / "a.safetensors"
+    )
+    assert done.exit_code == 0, done.output
+    assert all(source in done.output for source in SOURCES)
+    found = clew.Attribution.load(tmp_path / "a.safetensors")
+    torch.testing.assert_close(found.scores, asked(model).explain(num_ablations=8).scores)
+    done = run(*given, "--context", SOURCES[0], "--context", SOURCES[3], "--split", "none", "--method", "saliency",
+               "--score", "probability", "--json")  # fmt: skip
+    columns = json.loads(done.stdout)["examples"][0]["streams"]["sources"]["columns"]
+    assert columns["token"] == [SOURCES[0], SOURCES[3]]
+    with pytest.raises(OptionError, match="log odds"):
+        run(*given, "--method", "leave_one_out", "--score", "probability")
+
+
+def test_elsewhere_it_is_told_where_to_find():
+    model = writer()
+    for call in (clew.explain, clew.explain_generation):
+        with pytest.raises(OptionError, match="Sources"):
+            call(model, PROMPT, method="context_cite")
 
 
 # What is refused

@@ -12,7 +12,8 @@ from rich.markup import escape
 
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
-from ..explaining import explain_generation
+from ..explaining import Sources, explain_generation
+from ..explaining.ablations import BY_ABLATION
 from ..loading.load import load
 from .parameters import Checkpoint, Device, Json, ModelName, Quantize, Score, refuse_suffix, standard_output
 from .several import several_inputs
@@ -41,7 +42,19 @@ def generate(
     chat: Annotated[
         bool, typer.Option(help="The prompt is a message to an assistant, by the model's template.")
     ] = False,
-    method: Annotated[str, typer.Option(help="NAME or 'NAME(option=value, …)'.")] = "attn_lrp",
+    method: Annotated[
+        str, typer.Option(help="NAME or 'NAME(option=value, …)'; of sentences also context_cite and leave_one_out.")
+    ] = "attn_lrp",
+    context: Annotated[
+        list[str] | None,
+        typer.Option(help="Explain by sources, which are in these words of the prompt (default: all); repeat."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Explain by sources: each a sentence (default), line, paragraph, word, or none: a --context."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help=".html, .png, .csv, .json, .npy or .safetensors. Default: clew.html."),
@@ -51,7 +64,7 @@ def generate(
     checkpoint: Checkpoint = None,
     device: Device = "cpu",
     quantize: Quantize = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tokens explained by one forward pass.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tokens or ablations of one forward pass.")] = 32,
 ) -> None:
     """Let a model write, and show what in words, pictures or sound each of its tokens goes back to.
 
@@ -62,33 +75,39 @@ def generate(
     clew generate "Once upon a time" --model hf:ORG/NAME --json > story.json
 
     clew generate --source "a quiet street" --model hf:Helsinki-NLP/opus-mt-en-de
+
+    clew generate "$(cat notes.txt) Who was late?" --model hf:ORG/NAME --method context_cite
     """
     if not model:
         raise OptionError("no model that writes", expected="--model NAME", got="none", todo="see `clew models`")
     name, options = parse_method(method)
-    find_method(name)
+    of_sources = name in BY_ABLATION or bool(context) or split is not None
+    if name not in BY_ABLATION:
+        find_method(name)
+        options.setdefault("score", score)
+    elif score != "logit":
+        raise OptionError(f"{name} explains log odds", expected="no --score", got=score)
     out = out or (None if json else Path("clew.html"))
     if out is not None:
         refuse_suffix(out)
     given = _given(prompt, text, image or [], chat, source=source, audio=audio, messages=messages)
     with standard_output(json) as stdout:
         loaded = load(model, checkpoint=checkpoint, device=device, quantize=quantize)
-        result = explain_generation(
-            loaded,
-            given,
-            max_new_tokens=max_new_tokens,
-            answer=answer,
-            method=name,
-            score=score,
-            batch_size=batch_size,
-            show_progress=True,
-            **options,
-        )
-        console.print(escape("".join(result.tokens)))
-        if result.inputs:
-            shares = {name: float(values.sum()) for name, values in result.shares().items() if name in result.streams}
-            said = ", ".join(f"{name} {value:+.4g}" for name, value in shares.items())
-            console.print(escape(f"shares of the whole answer's {float(result.score.sum()):+.4g}: {said}"))
+        answered: dict[str, Any] = {"answer": answer, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        if of_sources:
+            how = None if split == "none" else split or "sentence"
+            sources = Sources(loaded, given, context=context or None, split=how, **answered)
+            result = sources.explain(name, show_progress=True, **options)
+            console.print(escape(sources.answer))
+            for source, value in zip(sources.texts, result.scores[0].tolist(), strict=True):
+                console.print(escape(f"{value:+.4g}  {source}"))
+        else:
+            result = explain_generation(loaded, given, method=name, show_progress=True, **answered, **options)
+            console.print(escape("".join(result.tokens)))
+            if result.inputs:
+                shares = {k: float(values.sum()) for k, values in result.shares().items() if k in result.streams}
+                said = ", ".join(f"{k} {value:+.4g}" for k, value in shares.items())
+                console.print(escape(f"shares of the whole answer's {float(result.score.sum()):+.4g}: {said}"))
         if "advice" in result.checks:
             console.print(f"[yellow]{escape(str(result.checks['advice']))}[/yellow]")
         if json:
