@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 import clew
 from clew.errors import ClewError, InputError, OptionError, TargetError
-from clew.explaining.ablations import log_odds_of, log_odds_together, log_prob_together
+from clew.explaining.ablations import context_cite, log_odds_of, log_odds_together, log_prob_together
 from clew.inputs import places_of, source_spans
 
 CONTEXT = "once upon a time.  there was a cat.\nthe cat said: hello! and then a time?"
@@ -190,6 +190,16 @@ def test_the_planted_source_is_found_and_the_others_get_nothing():
         assert scores[1] > 3
         assert scores[[0, 2, 3]].tolist() == [0.0] * 3
     assert float(sources.explain().checks["r2"]) > 0.999
+
+
+def test_more_sources_than_ablations():
+    """The Lasso converges, or warns, which is an error here; what is sparse is found."""
+    torch.manual_seed(0)
+    weights = 30 * torch.randn(200, dtype=torch.float64) * (torch.rand(200) < 0.05)
+    scores, checks, details = context_cite(lambda masks: masks.double() @ weights, 200, 5, num_ablations=128)
+    assert details["masks"].shape == (1, 128, 200)
+    torch.testing.assert_close(scores, weights, rtol=0, atol=1.0)
+    assert float(checks["r2"]) > 0.99
 
 
 # What is asked
@@ -381,6 +391,9 @@ def test_what_is_refused():
         clew.Sources(model, [1, 5, 6], answer=[7])
     with pytest.raises(InputError, match="nothing is left"):
         clew.Sources(model.model, [1, 5, 6], answer=[7], context=[(0, 3)])
+    typed = {"input_ids": torch.tensor([[1, 5, 6]]), "token_type_ids": torch.tensor([[0, 0, 1]])}
+    with pytest.raises(InputError, match="no token types"):
+        clew.Sources(model, typed, answer=[7], context=[(0, 1)])
     with pytest.raises(InputError, match="several inputs"):
         clew.Sources(clew.load("mini:digits-chat"), {"images": [clew.scenes().images[0]], "text": "which?"}, answer="a")
 

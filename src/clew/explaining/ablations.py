@@ -74,8 +74,9 @@ def context_cite(
     y, m = ablated(masks), masks.double()
     mean, deviation = m.mean(0), m.std(0, correction=0)
     deviation[deviation == 0] = 1.0  # never or always there
-    fitted = linear.Lasso(alpha=alpha).fit(((m - mean) / deviation).numpy(), (y / tokens).numpy())
-    w = torch.from_numpy(fitted.coef_) * tokens / deviation
+    lasso = linear.Lasso(alpha=alpha, max_iter=100_000)  # of more sources than ablations 1,000 may not be enough
+    fitted = lasso.fit(((m - mean) / deviation).numpy(), (y / tokens).numpy())
+    w = torch.from_numpy(fitted.coef_ + 0.0) * tokens / deviation  # no -0.0
     b = float(fitted.intercept_) * tokens - mean @ w
     spread = (y - y.mean()).square().sum()
     r2 = 1 - (y - m @ w - b).square().sum() / spread if spread > 0 else torch.zeros_like(spread)

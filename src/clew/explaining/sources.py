@@ -57,7 +57,7 @@ class Sources:
 
         Args:
             model: a causal language model, or what `clew.load` returned.
-            prompt: as in `explain_generation`, of words alone.
+            prompt: as in `explain_generation`, of words alone, without token types.
             answer: words or token numbers; default: what the model writes greedily.
             max_new_tokens: how many it writes at most, 1 to 10,000.
             context: what may be left out: words of the prompt, a list of such (documents), or of their characters
@@ -83,6 +83,9 @@ class Sources:
             expected = "a causal language model, and a prompt of words alone"
             raise InputError("sources are parts of words", expected=expected, got="several inputs")
         self._call = call_with_answer(self._given, self._model, self._tokenizer, prompt, answer, most)
+        more = sorted(self._call.inputs.keys() - {"input_ids", "attention_mask"})
+        if more:
+            raise InputError("a prompt of sources is tokens alone", expected="no token types", got=", ".join(more))
         first, ids = self._call.prompt, self._call.ids
         if len(ids) <= first:
             got = "none" if answer is not None else "the model ended the text at once"
