@@ -9,6 +9,7 @@ import pytest
 import torch
 from support import context_cite_twin as twin
 from support.commands import run
+from support.tiny_text import TINY_TEXT, build_text, texts
 from support.tiny_tokenizers import tokenizer, with_bytes
 from support.tokenized_models import Slow, writer
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -214,6 +215,24 @@ def test_ablations_together_are_ablations_alone():
     single = writer()
     together, alone = (asked(single, batch_size=size).log_probs(masks) for size in (4, 1))
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+WRITERS = [name for name, tiny in TINY_TEXT.items() if tiny.head in ("ForCausalLM", "LMHeadModel")]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_language_model_by_passes_of_each_ablation_alone(name):
+    model = build_text(name, TINY_TEXT[name].kernels[0])
+    model = model.float() if name in ("mixtral", "qwen3_moe") else model  # grouped products know no double precision
+    ids, answer = texts()[2].tolist(), [7, 8, 9]
+    sources = clew.Sources(model, ids, answer=answer, context=[(1, 3), (3, 8), (9, 10)])
+    masks = torch.tensor([[True, True, True], [False, True, False], [True, False, True], [False] * 3])
+    for row, kept in zip(sources.token_log_odds(masks), masks.tolist(), strict=True):
+        gone = {
+            i for (a, b), keep in zip([(1, 3), (3, 8), (9, 10)], kept, strict=True) if not keep for i in range(a, b)
+        }
+        p = twin.probabilities(model, [number for i, number in enumerate(ids) if i not in gone], answer)
+        torch.testing.assert_close(row, (p / (1 - p)).log(), rtol=1e-5, atol=1e-5)  # norms are in single precision
 
 
 def test_nothing_is_left_behind_and_nothing_is_passed_twice():

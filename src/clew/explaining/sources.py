@@ -144,7 +144,7 @@ class Sources:
         texts = [[*self._parts.ids_with(row), *self._answer] for row in rows]
         longest, device = max(map(len, texts)), device_of(self._model)
         ids = torch.tensor([[*one, *self._answer[-1:] * (longest - len(one))] for one in texts], device=device)
-        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in texts], device=device)
+        mask = torch.ones_like(ids)  # some models make NaN of rows that read nothing, which spreads
         places = torch.tensor([range(len(one) - len(self._answer) - 1, len(one) - 1) for one in texts])
         kept, asked = places.unique(), dict[str, Any]()
         if supports_logits_to_keep(self._model):  # a large vocabulary for every token is not needed
