@@ -15,11 +15,11 @@ from clew.app.chat_requests import (
     answer_chat,
     chat_snippet,
     check_chat,
-    framed,
     has_messages,
     reads,
 )
 from clew.app.folders import Folders
+from clew.app.maps import framed
 from clew.app.page_requests import MOST_CHARACTERS, OfferedModels
 from clew.errors import ClewError, OptionError
 

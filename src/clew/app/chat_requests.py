@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 from PIL import Image
@@ -102,11 +101,6 @@ def _prompt(asked: ChatRequest, loaded: LoadedModel) -> Any:
     if kind == "source":
         return {"source": asked.words}
     return [{"role": "user", "content": asked.words}] if asked.message else asked.words
-
-
-def framed(page: str) -> str:
-    """A page of its own within the page: it can run its script, and reach nothing of what is around it."""
-    return f'<iframe class="clew-frame" title="the answer" sandbox="allow-scripts" srcdoc="{escape(page)}"></iframe>'
 
 
 def chat_snippet(asked: ChatRequest, loaded: LoadedModel) -> str:
