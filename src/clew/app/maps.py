@@ -164,7 +164,7 @@ def _words(pieces: Sequence[Piece], said: str | None = None) -> str:
     signed = any(p.score is not None and p.score < 0 for p in pieces)
     said = said or ("red words speak for the target, blue ones against it" if signed else "darker words count more")
     return (
-        f'<div class="clew-words" dir="{direction_of(pieces)}">{spans}</div>'
+        f'<div class="clew-words" tabindex="0" dir="{direction_of(pieces)}">{spans}</div>'
         f'<p class="clew-said">{said}; the darkest has {scale:.3g}</p>'
     )
 

@@ -132,7 +132,7 @@ def described(offer: Offer, chosen: Sequence[str]) -> str:
 
 def _folded(title: str, lines: Mapping[str, str]) -> str:
     rows = "".join(_row(name, said) for name, said in lines.items())
-    return f"<details><summary>{escape(title)}</summary><dl>{rows}</dl></details>"
+    return f'<details><summary>{escape(title)}</summary><dl tabindex="0">{rows}</dl></details>'
 
 
 def _row(name: str, said: str) -> str:
