@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..explainers import find_method
 from ..explaining import LoadedPair, explained_in_steps, unwrap
 from ..models import LoadedModel
-from .page_requests import MOST_CHARACTERS
+from .page_requests import MOST_CHARACTERS, NO_SOUND, hears, refuse_sound
 
 MOST_PICTURES = 4
 MOST_TOKENS = 100  # of an answer
@@ -45,9 +45,16 @@ def reads(loaded: LoadedModel) -> str:
         return ""
     if getattr(loaded.processor, "image_processor", None) is not None:
         return "pictures"
-    if getattr(loaded.processor, "feature_extractor", None) is not None:
+    if hears(loaded):
         return ""
     return "source" if decoder else "words"
+
+
+def why_not(loaded: LoadedModel, name: str) -> str:
+    """Why a model is not for this tab, and what is."""
+    if hears(loaded):
+        return f"{name} is not for chat: {NO_SOUND}."
+    return f"{name} is not for chat, for it writes no answers: choose another model, or the other tabs."
 
 
 def has_messages(loaded: LoadedModel) -> bool:
@@ -58,6 +65,7 @@ def has_messages(loaded: LoadedModel) -> bool:
 def check_chat(asked: ChatRequest, loaded: LoadedModel) -> ChatRequest:
     """The question, if it can be answered. Raises `InputError` or `OptionError` with what is missing or too much."""
     kind = reads(loaded)
+    refuse_sound(loaded)
     if not kind:
         raise InputError(
             f"{asked.model} is not for chat",

@@ -22,6 +22,7 @@ from .chat_requests import (
     check_chat,
     has_messages,
     reads,
+    why_not,
 )
 from .components import AT_ONCE, PREVIEWED, QUEUED, previews, status
 from .downloads import kept_results, nothing_kept, written
@@ -32,6 +33,9 @@ from .page_requests import MOST_CHARACTERS, OfferedModels, open_upload
 
 logger = logging.getLogger("clew")
 _WORDS = {"pictures": "Question", "source": "Source text", "words": "Text to go on from", "": "Text"}
+INTRO = """Explains what models write: answers of language models, translations and summaries of encoder–decoders, chats
+with pictures. Each word of an answer is explained: click one. Sound is not taken here, but by
+`clew generate --audio FILE`."""
 NOTHING = "Nothing asked yet: type something, or try one of the examples."
 
 
@@ -39,6 +43,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
     """Put the tab on the page that is being built."""
     first = _first(models)
     kind, template = reads(models[first]), has_messages(models[first])
+    gr.Markdown(INTRO)
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             model = gr.Dropdown(models.writers, value=first, label="Model", elem_id="chat-model", filterable=True)
@@ -115,7 +120,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
 
     def switched(name: str) -> list[Any]:
         found = reads(models[name])
-        note = "" if found else message(f"{name} is not for chat: choose another model, or the other tabs.", "note")
+        note = "" if found else message(why_not(models[name], name), "note")
         return [
             gr.update(visible=found == "pictures"), gr.update(visible=found == "pictures"),
             gr.update(label=_WORDS[found]), gr.update(visible=has_messages(models[name])), note,

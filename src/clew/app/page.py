@@ -38,7 +38,7 @@ def build(models: OfferedModels, results: RunBrowser | None, folders: Folders) -
             widget.change(None, widget, js=script, **AT_ONCE)  # in the browser: nothing is computed anew
         with gr.Tab("Explain"):
             choosers = [explain_tab(gr, models, offered, folders)]
-        with gr.Tab("Chat"):
+        with gr.Tab("Chat and answers"):
             chat_tab(gr, models, folders)
         with gr.Tab("Compare"):
             choosers += compare_tab(gr, models, offered)

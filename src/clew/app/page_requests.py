@@ -31,6 +31,12 @@ MOST_METHODS = 8
 _HELD = 3  # models in memory
 
 
+NO_SOUND = (
+    "the page takes no sound; clew generate --audio FILE explains what a model writes of it, clew explain --audio FILE "
+    "one of its outputs"
+)
+
+
 @dataclass(frozen=True)
 class PageRequest:
     """One question: a model by name, an input, what to explain, and by which methods ("NAME" or with options).
@@ -139,8 +145,25 @@ def check_request(asked: PageRequest, kind: str) -> PageRequest:
     return replace(asked, texts=texts, target=asked.target.strip())
 
 
+def hears(loaded: LoadedModel) -> bool:
+    """Whether a model takes sound, and no pictures."""
+    processor = loaded.processor
+    return (
+        getattr(processor, "image_processor", None) is None
+        and getattr(processor, "feature_extractor", None) is not None
+    )
+
+
+def refuse_sound(loaded: LoadedModel) -> None:
+    """Raise `InputError` for a model that hears."""
+    if hears(loaded):
+        expected = "a model that reads words or pictures"
+        raise InputError("this page takes no sound", expected=expected, got="a model that hears", todo=NO_SOUND)
+
+
 def explain_request(asked: PageRequest, loaded: LoadedModel) -> Generator[Attribution | ClewError]:
     """A result for each method as soon as it is there, or the error that came instead."""
+    refuse_sound(loaded)
     kind = kind_of(loaded)
     asked = check_request(asked, kind)
     for name, options in asked.methods:
