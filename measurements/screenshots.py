@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def main() -> None:
-    from support.browser import chromium, served
     from playwright.sync_api import sync_playwright
+    from support.browser import chromium, served
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
