@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def main() -> None:
-    from browser import chromium, served
     from playwright.sync_api import sync_playwright
+    from support.browser import chromium, served
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _take(browser, address: str, scene: Path) -> None:
-    from browser import Page
+    from support.browser import Page
 
     page = Page(browser.new_page(viewport={"width": 1280, "height": 800}), address)
     page.page.get_by_role("button", name="A digit among clutter").click()

@@ -96,7 +96,7 @@ def test_upload_choose_explain_hover_download(page, scene, folder, monkeypatch):
     torch.testing.assert_close(names["a0"].scores, result.scores)
 
     saved = {}
-    for kind in ("html", "png", "numbers"):
+    for kind in ("html", "png", "csv", "json", "npy", "numbers"):
         with page.page.expect_download() as found:
             page.page.locator(f"#download-{kind}").click()
         saved[kind] = folder / found.value.suggested_filename
@@ -105,6 +105,9 @@ def test_upload_choose_explain_hover_download(page, scene, folder, monkeypatch):
     with Image.open(saved["png"]) as picture:
         assert picture.width > 300
     torch.testing.assert_close(clew.Attribution.load(saved["numbers"]).scores, result.scores)
+    assert np.allclose(np.load(saved["npy"]), result.scores)
+    assert json.loads(saved["json"].read_text())["examples"][0]["target"] == "seven"
+    assert saved["csv"].read_text().count("\n") == 65
 
 
 def test_sliders_work_in_the_browser_alone(page, scene):
@@ -306,11 +309,11 @@ def test_no_path_of_the_server_is_read(server, folder):
             urllib.request.urlopen(address + path, timeout=20)
         assert refused.value.code in (403, 404)
     config = json.loads(urllib.request.urlopen(f"{address}/config", timeout=20).read())
-    explain = next(d for d in config["dependencies"] if len(d["inputs"]) == 8)
+    explain = next(d for d in config["dependencies"] if len(d["inputs"]) == 10)
     picture = {"path": str(secret), "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
     for data in (
-        ["mini:digits", picture, "", "", "", ["raw_attention"], [], False],
-        [str(folder), None, "words", "", "", ["raw_attention"], [], False],
+        ["mini:digits", picture, "", "", "", ["raw_attention"], [], "say so", None, None],
+        [str(folder), None, "words", "", "", ["raw_attention"], [], "say so", None, None],
     ):
         answer = call(address, explain["id"], data)
         assert "secret words" not in answer and '"success":false' in answer.replace(" ", "")

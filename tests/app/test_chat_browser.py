@@ -37,7 +37,7 @@ def page(server, browser, request):
     tab = found.page.get_by_role("tab", name="Chat")
     if not tab.is_visible():  # behind the button for more tabs
         found.page.locator(".overflow-menu > button:visible").first.click()
-        tab = found.page.get_by_role("button", name="Chat", exact=True)
+        tab = found.page.get_by_role("button", name="Chat and answers", exact=True)
     tab.click()
     found.page.locator("#ask").wait_for()
     yield found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -15,13 +17,14 @@ from clew.app.chat_requests import (
     answer_chat,
     chat_snippet,
     check_chat,
-    framed,
     has_messages,
     reads,
+    why_not,
 )
 from clew.app.folders import Folders
-from clew.app.page_requests import MOST_CHARACTERS, OfferedModels
-from clew.errors import ClewError, OptionError
+from clew.app.maps import framed
+from clew.app.page_requests import MOST_CHARACTERS, OfferedModels, PageRequest, explain_request
+from clew.errors import ClewError, InputError, OptionError
 
 SCENE = clew.chat_scenes()[0]
 PICTURE = Image.fromarray(SCENE.image)
@@ -60,6 +63,22 @@ def test_what_a_model_goes_on_from(models):
     assert not has_messages(loaded)
     loaded.tokenizer.chat_template = CHAT
     assert has_messages(loaded)
+
+
+def test_a_model_that_hears_is_refused_with_what_explains_it(models):
+    class Processor:
+        feature_extractor = object()
+
+    hearing = replace(models["mini:reverse"], processor=Processor())
+    assert not reads(hearing) and "clew generate --audio FILE" in why_not(hearing, "a:whisper")
+    assert "writes no answers" in why_not(models["mini:digits"], "mini:digits")
+    for answer in (
+        lambda: check_chat(ChatRequest("a:whisper", "attn_lrp", "a b"), hearing),
+        lambda: next(explain_request(PageRequest("a:whisper", [("attn_lrp", {})], text="a b"), hearing)),
+    ):
+        with pytest.raises(InputError, match="takes no sound") as refused:
+            answer()
+        assert "clew explain --audio FILE" in str(refused.value)
 
 
 @pytest.mark.parametrize(("asked", "words"), [

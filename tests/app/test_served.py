@@ -59,8 +59,8 @@ def test_previews_of_huge_pictures_take_turns_and_keep_no_memory(server):
 def test_nothing_heavy_passes_beside_the_queue(server):
     visitor = Visitor(server[0])
     picture = visitor.upload("small.png", png(64, 64))
-    given = ["mini:digits", picture, "", "", "", ["raw_attention"], [], False]
-    for event, data in ((visitor.event("explain-preview", 1), [picture]), (visitor.event("maps", 8), given)):
+    given = ["mini:digits", picture, "", "", "", ["raw_attention"], [], "say so", None, None]
+    for event, data in ((visitor.event("explain-preview", 1), [picture]), (visitor.event("maps", 10), given)):
         with pytest.raises(urllib.error.HTTPError):
             visitor.beside_the_queue(event, data)
 

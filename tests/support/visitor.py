@@ -50,8 +50,8 @@ class Visitor:
         return self.send(self.event("explain-preview", 1), [self.upload(name, data)])
 
     def explain(self, name: str, data: bytes) -> str:
-        given = ["mini:digits", self.upload(name, data), "", "", "", ["raw_attention"], [], False]
-        return self.send(self.event("maps", 8), given)
+        given = ["mini:digits", self.upload(name, data), "", "", "", ["raw_attention"], [], "say so", None, None]
+        return self.send(self.event("maps", 10), given)
 
 
 def _body(event: dict, data: list, session: str) -> bytes:

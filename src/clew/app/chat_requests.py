@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 from PIL import Image
@@ -14,7 +13,7 @@ from ..errors import InputError
 from ..explainers import find_method
 from ..explaining import LoadedPair, explained_in_steps, unwrap
 from ..models import LoadedModel
-from .page_requests import MOST_CHARACTERS
+from .page_requests import MOST_CHARACTERS, NO_SOUND, hears, refuse_sound
 
 MOST_PICTURES = 4
 MOST_TOKENS = 100  # of an answer
@@ -46,9 +45,16 @@ def reads(loaded: LoadedModel) -> str:
         return ""
     if getattr(loaded.processor, "image_processor", None) is not None:
         return "pictures"
-    if getattr(loaded.processor, "feature_extractor", None) is not None:
+    if hears(loaded):
         return ""
     return "source" if decoder else "words"
+
+
+def why_not(loaded: LoadedModel, name: str) -> str:
+    """Why a model is not for this tab, and what is."""
+    if hears(loaded):
+        return f"{name} is not for chat: {NO_SOUND}."
+    return f"{name} is not for chat, for it writes no answers: choose another model, or the other tabs."
 
 
 def has_messages(loaded: LoadedModel) -> bool:
@@ -59,6 +65,7 @@ def has_messages(loaded: LoadedModel) -> bool:
 def check_chat(asked: ChatRequest, loaded: LoadedModel) -> ChatRequest:
     """The question, if it can be answered. Raises `InputError` or `OptionError` with what is missing or too much."""
     kind = reads(loaded)
+    refuse_sound(loaded)
     if not kind:
         raise InputError(
             f"{asked.model} is not for chat",
@@ -102,11 +109,6 @@ def _prompt(asked: ChatRequest, loaded: LoadedModel) -> Any:
     if kind == "source":
         return {"source": asked.words}
     return [{"role": "user", "content": asked.words}] if asked.message else asked.words
-
-
-def framed(page: str) -> str:
-    """A page of its own within the page: it can run its script, and reach nothing of what is around it."""
-    return f'<iframe class="clew-frame" title="the answer" sandbox="allow-scripts" srcdoc="{escape(page)}"></iframe>'
 
 
 def chat_snippet(asked: ChatRequest, loaded: LoadedModel) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from ..attributions import GenerationAttribution
 from ..errors import ClewError, WriteError
 from ..explainers import methods
 from ..files import write_all
@@ -21,18 +20,22 @@ from .chat_requests import (
     answer_chat,
     chat_snippet,
     check_chat,
-    framed,
     has_messages,
     reads,
+    why_not,
 )
-from .components import AT_ONCE, PREVIEWED, QUEUED, kept_results, previews, status
+from .components import AT_ONCE, PREVIEWED, QUEUED, previews, status
+from .downloads import kept_results, nothing_kept, written
 from .folders import Folders
-from .maps import message
+from .maps import framed, message
 from .memory import release_memory
 from .page_requests import MOST_CHARACTERS, OfferedModels, open_upload
 
 logger = logging.getLogger("clew")
 _WORDS = {"pictures": "Question", "source": "Source text", "words": "Text to go on from", "": "Text"}
+INTRO = """Explains what models write: answers of language models, translations and summaries of encoder–decoders, chats
+with pictures. Each word of an answer is explained: click one. Sound is not taken here, but by
+`clew generate --audio FILE`."""
 NOTHING = "Nothing asked yet: type something, or try one of the examples."
 
 
@@ -40,6 +43,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
     """Put the tab on the page that is being built."""
     first = _first(models)
     kind, template = reads(models[first]), has_messages(models[first])
+    gr.Markdown(INTRO)
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             model = gr.Dropdown(models.writers, value=first, label="Model", elem_id="chat-model", filterable=True)
@@ -83,7 +87,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
     def work(
         name: str, paths: list[str] | None, text: str, is_message: bool, wanted: str, by: str, count: float
     ) -> Generator[tuple[Any, ...]]:
-        off = [gr.update(interactive=False, value=None)] * 3
+        off = nothing_kept(gr)
         yield status(f"getting {name} ready …"), "", "", *off
         try:
             loaded = models[name]
@@ -98,15 +102,15 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
                     yield status(f"{by}: {done} of {whole} tokens …", done, whole), "", "", *off
                 except StopIteration as end:
                     found = end.value
-            page, written = framed(found.to_html()), chat_snippet(asked, loaded)
-            yield status("done"), page, written, *off
+            page, snippet = framed(found.to_html()), chat_snippet(asked, loaded)
+            yield status("done"), page, snippet, *off
             try:
-                made = _files(gr, found, folders)
+                made = written(gr, [found], folders)
             except WriteError:  # what is shown stays
                 logger.exception("what is shown cannot be written")
                 said = "This cannot be downloaded: the server could not write it. Its log says why."
                 page, made = page + message(said), off
-            yield status("done"), page, written, *made
+            yield status("done"), page, snippet, *made
         except ClewError as error:
             yield status("not explained"), message(str(error)), "", *off
         except Exception as error:
@@ -116,7 +120,7 @@ def chat_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
 
     def switched(name: str) -> list[Any]:
         found = reads(models[name])
-        note = "" if found else message(f"{name} is not for chat: choose another model, or the other tabs.", "note")
+        note = "" if found else message(why_not(models[name], name), "note")
         return [
             gr.update(visible=found == "pictures"), gr.update(visible=found == "pictures"),
             gr.update(label=_WORDS[found]), gr.update(visible=has_messages(models[name])), note,
@@ -148,13 +152,6 @@ def _first(models: OfferedModels) -> str:
 def _opened(paths: Sequence[str] | None) -> list[Any]:
     chosen = list(paths or [])[: MOST_PICTURES + 1]  # one too many is refused
     return [open_upload(path) for path in chosen]
-
-
-def _files(gr: Any, found: GenerationAttribution, folders: Folders) -> list[Any]:
-    """Files to download, written to a folder of their own, of which Gradio keeps and serves copies."""
-    folder = folders.new()
-    written = [found.save(folder / f"clew.{suffix}") for suffix in ("html", "png", "safetensors")]
-    return [gr.update(interactive=True, value=str(path)) for path in written]
 
 
 def _tries(folders: Folders) -> dict[str, tuple[Any, ...]]:

@@ -7,14 +7,15 @@ from typing import Any
 
 from ..attributions import Attribution
 from ..errors import ClewError
-from ..explainers import methods
+from .choosers import MethodChooser, classes_of, read_targets, target_box
 from .components import AT_ONCE, QUEUED, Inputs, guarded, status
 from .maps import Card, body, difference, in_plain_words, row_of
 from .memory import release_memory
+from .offered_methods import OfferedMethods
 from .page_requests import OfferedModels, PageRequest, explain_request, open_upload
 
 
-def compare_tab(gr: Any, models: OfferedModels) -> None:
+def compare_tab(gr: Any, models: OfferedModels, offered: OfferedMethods) -> list[MethodChooser]:
     """Put the tab on the page that is being built."""
     first = models.names[0]
     kind = models.kind(first)
@@ -22,23 +23,20 @@ def compare_tab(gr: Any, models: OfferedModels) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             sides: list[list[Any]] = []
+            choosers: list[MethodChooser] = []
             for letter, usual in (("A", "beyond_intuition_token"), ("B", "attn_lrp")):
                 with gr.Group():
                     gr.Markdown(f"**{letter}**", padding=True)
-                    sides.append(
-                        [
-                            gr.Dropdown(models.names, value=first, label=f"Model {letter}", elem_id=f"model-{letter}"),
-                            gr.Dropdown(
-                                list(methods()), value=usual, label=f"Method {letter}", elem_id=f"method-{letter}"
-                            ),
-                            gr.Textbox(
-                                label=f"What to explain {letter}",
-                                placeholder="the predicted class",
-                                max_length=1000,
-                                elem_id=f"target-{letter}",
-                            ),
-                        ]
+                    model = gr.Dropdown(models.names, value=first, label=f"Model {letter}", elem_id=f"model-{letter}")
+                    chooser = MethodChooser(
+                        gr, offered, model, [usual], f"Method {letter}", f"method-{letter}", several=False
                     )
+                    target = target_box(
+                        gr, models[first], f"What to explain {letter}", f"target-{letter}",
+                        info="Nothing: the predicted class",
+                    )  # fmt: skip
+                    choosers.append(chooser)
+                    sides.append([model, chooser.names, target])
             inputs = Inputs(gr, models, kind, "compare")
             with gr.Row():
                 go = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
@@ -76,9 +74,19 @@ def compare_tab(gr: Any, models: OfferedModels) -> None:
             found.append(got)
         yield status("done"), guarded(lambda: _compared(found, (one, two)))
 
-    event = go.click(run, [*sides[0], *sides[1], *inputs.all], [told, shown], **QUEUED)
-    sides[0][0].input(inputs.shown_for, sides[0][0], inputs.places, **AT_ONCE)
+    read = read_targets(target_A=2, target_B=5)
+    event = go.click(run, [*sides[0], *sides[1], *inputs.all], [told, shown], js=read, **QUEUED)
+    for k, chooser in enumerate(choosers):
+        model, names, target = sides[k]
+
+        def switched(name: str, chosen: str, k: int = k, chooser: MethodChooser = chooser) -> list[Any]:
+            shown = inputs.shown_for(name) if k == 0 else []  # the input is that of A
+            return [*chooser.shown_for(name, chosen), gr.update(choices=classes_of(models[name])), *shown]
+
+        places = [*chooser.places, target, *(inputs.places if k == 0 else [])]
+        chooser.tried_after(model.input(switched, [model, names], places, **AT_ONCE))
     stop.click(None, cancels=[event], **AT_ONCE).then(lambda: status("stopped"), None, told, **AT_ONCE)
+    return choosers
 
 
 def _compared(found: Sequence[Attribution], asked: Sequence[Sequence[str]]) -> str:

@@ -102,16 +102,3 @@ def guarded(work: Callable[[], Any]) -> Any:
     except Exception as error:
         logger.exception("the page met an error")
         return message(f"Something went wrong on the server: {type(error).__name__}. Its log says more.")
-
-
-def kept_results(gr: Any, prefix: str = "") -> tuple[list[Any], Any]:
-    """Buttons that download a result, and the Python that makes it; names of elements begin with `prefix`."""
-    kinds = {"html": "Page (HTML)", "png": "Picture (PNG)", "numbers": "Numbers (safetensors)"}
-    with gr.Row():
-        downloads = [
-            gr.DownloadButton(label, interactive=False, size="sm", min_width=110, elem_id=f"{prefix}download-{name}")
-            for name, label in kinds.items()
-        ]
-    with gr.Accordion("Python that does the same", open=False, elem_id=f"{prefix}code"):
-        code = gr.Code("", language="python", elem_id=f"{prefix}snippet", interactive=False, show_label=False)
-    return downloads, code

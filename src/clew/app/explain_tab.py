@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import io
 import logging
-import zipfile
 from collections.abc import Generator, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from ..attributions import Attribution, compare
+from ..attributions import Attribution
 from ..errors import ClewError, WriteError
-from ..explainers import methods
 from ..files import write_all
 from ..minis import captioned_scenes, reviews, scenes
 from ..models import LoadedModel
-from .components import AT_ONCE, QUEUED, Inputs, kept_results, status
+from .choosers import MethodChooser, classes_of, read_targets, target_box
+from .components import AT_ONCE, QUEUED, Inputs, status
+from .downloads import kept_results, nothing_kept, side_by_side, written
 from .folders import Folders
+from .long_texts import LongTexts, options_for
 from .maps import Card, cards, message, row_of
 from .memory import release_memory
+from .offered_methods import OfferedMethods
 from .page_requests import OfferedModels, PageRequest, check_request, explain_request, open_upload, predictions, snippet
 
 logger = logging.getLogger("clew")
@@ -45,7 +46,7 @@ def _titled(name: str, options: dict[str, Any]) -> str:
     return f"{name} ({said[options['part']]})" if "part" in options else name
 
 
-def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
+def explain_tab(gr: Any, models: OfferedModels, offered: OfferedMethods, folders: Folders) -> MethodChooser:
     """Put the tab on the page that is being built."""
     first = models.names[0]
     kind = models.kind(first)
@@ -53,21 +54,18 @@ def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
         with gr.Column(scale=1, min_width=300):
             model = gr.Dropdown(models.names, value=first, label="Model", elem_id="model", filterable=True)
             inputs = Inputs(gr, models, kind, "explain")
-            target = gr.Textbox(
-                label="What to explain", placeholder="the predicted class",
-                info="A class by name or number, or a next token; 'cat / dog' for one rather than the other",
-                elem_id="target", max_length=1000,
+            target = target_box(
+                gr, models[first], "What to explain", "target", visible=kind != "pair",
+                info="Nothing: the predicted class. Else a class, by a part of its name or by number, or a next token; "
+                "'cat / dog' for one rather than the other",
             )  # fmt: skip
-            names = gr.Dropdown(
-                list(methods()), value=DEFAULT, multiselect=True, label="Methods", elem_id="methods", filterable=True
-            )
+            chooser = MethodChooser(gr, offered, model, DEFAULT, "Methods", "methods", several=True)
+            names = chooser.names
             parts = gr.CheckboxGroup(
                 list(PARTS), value=["all of it"], label="Parts of pa_lrp", visible=False, elem_id="parts",
                 info="What spoke by its content, and what by its position",
             )  # fmt: skip
-            truncate = gr.Checkbox(
-                False, label="Cut texts that are too long", visible=kind == "text", elem_id="truncate"
-            )
+            long = LongTexts(gr, models[first])
             with gr.Row():
                 go = gr.Button("Explain", variant="primary", elem_id="explain", min_width=120)
                 stop = gr.Button("Cancel", elem_id="cancel", min_width=100)
@@ -86,20 +84,30 @@ def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
             yield from answer(*given)
 
     def answer(
-        name: str, path: Any, text: str, texts: str, wanted: str, chosen: list[str], sides: list[str], cut: bool
+        name: str,
+        path: Any,
+        text: str,
+        texts: str,
+        wanted: str | None,
+        chosen: list[str],
+        sides: list[str],
+        how: str,
+        window: int | None,
+        stride: int | None,
     ) -> Generator[tuple[Any, ...]]:
-        off = [gr.update(interactive=False, value=None)] * 3
+        off = nothing_kept(gr)
         asked_for = _chosen(chosen or [], sides or [])
         yield status(f"getting {name} ready …", 0, len(asked_for)), "", "", *off
         try:
             loaded = models[name]
             image = open_upload(path) if models.kind(name) != "text" else None  # what lies there may be broken
-            asked = PageRequest(name, asked_for, image, text or "", (texts or "").splitlines(), wanted or "")
+            cut = options_for(loaded, how, window, stride)
+            asked = PageRequest(name, asked_for, image, text or "", (texts or "").splitlines(), wanted or "", cut)
             asked = check_request(asked, models.kind(name))
             found: list[Attribution] = []
             made: list[Card] = []
             failed = ""
-            steps = explain_request(asked, loaded, cut)
+            steps = explain_request(asked, loaded)
             for k, (method, options) in enumerate(asked_for):
                 yield status(f"{method} …", k, len(asked_for)), _shown(loaded, found, made, failed), "", *off
                 got = next(steps)
@@ -110,15 +118,15 @@ def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
                 found.append(got)
                 made += cards([got], [title])
             said = f"{len(found)} of {len(asked_for)} methods" if failed else "done"
-            written = snippet(asked, loaded, cut)
-            yield status(said), _shown(loaded, found, made, failed), written, *off
+            python = snippet(asked, loaded, side_by_side(found))
+            yield status(said), _shown(loaded, found, made, failed), python, *off
             try:
-                files = _files(gr, found, folders)
+                files = written(gr, found, folders)
             except WriteError:  # what is shown stays
                 logger.exception("what is shown cannot be written")
                 failed += message("This cannot be downloaded: the server could not write it. Its log says why.")
                 files = off
-            yield status(said), _shown(loaded, found, made, failed), written, *files
+            yield status(said), _shown(loaded, found, made, failed), python, *files
         except ClewError as error:
             yield status("not explained"), message(str(error)), "", *off
         except Exception as error:
@@ -127,25 +135,30 @@ def explain_tab(gr: Any, models: OfferedModels, folders: Folders) -> None:
             yield status("not explained"), message(said), "", *off
 
     outputs = [told, shown, code, *downloads]
-    given = [model, *inputs.all, target, names, parts, truncate]
-    events = [go.click(explain, given, outputs, trigger_mode="always_last", **QUEUED)]
-    for widget in (inputs.text, target):
-        events.append(widget.submit(explain, given, outputs, **QUEUED))
+    given = [model, *inputs.all, target, names, parts, *long.all]
+    read = read_targets(target=given.index(target))
+    events = [
+        go.click(explain, given, outputs, trigger_mode="always_last", js=read, **QUEUED),
+        inputs.text.submit(explain, given, outputs, js=read, **QUEUED),
+    ]
 
-    def switched(name: str) -> list[Any]:
-        kind = models.kind(name)
-        return [*inputs.shown_for(name), gr.update(visible=kind == "text"), gr.update(visible=kind != "pair")]
+    def switched(name: str, chosen: list[str], how: str) -> list[Any]:
+        loaded, kind = models[name], models.kind(name)
+        box = gr.update(choices=classes_of(loaded), visible=kind != "pair")
+        return [*inputs.shown_for(name), box, *chooser.shown_for(name, chosen), *long.shown_for(loaded, how)]
 
-    model.input(switched, model, [*inputs.places, truncate, target], **AT_ONCE)
+    asks, places = [model, names, long.how], [*inputs.places, target, *chooser.places, *long.all]
+    chooser.tried_after(model.input(switched, asks, places, **AT_ONCE))
     names.change(lambda some: gr.update(visible="pa_lrp" in (some or [])), names, parts, **AT_ONCE)
     for button, values in tries:
         filled = [model, *inputs.all, target, names]
         events.append(
             button.click(lambda values=values: list(values), None, filled, **AT_ONCE)
-            .then(switched, model, [*inputs.places, truncate, target], **AT_ONCE)
+            .then(switched, asks, places, **AT_ONCE)
             .then(explain, given, outputs, **QUEUED)
         )
     stop.click(None, cancels=events, **AT_ONCE).then(lambda: status("stopped"), None, told, **AT_ONCE)
+    return chooser
 
 
 def _shown(loaded: LoadedModel, found: Sequence[Attribution], made: Sequence[Card], failed: str) -> str:
@@ -156,27 +169,6 @@ def _shown(loaded: LoadedModel, found: Sequence[Attribution], made: Sequence[Car
         )
         bars = f'<p class="clew-sub">What the model says:</p><div class="clew-bars">{rows}</div>'
     return bars + (row_of(made) if made else "") + failed
-
-
-def _files(gr: Any, found: Sequence[Attribution], folders: Folders) -> list[Any]:
-    """Files to download, written to a folder of their own, of which Gradio keeps and serves copies."""
-    if not found:
-        return [gr.update(interactive=False, value=None)] * 3
-    folder = folders.new()
-    page = compare(found, folder / "clew.html")
-    png: Path | None = None
-    if found[0].kind != "text":
-        png = compare(found, folder / "clew.png")
-    numbers = found[0].save(folder / "clew.safetensors") if len(found) == 1 else _zipped(found, folder)
-    return [gr.update(interactive=p is not None, value=None if p is None else str(p)) for p in (page, png, numbers)]
-
-
-def _zipped(found: Sequence[Attribution], folder: Path) -> Path:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for i, result in enumerate(found):
-            archive.writestr(f"{i + 1}-{result.method}.safetensors", result.to_safetensors())
-    return write_all({folder / "clew.zip": content.getvalue()})[0]
 
 
 def _examples(folders: Folders) -> dict[str, tuple[Any, ...]]:
@@ -191,16 +183,16 @@ def _examples(folders: Folders) -> dict[str, tuple[Any, ...]]:
     digit, two = scenes(), captioned_scenes()
     review = reviews(2)
     return {
-        "A digit among clutter": ("mini:digits", picture("digit", digit.images[0]), "", "", "", DEFAULT),
+        "A digit among clutter": ("mini:digits", picture("digit", digit.images[0]), "", "", None, DEFAULT),
         "One digit rather than another": (
             "mini:digits", picture("digits", two.images[0]), "", "",
             " / ".join(c.split()[-1] for c in two.captions[0]), ["attn_lrp", "beyond_intuition_head"],
         ),
-        "Content or position": ("mini:digits", picture("position", digit.images[1]), "", "", "", ["pa_lrp"]),
-        "Words of a review": ("mini:reviews-bert", None, review[0].text, "", "", DEFAULT),
-        "A Llama reads": ("mini:reviews-llama", None, review[1].text, "", "", ["attn_lrp", "pa_lrp"]),
+        "Content or position": ("mini:digits", picture("position", digit.images[1]), "", "", None, ["pa_lrp"]),
+        "Words of a review": ("mini:reviews-bert", None, review[0].text, "", None, DEFAULT),
+        "A Llama reads": ("mini:reviews-llama", None, review[1].text, "", None, ["attn_lrp", "pa_lrp"]),
         "Which caption, where": (
-            "mini:digits-clip", picture("captions", two.images[1]), "", "\n".join(two.captions[1]), "",
+            "mini:digits-clip", picture("captions", two.images[1]), "", "\n".join(two.captions[1]), None,
             ["beyond_intuition_token", "attn_lrp"],
         ),
     }  # fmt: skip

@@ -78,6 +78,13 @@ def message(text: str, kind: str = "error") -> str:
     return f'<div class="clew-message clew-{kind}" role="alert">{escape(text)}</div>'
 
 
+def framed(page: str, title: str = "the answer") -> str:
+    """A page of its own within the page: it can run its script, and reach nothing of what is around it."""
+    return (
+        f'<iframe class="clew-frame" title="{escape(title)}" sandbox="allow-scripts" srcdoc="{escape(page)}"></iframe>'
+    )
+
+
 def body(result: Attribution, i: int) -> str:
     """The map of one example."""
     if isinstance(result, PairAttribution):
@@ -85,8 +92,9 @@ def body(result: Attribution, i: int) -> str:
     if isinstance(result, ImageAttribution):
         picture = result.pictures[i] if result.pictures else _blank(result)
         return _picture(picture, *_patches(result, i))
-    assert isinstance(result, TextAttribution)
-    return _words(result.pieces(i))
+    if isinstance(result, TextAttribution):
+        return _words(result.pieces(i))
+    return framed(str(result.writers()[".html"]()), f"what {result.method} found")  # of several inputs, and of tensors
 
 
 def _patches(result: ImageAttribution, i: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
@@ -156,7 +164,7 @@ def _words(pieces: Sequence[Piece], said: str | None = None) -> str:
     signed = any(p.score is not None and p.score < 0 for p in pieces)
     said = said or ("red words speak for the target, blue ones against it" if signed else "darker words count more")
     return (
-        f'<div class="clew-words" dir="{direction_of(pieces)}">{spans}</div>'
+        f'<div class="clew-words" tabindex="0" dir="{direction_of(pieces)}">{spans}</div>'
         f'<p class="clew-said">{said}; the darkest has {scale:.3g}</p>'
     )
 

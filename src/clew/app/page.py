@@ -10,6 +10,7 @@ from .compare_tab import compare_tab
 from .components import AT_ONCE
 from .explain_tab import explain_tab
 from .folders import Folders
+from .offered_methods import OfferedMethods
 from .page_requests import OfferedModels
 from .results import RunBrowser
 from .results_tab import results_tab
@@ -26,6 +27,7 @@ look at what was checked."""
 def build(models: OfferedModels, results: RunBrowser | None, folders: Folders) -> Any:
     """The page as `gradio.Blocks`; nothing is served yet. What it writes goes into `folders`."""
     gr = optional_import("gradio", extra="ui", purpose="show the page")
+    offered = OfferedMethods(models)
     with gr.Blocks(title="clew", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(ABOUT)
         with gr.Row():
@@ -35,12 +37,15 @@ def build(models: OfferedModels, results: RunBrowser | None, folders: Folders) -
         for widget, script in ((opacity, OPACITY), (threshold, THRESHOLD), (smooth, SMOOTH)):
             widget.change(None, widget, js=script, **AT_ONCE)  # in the browser: nothing is computed anew
         with gr.Tab("Explain"):
-            explain_tab(gr, models, folders)
-        with gr.Tab("Chat"):
+            choosers = [explain_tab(gr, models, offered, folders)]
+        with gr.Tab("Chat and answers"):
             chat_tab(gr, models, folders)
         with gr.Tab("Compare"):
-            compare_tab(gr, models)
+            choosers += compare_tab(gr, models, offered)
         if results is not None:
             with gr.Tab("Results of clew bench"):
                 results_tab(gr, results)
+        if models.names[0] not in models.bundled:  # those of the model that the page begins with are not tried yet
+            for chooser in choosers:
+                chooser.tried_after(page.load(None, **AT_ONCE))
     return page

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,18 @@ MOST_METHODS = 8
 _HELD = 3  # models in memory
 
 
+NO_SOUND = (
+    "the page takes no sound; clew generate --audio FILE explains what a model writes of it, clew explain --audio FILE "
+    "one of its outputs"
+)
+
+
 @dataclass(frozen=True)
 class PageRequest:
-    """One question: a model by name, an input, what to explain, and by which methods ("NAME" or with options)."""
+    """One question: a model by name, an input, what to explain, and by which methods ("NAME" or with options).
+
+    `long`: options of `clew.explain` for texts longer than the model's positions.
+    """
 
     model: str
     methods: Sequence[tuple[str, dict[str, Any]]]
@@ -41,6 +50,7 @@ class PageRequest:
     text: str = ""
     texts: Sequence[str] = ()
     target: str = ""
+    long: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class OfferedModels:
@@ -51,8 +61,8 @@ class OfferedModels:
 
     def __init__(self, names: Sequence[str] = (), **options: Any) -> None:
         """`options` go to `load`, for the names; bundled models take none of them."""
-        bundled = (f"mini:{name}" for name in MINIS if name not in SEVERAL_INPUTS)
-        self.names = [*names, *(name for name in bundled if name not in names)]
+        self.bundled = [f"mini:{name}" for name in MINIS if name not in SEVERAL_INPUTS]
+        self.names = [*names, *(name for name in self.bundled if name not in names)]
         self.bundled_writers = [f"mini:{name}" for name in SEVERAL_INPUTS]
         self.writers = list(dict.fromkeys([*names, *self.bundled_writers]))
         self._own, self._options = set(names), options
@@ -132,30 +142,41 @@ def check_request(asked: PageRequest, kind: str) -> PageRequest:
         raise InputError("there are too many captions", expected=f"at most {MOST_TEXTS}", got=len(texts))
     for name, _ in asked.methods:
         find_method(name)
-    return PageRequest(asked.model, asked.methods, asked.image, asked.text, texts, asked.target.strip())
+    return replace(asked, texts=texts, target=asked.target.strip())
 
 
-def explain_request(
-    asked: PageRequest, loaded: LoadedModel, truncate: bool = False
-) -> Generator[Attribution | ClewError]:
+def hears(loaded: LoadedModel) -> bool:
+    """Whether a model takes sound, and no pictures."""
+    processor = loaded.processor
+    return (
+        getattr(processor, "image_processor", None) is None
+        and getattr(processor, "feature_extractor", None) is not None
+    )
+
+
+def refuse_sound(loaded: LoadedModel) -> None:
+    """Raise `InputError` for a model that hears."""
+    if hears(loaded):
+        expected = "a model that reads words or pictures"
+        raise InputError("this page takes no sound", expected=expected, got="a model that hears", todo=NO_SOUND)
+
+
+def explain_request(asked: PageRequest, loaded: LoadedModel) -> Generator[Attribution | ClewError]:
     """A result for each method as soon as it is there, or the error that came instead."""
+    refuse_sound(loaded)
     kind = kind_of(loaded)
     asked = check_request(asked, kind)
     for name, options in asked.methods:
         try:
-            yield _answer(asked, loaded, kind, name, options, truncate)
+            yield _answer(asked, loaded, kind, name, options)
         except ClewError as error:
             yield error
 
 
-def _answer(
-    asked: PageRequest, loaded: LoadedModel, kind: str, name: str, options: dict[str, Any], truncate: bool
-) -> Attribution:
+def _answer(asked: PageRequest, loaded: LoadedModel, kind: str, name: str, options: dict[str, Any]) -> Attribution:
     if kind == "text":
-        more = {"truncate": True} if truncate else {}
-        return explain(
-            loaded, asked.text, method=name, target=target_of(asked.target, labels_of(loaded)), **more, **options
-        )
+        target = target_of(asked.target, labels_of(loaded))
+        return explain(loaded, asked.text, method=name, target=target, **asked.long, **options)
     if kind == "image":
         return explain(loaded, asked.image, method=name, target=target_of(asked.target, labels_of(loaded)), **options)
     target, sides = _sides(asked, loaded)
@@ -188,8 +209,8 @@ def predictions(result: Attribution, loaded: LoadedModel, count: int = 5) -> lis
     return [(str(labels[k]), float(p)) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
-def snippet(asked: PageRequest, loaded: LoadedModel, truncate: bool = False) -> str:
-    """Python that gives the same results."""
+def snippet(asked: PageRequest, loaded: LoadedModel, side_by_side: bool = True) -> str:
+    """Python that gives the same results, in one file or in a file for each."""
     kind = kind_of(loaded)
     lines = ["import clew", "", f"model = clew.load({asked.model!r})"]
     if kind == "text":
@@ -197,7 +218,7 @@ def snippet(asked: PageRequest, loaded: LoadedModel, truncate: bool = False) -> 
     else:
         lines.append('image = clew.open_image("picture.png")  # your picture')
         inputs, target = "image", target_of(asked.target, labels_of(loaded))
-    more = ", truncate=True" if truncate and kind == "text" else ""
+    more = "".join(f", {k}={v!r}" for k, v in asked.long.items()) if kind == "text" else ""
     if kind == "pair":
         texts = [text.strip() for text in asked.texts if text.strip()]
         target = texts_of(texts[0]) if len(texts) == 1 else Similarity(texts)
@@ -208,5 +229,9 @@ def snippet(asked: PageRequest, loaded: LoadedModel, truncate: bool = False) -> 
         given = "".join(f", {k}={v!r}" for k, v in options.items())
         lines.append(f"a{i} = clew.explain(model, {inputs}, method={name!r}{given}{said}{more})")
     names = ", ".join(f"a{i}" for i in range(len(asked.methods)))
-    lines += ["print(a0.checks)", f'clew.compare([{names}], "clew.html")']
+    lines.append("print(a0.checks)")
+    if side_by_side:
+        lines.append(f'clew.compare([{names}], "clew.html")')
+    else:
+        lines += [f'a{i}.save("clew-{i}.html")' for i in range(len(asked.methods))]
     return "\n".join(lines) + "\n"

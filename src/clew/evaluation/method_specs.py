@@ -11,6 +11,7 @@ from typing import Any
 from ..datasets import Example
 from ..errors import InputError, OptionError, close_matches, short_repr
 from ..explainers import Method, find_method, methods, parse_method
+from ..explaining.attempts import attempts
 from ..explaining.explain import explain
 from ..literals import parse_literal
 from ..models import LoadedModel
@@ -153,16 +154,15 @@ def supported_methods(
         if batch is None:
             why = f"left out: {reason}"
             continue
-        found: dict[str, ConfiguredMethod] = {}
-        undefined: dict[str, str] = {}
-        for name, one in asked.items():
-            try:
-                explain(loaded, batch.inputs, method=one.method, **batch.more, **one.options)
-            except Exception as error:
-                undefined[name] = str(error).partition("\n")[0]
-                logger.warning("%s is left out: %s", name, undefined[name])
-            else:
-                found[name] = one
+
+        def explained(name: str, inputs: Any = batch.inputs, more: Mapping[str, Any] = batch.more) -> object:
+            return explain(loaded, inputs, method=asked[name].method, **more, **asked[name].options)
+
+        tried = dict(attempts(asked, explained))
+        found = {name: one for name, one in asked.items() if tried[name] is None}
+        undefined = {name: reason for name, reason in tried.items() if reason is not None}
+        for name, reason in undefined.items():
+            logger.warning("%s is left out: %s", name, reason)
         if not found:
             raise InputError("no method works on this model", expected="at least one", todo="clew doctor MODEL")
         return found, undefined
