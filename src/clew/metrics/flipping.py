@@ -41,6 +41,8 @@ def flipping(
 ) -> Curves:
     """Take tokens away, or put them back, in the order of their scores (Ali et al. 2022, sec. 4; Bakish et al. 2025).
 
+    Gives `Curves` with logits (step, case, class).
+
     Args:
         model: a text classifier or a language model; of the latter the logits of the next token are watched. The model
             runs as it is: a causal mask stays on.
@@ -112,7 +114,10 @@ def flipped_tokens(
     ranking: str = "value",
     rounding: str = "ceil",
 ) -> Bool[Tensor, "case step token"]:
-    """Which tokens are erased at each step. Raises `InputError` where every token is to be kept."""
+    """Which tokens are erased at each step: true where one is gone. The options are those of `flipping`.
+
+    Raises `InputError` where every token is to be kept.
+    """
     free = (~keep).nonzero().flatten().to(scores.device)
     if not len(free):
         raise InputError("no token of this text may be flipped", expected="tokens outside `keep`", got="none")

@@ -19,7 +19,7 @@ from ..errors import InputError, OptionError, optional_import
 from .resampling import PURPOSE, Statistic, bootstrap, permutation, split, stack
 
 Correction = Literal["holm", "fdr"]
-"""Of many tests: Holm's, of the chance of any false one, or Benjamini and Hochberg's, of their rate."""
+"""Of many tests: Holm's, of the chance of any false one, or Benjamini and Yekutieli's ("fdr"), of their rate."""
 
 _FEWEST = 4999  # random swaps of a test
 _POWER = 0.8
@@ -27,7 +27,10 @@ _POWER = 0.8
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, and the percentile interval of its bootstrap over `n` examples; NaN limits for one example."""
+    """A number, and the percentile interval of its bootstrap over `n` examples; NaN limits for one example.
+
+    `value`, `low` and `high` are in the unit of the number.
+    """
 
     value: float
     low: float
@@ -39,8 +42,9 @@ class Interval:
 class Comparison:
     """Whether method `a` differs from `b`: `difference` is a - b, with its paired bootstrap interval.
 
-    `p` comes from the paired permutation test, `corrected` is for all pairs tested together, and `needed` is how many
-    examples would tell these two apart, tested alone, with 80 % power.
+    These are in the unit of the number. `p`, 0 to 1, comes from the paired permutation test, `corrected` is for all
+    pairs tested together, and `needed` is how many examples would tell these two apart, tested alone, with 80 % power:
+    infinite where they do not differ, NaN (as the limits are) for one example.
     """
 
     a: str
@@ -58,7 +62,8 @@ def interval(
 ) -> Interval:
     """The number `of` the means of columns (example, …), and its percentile bootstrap interval over examples.
 
-    Raises `InputError` for no examples, columns of several lengths, and values that are not finite.
+    `level` is above 0 and below 1. Raises `InputError` for no examples, columns of several lengths, and values that are
+    not finite.
     """
     return intervals({"": columns}, of, level=level, n_resamples=n_resamples, seed=seed)[""]
 
@@ -71,7 +76,10 @@ def intervals(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """`interval` for several methods on the same examples, drawn once for all of them."""
+    """`interval` for several methods, by name, on the same examples, drawn once for all of them.
+
+    Raises `InputError` as `interval` does, and where methods differ in the shapes of their columns.
+    """
     limits = bands(values, of, level=level, n_resamples=n_resamples, seed=seed)
     return {
         name: Interval(float(limits[name][0]), float(limits[name][1]), float(limits[name][2]), len(columns[0]))
@@ -87,7 +95,10 @@ def bands(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """(3, point): value, lower and upper limit as in `intervals`, for an `of` that gives a curve, point by point."""
+    """(3, point): value, lower and upper limit as in `intervals`, for an `of` that gives a curve, point by point.
+
+    NaN limits for one example. Raises `InputError` as `intervals` does.
+    """
     stacked, shapes = stack(values)
     middle = np.asarray(of(*split(stacked.mean(0), shapes)), dtype=float)
     low = high = np.full_like(middle, nan)
@@ -108,6 +119,8 @@ def compare(
     seed: int = 0,
 ) -> list[Comparison]:
     """Test all pairs of methods on the same examples, `values` being each method's columns (example, …).
+
+    The pairs come in the order of the methods, the first with each later one first; of fewer than two there are none.
 
     The permutation test swaps the two methods' rows of random examples (or of all sets of examples where these are no
     more than `n_resamples`), so that it also holds for pooled numbers; it is two-sided. `correction` is Holm's (1979),
@@ -160,7 +173,7 @@ def compare(
 
 
 def corrected_p(p: np.ndarray, correction: Correction | None) -> np.ndarray:
-    """p (test,) for all tests together: Holm's, Benjamini and Yekutieli's ("fdr"), or as they are."""
+    """p (test,), 0 to 1, for all tests together: Holm's, Benjamini and Yekutieli's ("fdr"), or as they are (None)."""
     if correction is None:
         return p
     if correction == "fdr":
