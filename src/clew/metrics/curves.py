@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..errors import OptionError, close_matches
+from ..errors import InputError, OptionError, close_matches
 from ..targets import Scale, probabilities
 
 TENTHS = tuple(i / 10 for i in range(11))
@@ -123,11 +123,14 @@ def auc(values: ArrayLike, fractions: Sequence[float], *, span: str = "measured"
 
     `fractions` (step,) in rising order, 0 to 1, so that the area is in the unit of the values; of probabilities it is 0
     to 1. `span` says over which of them, see `RANGES`: the published areas of one and the same curve differ by a fifth.
-    Raises `OptionError` for an unknown span, and for one that the points do not reach.
+    Raises `OptionError` for an unknown span, and for one that the points do not reach, `InputError` where values and
+    fractions differ in number.
     """
     from scipy.integrate import trapezoid
 
     x, y = np.asarray(fractions, dtype=float), np.asarray(values, dtype=float)
+    if x.ndim != 1 or y.shape[-1:] != x.shape:
+        raise InputError("a curve has a value at each fraction", expected=f"(…, {len(x)})", got=y.shape)
     if span not in RANGES:
         raise OptionError("unknown span of an area", got=span, todo=close_matches(span, RANGES))
     low, high = {"measured": (x[0], x[-1]), "chefer": (0.0, 0.9), "beyond_intuition": (0.0, 0.9)}.get(span, (0.1, 0.9))
@@ -144,15 +147,25 @@ def area_between(least_first: ArrayLike, most_first: ArrayLike, fractions: Seque
     """The area between the curves that remove the least and the most relevant first (Achtibat et al. 2024, eq. 31).
 
     (…, step) each to (…), in the unit of the curves; of probabilities -1 to 1, and the larger the better. `fractions`
-    as in `auc`.
+    as in `auc`. Raises what `auc` does, and `InputError` for curves that do not belong together.
     """
-    return auc(np.asarray(least_first) - np.asarray(most_first), fractions)
+    return auc(_difference(least_first, most_first), fractions)
 
 
 def srg(least_first: ArrayLike, most_first: ArrayLike) -> np.ndarray:
     """Symmetric relevance gain: the mean over steps of the difference of the two curves (Blücher et al. 2024).
 
     (…, step) each to (…), in the unit of the curves; of probabilities -1 to 1, and the larger the better. A random
-    order has 0 on average.
+    order has 0 on average. Raises `InputError` for curves that do not belong together.
     """
-    return np.asarray(np.mean(np.asarray(least_first) - np.asarray(most_first), axis=-1))
+    return np.asarray(np.mean(_difference(least_first, most_first), axis=-1))
+
+
+def _difference(least_first: ArrayLike, most_first: ArrayLike) -> np.ndarray:
+    least, most = np.asarray(least_first, dtype=float), np.asarray(most_first, dtype=float)
+    try:
+        if least.shape[-1:] == most.shape[-1:] not in ((), (0,)):
+            return least - most
+    except ValueError:  # leading axes that do not broadcast
+        pass
+    raise InputError("the two curves do not belong together", expected="(…, step) each", got=(least.shape, most.shape))

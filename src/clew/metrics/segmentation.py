@@ -177,12 +177,15 @@ def f1_per_row(
 ) -> np.ndarray:
     """(image, height): what the code of Beyond Intuition reports the mean of, an F1 for each row of pixels.
 
-    0 to 1; `masks` and `threshold` as in `segmentation`, and `OptionError` for an unknown one. A row without the object
-    counts 0, so that a perfect map is far from 1: use `SegmentationScores.f1`.
+    0 to 1; `masks` and `threshold` as in `segmentation`. A row without the object counts 0, so that a perfect map is
+    far from 1: use `SegmentationScores.f1`. Raises `InputError` for masks of another shape, `OptionError` for an
+    unknown threshold.
     """
+    truth = torch.as_tensor(np.asarray(masks)) == 1
+    if heatmaps.shape != truth.shape:
+        raise InputError("maps and masks differ in shape", expected=tuple(truth.shape), got=tuple(heatmaps.shape))
     maps = stretched(heatmaps.detach().cpu())
     found = maps > threshold_of(maps, threshold)[:, None, None]
-    truth = torch.as_tensor(np.asarray(masks)) == 1
     inside = (found & truth).sum(2).double()
     either = found.sum(2).double() + truth.sum(2).double()
     return torch.where(truth.any(2) & (either > 0), 2 * inside / either.clamp(min=1), 0.0).numpy()

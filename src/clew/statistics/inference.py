@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InputError, OptionError, optional_import
+from ..validation import validate_float
 from .resampling import PURPOSE, Statistic, bootstrap, permutation, split, stack
 
 Correction = Literal["holm", "fdr"]
@@ -62,8 +63,8 @@ def interval(
 ) -> Interval:
     """The number `of` the means of columns (example, …), and its percentile bootstrap interval over examples.
 
-    `level` is above 0 and below 1. Raises `InputError` for no examples, columns of several lengths, and values that are
-    not finite.
+    Raises `InputError` for no examples, columns of several lengths, and values that are not finite, `OptionError` for a
+    level that is not above 0 and below 1.
     """
     return intervals({"": columns}, of, level=level, n_resamples=n_resamples, seed=seed)[""]
 
@@ -78,7 +79,7 @@ def intervals(
 ) -> dict[str, Interval]:
     """`interval` for several methods, by name, on the same examples, drawn once for all of them.
 
-    Raises `InputError` as `interval` does, and where methods differ in the shapes of their columns.
+    Raises what `interval` does, and `InputError` where methods differ in the shapes of their columns.
     """
     limits = bands(values, of, level=level, n_resamples=n_resamples, seed=seed)
     return {
@@ -97,8 +98,9 @@ def bands(
 ) -> dict[str, np.ndarray]:
     """(3, point): value, lower and upper limit as in `intervals`, for an `of` that gives a curve, point by point.
 
-    NaN limits for one example. Raises `InputError` as `intervals` does.
+    NaN limits for one example. Raises what `intervals` does.
     """
+    _refuse_level(level)
     stacked, shapes = stack(values)
     middle = np.asarray(of(*split(stacked.mean(0), shapes)), dtype=float)
     low = high = np.full_like(middle, nan)
@@ -129,11 +131,10 @@ def compare(
     By default there are at least 4999 swaps, and so many that a corrected p may be as small as a quarter of
     1 - `level`: with fewer, no pair of many could ever be told apart.
 
-    Raises `InputError` as `interval` does, and where methods differ in the shapes of their columns; `OptionError` for
-    an unknown correction.
+    Raises what `intervals` does, and `OptionError` for an unknown correction.
     """
-    if correction not in ("holm", "fdr", None):
-        raise OptionError("unknown correction", expected="'holm', 'fdr' or None", got=correction)
+    _refuse_level(level)
+    _refuse_correction(correction)
     names = list(values)
     pairs = np.array(list(combinations(range(len(names)), 2)), dtype=int).reshape(-1, 2)
     if not len(pairs):
@@ -173,7 +174,11 @@ def compare(
 
 
 def corrected_p(p: np.ndarray, correction: Correction | None) -> np.ndarray:
-    """p (test,), 0 to 1, for all tests together: Holm's, Benjamini and Yekutieli's ("fdr"), or as they are (None)."""
+    """p (test,), 0 to 1, for all tests together: Holm's, Benjamini and Yekutieli's ("fdr"), or as they are (None).
+
+    Raises `OptionError` for an unknown correction.
+    """
+    _refuse_correction(correction)
     if correction is None:
         return p
     if correction == "fdr":
@@ -213,6 +218,16 @@ def split_half(ids: Sequence[str], seed: int = 0) -> tuple[list[int], list[int]]
     if not all(halves):
         raise InputError("the examples do not make two halves", got=f"{len(ids)} examples", todo="take more of them")
     return halves
+
+
+def _refuse_level(level: float) -> None:
+    if validate_float("level", level, 0, 1, above=True) == 1:
+        raise OptionError("level is out of range", expected="a number above 0 and below 1", got=level)
+
+
+def _refuse_correction(correction: Correction | None) -> None:
+    if correction not in ("holm", "fdr", None):
+        raise OptionError("unknown correction", expected="'holm', 'fdr' or None", got=correction)
 
 
 def _enough(pairs: int, correction: Correction | None, level: float) -> int:
