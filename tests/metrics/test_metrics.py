@@ -113,6 +113,8 @@ def test_a_perfect_map_scores_one_where_the_rows_score_less():
     mask[0, 2:5, 1:6] = 1
     assert metrics.segmentation(torch.from_numpy(mask).float(), mask).aggregate()["f1"] == 1
     rows = metrics.f1_per_row(torch.from_numpy(mask).float(), mask)
+    with pytest.raises(InputError, match="differ in shape"):
+        metrics.f1_per_row(torch.from_numpy(mask).float(), mask[:, :1])  # one row for all
     assert rows[0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
 
 
@@ -258,6 +260,19 @@ def test_published_areas_of_one_curve():
     assert metrics.srg(np.ones(11), np.array(y)) == pytest.approx(np.mean([1 - v for v in y]))
 
 
+def test_curves_that_do_not_belong_together_are_refused():
+    for wrong in (
+        lambda: metrics.auc([0.5, 0.4, 0.3], (0.0, 1.0)),
+        lambda: metrics.srg([0.5, 0.4, 0.3], [0.5, 0.4]),
+        lambda: metrics.srg([0.5, 0.4, 0.3], [0.5]),  # a number is no curve
+        lambda: metrics.srg([[0.5, 0.4]] * 2, [[0.5, 0.4]] * 3),
+        lambda: metrics.srg([], []),
+        lambda: metrics.area_between([0.5, 0.4, 0.3], [0.5], (0.0, 0.5, 1.0)),
+    ):
+        with pytest.raises(InputError, match="curve"):
+            wrong()
+
+
 # Flipping
 
 
@@ -347,6 +362,9 @@ def test_padding_is_not_flipped_and_does_not_count(bert):
 def test_unknown_options_of_flipping_are_refused(bert, options):
     with pytest.raises((InputError, OptionError)):
         metrics.flipping(bert, IDS, torch.zeros(1, 8), **options)
+    if "eraser" not in options:
+        with pytest.raises((InputError, OptionError)):
+            metrics.flipped_tokens(torch.zeros(1, 8), **{"keep": torch.zeros(8).bool(), "fractions": (0.5,), **options})
 
 
 def test_scores_of_another_text_are_refused(bert, untyped):

@@ -243,6 +243,8 @@ def test_columns_that_do_not_fit_together_are_refused():
 def test_an_unknown_correction_is_refused(untyped):
     with pytest.raises(OptionError, match="bonferroni"):
         compare({"a": [np.ones(3)], "b": [np.ones(3)]}, mean, correction="bonferroni")
+    with pytest.raises(OptionError, match="bonferroni"):
+        corrected_p(np.ones(3), "bonferroni")
 
 
 # Corrections
@@ -272,6 +274,17 @@ def test_corrections_follow_their_papers(correction, literal):
         p[3] = p[1]
         assert corrected_p(p, correction) == pytest.approx(literal(p))
     assert corrected_p(p, None) is p
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0, float("nan")])
+def test_a_level_is_above_0_and_below_1(level):
+    column = [np.arange(4.0)]
+    for wrong in (
+        lambda: interval(column, mean, level=level),
+        lambda: compare({"a": column, "b": column}, mean, level=level),
+    ):
+        with pytest.raises(OptionError, match="level"):
+            wrong()
 
 
 # Sample sizes

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..errors import OptionError, close_matches
+from ..errors import InputError, OptionError, close_matches
 from ..targets import Scale, probabilities
 
 TENTHS = tuple(i / 10 for i in range(11))
@@ -30,9 +30,10 @@ RANGES = {
 class Curves:
     """What a model answers at each step of a removal or insertion.
 
-    `fractions` (step,) of the units, `logits` (step, case, class), and `clean` (case, class) of the intact input. A
-    case is one input with one order of its units. `scale` is what makes probabilities of the logits: "softmax", or
-    "sigmoid" where labels do not exclude each other; None where there are none.
+    `fractions` (step,), 0 to 1, of the units that are gone (or back), `logits` (step, case, class), and `clean`
+    (case, class) of the intact input. A case is one input with one order of its units. `scale` is what makes
+    probabilities of the logits: "softmax", or "sigmoid" where labels do not exclude each other; None where there are
+    none.
     """
 
     fractions: Sequence[float]
@@ -67,7 +68,7 @@ class Curves:
         return (_of(self.logits, wanted) - self.logits[..., some].logsumexp(-1)).exp()
 
     def log_odds(self, classes: Int[Tensor, " case"] | None = None) -> Float[Tensor, "step case"]:
-        """`log(p / (1 - p))` of the class."""
+        """`log(p / (1 - p))` of the class, in nats."""
         wanted = self._classes(classes)
         if self._scale() == "sigmoid":
             return _of(self.logits, wanted)
@@ -82,16 +83,22 @@ class Curves:
         return difference.sum(-1) if all_classes else _of(difference, self._classes(classes))
 
     def log_ratio_to_second(self, classes: Int[Tensor, " case"]) -> Float[Tensor, "step case"]:
-        """`log(p_class / p_second)`, `p_second` the second largest of all probabilities (Beyond Intuition's code)."""
+        """`log(p_class / p_second)`, `p_second` the second largest of all probabilities (Beyond Intuition's code).
+
+        In nats: above 0 where the class is the largest of all, below where it is not among the first two.
+        """
         values = self.logits if self._scale() == "softmax" else F.logsigmoid(self.logits)
         return _of(values, self._classes(classes)) - values.topk(2).values[..., 1]
 
     def change_of_largest_logit(self) -> Float[Tensor, "step case"]:
-        """The largest logit, of whatever class, less that of the intact input (Beyond Intuition's code)."""
+        """The largest logit, of whatever class, minus that of the intact input (Beyond Intuition's code)."""
         return self.logits.amax(-1) - self.clean.amax(-1)
 
     def change_of_largest_probability(self) -> Float[Tensor, "step case"]:
-        """The largest probability, of whatever class, less that of the intact input (Beyond Intuition's code)."""
+        """The largest probability, of whatever class, minus that of the intact input (Beyond Intuition's code).
+
+        -1 to 1.
+        """
         of = self._scale()
         return probabilities(self.logits, of).amax(-1) - probabilities(self.clean, of).amax(-1)
 
@@ -114,12 +121,16 @@ def _of(values: Tensor, classes: Tensor) -> Tensor:
 def auc(values: ArrayLike, fractions: Sequence[float], *, span: str = "measured") -> np.ndarray:
     """The area under curves by trapezoids, (…, step) to (…).
 
-    `fractions` (step,) in rising order. `span` says over which of them, see `RANGES`: the published areas of one and
-    the same curve differ by a fifth. Raises `OptionError` for a span that the points do not reach.
+    `fractions` (step,) in rising order, 0 to 1, so that the area is in the unit of the values; of probabilities it is 0
+    to 1. `span` says over which of them, see `RANGES`: the published areas of one and the same curve differ by a fifth.
+    Raises `OptionError` for an unknown span, and for one that the points do not reach, `InputError` where values and
+    fractions differ in number.
     """
     from scipy.integrate import trapezoid
 
     x, y = np.asarray(fractions, dtype=float), np.asarray(values, dtype=float)
+    if x.ndim != 1 or y.shape[-1:] != x.shape:
+        raise InputError("a curve has a value at each fraction", expected=f"(…, {len(x)})", got=y.shape)
     if span not in RANGES:
         raise OptionError("unknown span of an area", got=span, todo=close_matches(span, RANGES))
     low, high = {"measured": (x[0], x[-1]), "chefer": (0.0, 0.9), "beyond_intuition": (0.0, 0.9)}.get(span, (0.1, 0.9))
@@ -133,10 +144,28 @@ def auc(values: ArrayLike, fractions: Sequence[float], *, span: str = "measured"
 
 
 def area_between(least_first: ArrayLike, most_first: ArrayLike, fractions: Sequence[float]) -> np.ndarray:
-    """The area between the curves that remove the least and the most relevant first (Achtibat et al. 2024, eq. 31)."""
-    return auc(np.asarray(least_first) - np.asarray(most_first), fractions)
+    """The area between the curves that remove the least and the most relevant first (Achtibat et al. 2024, eq. 31).
+
+    (…, step) each to (…), in the unit of the curves; of probabilities -1 to 1, and the larger the better. `fractions`
+    as in `auc`. Raises what `auc` does, and `InputError` for curves that do not belong together.
+    """
+    return auc(_difference(least_first, most_first), fractions)
 
 
 def srg(least_first: ArrayLike, most_first: ArrayLike) -> np.ndarray:
-    """Symmetric relevance gain: the mean over steps of the difference of the two curves (Blücher et al. 2024)."""
-    return np.asarray(np.mean(np.asarray(least_first) - np.asarray(most_first), axis=-1))
+    """Symmetric relevance gain: the mean over steps of the difference of the two curves (Blücher et al. 2024).
+
+    (…, step) each to (…), in the unit of the curves; of probabilities -1 to 1, and the larger the better. A random
+    order has 0 on average. Raises `InputError` for curves that do not belong together.
+    """
+    return np.asarray(np.mean(_difference(least_first, most_first), axis=-1))
+
+
+def _difference(least_first: ArrayLike, most_first: ArrayLike) -> np.ndarray:
+    least, most = np.asarray(least_first, dtype=float), np.asarray(most_first, dtype=float)
+    try:
+        if least.shape[-1:] == most.shape[-1:] not in ((), (0,)):
+            return least - most
+    except ValueError:  # leading axes that do not broadcast
+        pass
+    raise InputError("the two curves do not belong together", expected="(…, step) each", got=(least.shape, most.shape))

@@ -27,7 +27,7 @@ class PRF(NamedTuple):
 
 
 class SoftScores(NamedTuple):
-    """How well scores of words rank a rationale: areas under curves, each from 0 to 1."""
+    """How well scores of words rank a rationale: areas under curves, each from 0 to 1, or NaN (see `soft_scores`)."""
 
     auprc: float
     average_precision: float
@@ -87,7 +87,10 @@ def eraser_scores(
 
 
 def token_prf(rationale: ArrayLike, predicted: ArrayLike) -> PRF:
-    """Precision, recall and F1 of the words that a prediction marks; both (word,) true or false."""
+    """Precision, recall and F1 of the words that a prediction marks; both (word,) true or false, or 1 and 0.
+
+    Raises `InputError` for other values, and for two of different lengths.
+    """
     true, found = _mask(rationale), _mask(predicted)
     if true.shape != found.shape:
         raise InputError("the two mark words of different documents", expected=true.shape, got=found.shape)
@@ -103,7 +106,10 @@ def f1_at_k(rationale: ArrayLike, word_scores: ArrayLike, k: int | Sequence[int]
 
     `rationale` (word,) is true where humans marked a word; `word_scores` may be those of its first words only, where
     the model did not see more: the others cannot be found, but are counted. Of equal scores the earlier word comes
-    first; if there are fewer than k scores, all their words are taken. 0 without a rationale.
+    first; if there are fewer than k scores, all their words are taken. 0 to 1; 0 without a rationale. One k, an integer
+    of at least 1, gives a float, several give (k,).
+
+    Raises `InputError` for scores that are none, NaN, or more than there are words, `OptionError` for another k.
     """
     true, order = _mask(rationale), ranking(word_scores)
     several = np.atleast_1d(np.asarray(k))
@@ -121,6 +127,7 @@ def soft_scores(rationale: ArrayLike, scores: ArrayLike) -> SoftScores:
     """How well scores (word,) rank a rationale (word,): AUPRC by trapezoids, average precision, area under the ROC.
 
     The last two are NaN where all words, or none, are marked; there AUPRC is what scikit-learn makes of it, 1 or ½.
+    Raises `InputError` for scores of another length, none at all, or not finite.
     """
     metrics = optional_import("sklearn.metrics", extra="bench", purpose="compute areas under curves")
     true, values = _mask(rationale), numbers(scores)
@@ -159,14 +166,20 @@ def mask_of(spans: Sequence[Span], length: int) -> NDArray[np.bool_]:
 def comprehensiveness(full: ArrayLike, without: ArrayLike, classes: ArrayLike | None = None) -> NDArray[np.float64]:
     """`p_c - p_c(without the rationale)` (…), from probabilities (…, class) of the text and of what is left of it.
 
-    `classes` (…) are by default those that the whole text is taken for. The two may have different leading axes that
-    broadcast: `without` (threshold, example, class), averaged over the first axis, gives the AOPC.
+    -1 to 1; large where the rationale is needed. `classes` (…) are by default those that the whole text is taken for.
+    The two may have different leading axes that broadcast: `without` (threshold, example, class), averaged over the
+    first axis, gives the AOPC.
+
+    Raises `InputError` for values outside 0 to 1, other classes, and axes that do not broadcast.
     """
     return _drop(full, without, classes)
 
 
 def sufficiency(full: ArrayLike, alone: ArrayLike, classes: ArrayLike | None = None) -> NDArray[np.float64]:
-    """`p_c - p_c(the rationale alone)` (…): small where the rationale is enough; otherwise as `comprehensiveness`."""
+    """`p_c - p_c(the rationale alone)` (…), -1 to 1: small where the rationale is enough.
+
+    Otherwise, and in what it raises, as `comprehensiveness`.
+    """
     return _drop(full, alone, classes)
 
 

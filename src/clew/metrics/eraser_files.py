@@ -281,6 +281,7 @@ def top_k_predictions(
 
     `after` puts the top words for other numbers before them, as the released code of Beyond Intuition does with each
     smaller one: the same words several times. `annotation_id` is by default the `docid`, as for film reviews.
+    Raises `InputError` for scores that are no row of numbers (word,), `OptionError` for a k below 1.
     """
     order = ranking(word_scores).tolist()
     words = [word for number in (*after, k) for word in order[: _at_least_one(number)]]
@@ -296,9 +297,11 @@ def write_top_k(
     *,
     variant: str = "paper",
 ) -> list[Path]:
-    """Write `identifier_results_{k}.json` for each k, a line for each document; `word_scores` are by docid.
+    """Write `identifier_results_{k}.json` for each k, a line for each document; `word_scores` (word,) are by docid.
 
-    With `variant="beyond_intuition"` the file of a k also has the words of the smaller ones before it.
+    With `variant="beyond_intuition"` the file of a k also has the words of the smaller ones before it. Gives the files,
+    in the order of `ks`. Raises what `top_k_predictions` does, `OptionError` for an unknown variant, and `WriteError`
+    where a file cannot be written.
     """
     if variant not in VARIANTS:
         raise OptionError("unknown variant", got=variant, todo=close_matches(variant, VARIANTS))

@@ -19,6 +19,12 @@ from ..validation import validate_arguments, validate_call, validate_float, vali
 from .curves import TENTHS, Curves
 
 ERASERS = ("mask", "zero")
+_OPTIONS = {
+    "mode": ("prune", "generate"),
+    "first": ("most", "least"),
+    "ranking": ("value", "magnitude"),
+    "rounding": ("ceil", "floor"),
+}
 
 
 @validate_call
@@ -40,6 +46,8 @@ def flipping(
     internal_batch_size: int = 32,
 ) -> Curves:
     """Take tokens away, or put them back, in the order of their scores (Ali et al. 2022, sec. 4; Bakish et al. 2025).
+
+    Gives `Curves` with logits (step, case, class).
 
     Args:
         model: a text classifier or a language model; of the latter the logits of the next token are watched. The model
@@ -75,12 +83,7 @@ def flipping(
             validate_integer(name, number, 0, getattr(words, "num_embeddings", 2**31) - 1)
     if not fractions:
         raise OptionError("there is no step to flip at", expected="fractions, from 0 to 1", got="none")
-    for name, value, known in (
-        ("mode", mode, ("prune", "generate")), ("first", first, ("most", "least")),
-        ("ranking", ranking, ("value", "magnitude")), ("rounding", rounding, ("ceil", "floor")),
-    ):  # fmt: skip
-        if value not in known:
-            raise OptionError(f"unknown {name}", expected=" or ".join(known), got=value)
+    _refuse_unknown(mode=mode, first=first, ranking=ranking, rounding=rounding)
     if input_ids.ndim != 1 or scores.ndim != 2 or scores.shape[1] != len(input_ids):
         raise InputError("scores are not of this text", expected=("case", len(input_ids)), got=tuple(scores.shape))
     module = model.model if isinstance(model, LoadedModel) else model
@@ -112,7 +115,11 @@ def flipped_tokens(
     ranking: str = "value",
     rounding: str = "ceil",
 ) -> Bool[Tensor, "case step token"]:
-    """Which tokens are erased at each step. Raises `InputError` where every token is to be kept."""
+    """Which tokens are erased at each step: true where one is gone. The options are those of `flipping`.
+
+    Raises `InputError` where every token is to be kept, `OptionError` for an unknown option.
+    """
+    _refuse_unknown(mode=mode, first=first, ranking=ranking, rounding=rounding)
     free = (~keep).nonzero().flatten().to(scores.device)
     if not len(free):
         raise InputError("no token of this text may be flipped", expected="tokens outside `keep`", got="none")
@@ -128,6 +135,12 @@ def flipped_tokens(
     found = torch.zeros(len(scores), len(fractions), scores.shape[1], dtype=torch.bool, device=scores.device)
     found[:, :, free] = ~chosen if mode == "generate" else chosen
     return found
+
+
+def _refuse_unknown(**options: str) -> None:
+    for name, value in options.items():
+        if value not in _OPTIONS[name]:
+            raise OptionError(f"unknown {name}", expected=" or ".join(_OPTIONS[name]), got=value)
 
 
 class _Forward:

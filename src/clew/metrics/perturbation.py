@@ -42,6 +42,8 @@ def perturbation(
 ) -> Curves:
     """Erase growing fractions of each image, most relevant first, and record the logits (Chefer et al. 2021, sec. 4).
 
+    Gives `Curves` with logits (step, image, class).
+
     Args:
         model: a classifier of images as its preprocessing gives them.
         images: pixels from 0 to 1, before normalisation.
@@ -91,8 +93,9 @@ def removed(
     direction: str = "positive",
     ties: str = "first",
 ) -> Bool[Tensor, "case step down across"]:
-    """Which pixels (or patches) are erased at each step: `floor(fraction × units)` of them; see `perturbation`.
+    """Which pixels (or patches) are erased at each step: true for `floor(fraction × units)` of them.
 
+    The options are those of `perturbation`, the heatmaps of any unit: only their order counts.
     Raises `OptionError` for an unknown direction, for unknown ties, and for fractions outside 0 to 1.
     """
     if direction not in ("positive", "negative") or ties not in ("first", "topk"):
@@ -112,7 +115,7 @@ def removed(
 
 
 def blurred(images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
-    """The images under a Gaussian of σ 20, cut to 51 × 51 pixels, edges mirrored (Bakish et al. 2025's eraser)."""
+    """The images under a Gaussian of σ 20 pixels, cut to 51 × 51, edges mirrored (Bakish et al. 2025's eraser)."""
     ndimage = optional_import("scipy.ndimage", extra="bench", purpose="blur images")
     found = ndimage.gaussian_filter(images.detach().cpu().double().numpy(), 20, radius=25, mode="mirror", axes=(2, 3))
     return torch.from_numpy(found).to(images)

@@ -22,7 +22,9 @@ BINS = 100  # thresholds of the precision–recall curve
 class SegmentationScores:
     """What is counted in each image, (image,) each; numbers of a data set come from `aggregate`.
 
-    `object_bins` and `background_bins` (image, 100) count labelled pixels by the value of the map, from 0 to 1.
+    `threshold` is on the stretched map, 0 to 1. `pixel_…`, `intersection_…` and `union_…` are numbers of pixels,
+    `average_precision` and `f1` 0 to 1; `pointing` is 1 where the highest pixel is on the object, else 0. `object_bins`
+    and `background_bins` (image, 100) count labelled pixels by the value of the map, from 0 to 1. All are floats.
     """
 
     threshold: np.ndarray
@@ -39,7 +41,10 @@ class SegmentationScores:
     background_bins: np.ndarray
 
     def aggregate(self) -> dict[str, float]:
-        """The numbers of the data set: accuracy, IoU and recall over all its pixels, AP and F1 as means over images."""
+        """The numbers of the data set: accuracy, IoU and recall over all its pixels, AP and F1 as means over images.
+
+        Each is 0 to 1, and the larger the better.
+        """
         total = {name: float(np.sum(value)) for name, value in vars(self).items() if value.ndim == 1}
         ious = [iou(total[f"intersection_{part}"], total[f"union_{part}"]) for part in ("background", "object")]
         objects, background = self.object_bins.sum(), self.background_bins.sum()
@@ -120,6 +125,7 @@ def relevance_inside(heatmaps: Float[Tensor, "image height width"], masks: np.nd
     """(image,): which share of the positive relevance lies on the object, `Σ max(h, 0) m / Σ max(h, 0)`, 0 to 1.
 
     `masks` as in `segmentation`; pixels that are not labelled do not count. A map without anything positive has 0.
+    Raises `InputError` for masks of another shape.
     """
     truth = torch.as_tensor(np.asarray(masks), device=heatmaps.device)
     if heatmaps.shape != truth.shape:
@@ -139,7 +145,7 @@ def stretched(heatmaps: Float[Tensor, "image height width"]) -> Float[Tensor, "i
 def threshold_of(maps: Float[Tensor, "image height width"], threshold: str | float = "mean") -> Float[Tensor, " image"]:
     """The threshold of each map with values from 0 to 1: the mean, Otsu's, mean / (3 std), or the number given.
 
-    A constant map, NaN here, has the threshold 0. Raises `OptionError` for an unknown one.
+    (image,). A constant map, NaN here, has the threshold 0. Raises `OptionError` for an unknown one.
     """
     flat = maps.flatten(1)
     if isinstance(threshold, (int, float)):
@@ -171,11 +177,15 @@ def f1_per_row(
 ) -> np.ndarray:
     """(image, height): what the code of Beyond Intuition reports the mean of, an F1 for each row of pixels.
 
-    A row without the object counts 0, so that a perfect map is far from 1: use `SegmentationScores.f1`.
+    0 to 1; `masks` and `threshold` as in `segmentation`. A row without the object counts 0, so that a perfect map is
+    far from 1: use `SegmentationScores.f1`. Raises `InputError` for masks of another shape, `OptionError` for an
+    unknown threshold.
     """
+    truth = torch.as_tensor(np.asarray(masks)) == 1
+    if heatmaps.shape != truth.shape:
+        raise InputError("maps and masks differ in shape", expected=tuple(truth.shape), got=tuple(heatmaps.shape))
     maps = stretched(heatmaps.detach().cpu())
     found = maps > threshold_of(maps, threshold)[:, None, None]
-    truth = torch.as_tensor(np.asarray(masks)) == 1
     inside = (found & truth).sum(2).double()
     either = found.sum(2).double() + truth.sum(2).double()
     return torch.where(truth.any(2) & (either > 0), 2 * inside / either.clamp(min=1), 0.0).numpy()
@@ -187,7 +197,10 @@ def iou(intersection: np.ndarray | float, union: np.ndarray | float) -> np.ndarr
 
 
 def precision_recall(object_bins: np.ndarray, background_bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall (…, 100) when pixels from each bin of values on are taken for the object."""
+    """Precision and recall (…, 100), 0 to 1, when pixels from each bin of values on are taken for the object.
+
+    Bins (…, 100) as in `SegmentationScores`, of one image or summed over several; where nothing is taken both are 0.
+    """
     true = np.cumsum(object_bins[..., ::-1], -1)[..., ::-1]
     false = np.cumsum(background_bins[..., ::-1], -1)[..., ::-1]
     return true / np.maximum(true + false, 1e-12), true / np.maximum(true[..., :1], 1e-12)

@@ -15,8 +15,8 @@ from .base import Affine, AffineRule, Book, share
 class Epsilon(AffineRule):
     """`R_x = x ⊙ Wᵀ(R_y / (y + ε sign y))` (Bach et al. 2015, eq. 58). With `ε = 0` it is gradient × input.
 
-    Also for sums: `R_a = a R / (a + b + ε)`. Conserves but for bias and stabiliser. `signed=False` adds `ε` whatever
-    the sign, as some released code does.
+    `ε ≥ 0`, in the unit of `y`. Also for sums: `R_a = a R / (a + b + ε)`. Conserves but for bias and stabiliser.
+    `signed=False` adds `ε` whatever the sign, as some released code does.
     """
 
     epsilon: float = 0.0
@@ -36,7 +36,7 @@ class Epsilon(AffineRule):
 @dataclass(frozen=True)
 class Gamma(AffineRule):
     """The generalised gamma rule with bias (Andéol et al. 2021): positive outputs favour positive contributions,
-    negative outputs negative ones, by a weight `γ`.
+    negative outputs negative ones, by a weight `γ ≥ 0`; with 0 it is epsilon.
 
     With `a = |W||x| + |b|`, the bias being one more contribution: `den = y + γ/2 (y + sign(y) a)`, `S = R_y / den`,
     `R_x = x ⊙ (SW) + γ/2 [x ⊙ (SW) + |x| ⊙ ((sign(y) S)|W|)]`. Conserves but for the bias and the stabiliser.
@@ -64,7 +64,7 @@ class Gamma(AffineRule):
 @dataclass(frozen=True)
 class AlphaBeta(AffineRule):
     """`R_x = α · (positive contributions' share) - β · (negative contributions' share)`, `β = α - 1`
-    (Bach et al. 2015, eq. 60), biases left aside. `α = 1` is z-plus.
+    (Bach et al. 2015, eq. 60), biases left aside. `α ≥ 1`; `α = 1` is z-plus.
 
     With `a = |W||x|` the contributions sum to `z± = (y - b ± a)/2`. Conserves but for the stabiliser: outputs without
     any positive contribution lose their share. `separate=True`: positive and negative inputs each divide by their own

@@ -15,7 +15,10 @@ from ..errors import OptionError, short_repr
 
 @runtime_checkable
 class Book(Protocol):
-    """Where rules write down relevance that they do not hand on: a `cause`, and values with the batch axis first."""
+    """Where rules write down relevance that they do not hand on: a `cause`, and values with the batch axis first.
+
+    The values are relevance, in the unit of the score.
+    """
 
     def leak(self, cause: str, values: Tensor, factor: float = 1.0) -> None:
         """Sum `values` per example under `cause`, times `factor`."""
@@ -24,7 +27,11 @@ class Book(Protocol):
 
 @dataclass(slots=True)
 class Affine:
-    """One linear layer or convolution `y = apply(x, W, b)`; `pull(S, W)` is the transpose of `apply`."""
+    """One linear layer or convolution `y = apply(x, W, b)`; `pull(S, W)` is the transpose of `apply`.
+
+    `x` (batch, …, in) and `y` (batch, …, out), of convolutions (batch, in, …) and (batch, out, …), as far as the rule
+    `saves` them, else None; `S` is shaped as `y`. `weight` (out, in, …), `bias` (out,) or None.
+    """
 
     x: Tensor | None
     y: Tensor | None
@@ -35,13 +42,13 @@ class Affine:
 
     @property
     def input(self) -> Tensor:
-        """`x`, for rules that asked for it."""
+        """`x`, for rules that asked for it, as one does whose `saves` has "x"."""
         assert self.x is not None
         return self.x
 
     @property
     def output(self) -> Tensor:
-        """`y`, for rules that asked for it."""
+        """`y`, for rules that asked for it, as one does whose `saves` has "y"."""
         assert self.y is not None
         return self.y
 
@@ -54,7 +61,7 @@ class Affine:
 
 
 def stabilised(z: Tensor, epsilon: float, signed: bool) -> Tensor:
-    """`z + ε sign(z)` with `sign(0) = 1`, or `z + ε`."""
+    """`z + ε sign(z)` with `sign(0) = 1`, or, not `signed`, `z + ε`; of the shape of `z`, whatever it is."""
     return z + (_towards(z, epsilon) if signed else epsilon)
 
 
@@ -63,19 +70,23 @@ def _towards(z: Tensor, epsilon: float) -> Tensor:
 
 
 def per_unit(R: Tensor, z: Tensor, epsilon: float, signed: bool) -> Tensor:
-    """`R / stabilised(z)`, and 0 where `z = 0`."""
+    """`R / stabilised(z)`, and 0 where `z = 0`: relevance per unit of a denominator of the same shape."""
     return torch.where(z == 0, 0.0, R / stabilised(z, epsilon, signed))
 
 
 def share(R: Tensor, z: Tensor, epsilon: float, signed: bool, book: Book, factor: float = 1.0) -> Tensor:
-    """`S = per_unit(R, z)`; what that loses, times `factor`, is booked as "stabiliser"."""
+    """`S = per_unit(R, z)`, of their shape, the batch axis first; what that loses, times `factor`, is booked as
+    "stabiliser"."""
     S = per_unit(R, z, epsilon, signed)
     book.leak("stabiliser", torch.where(z == 0, R, S * (_towards(z, epsilon) if signed else epsilon)), factor)
     return S
 
 
 def as_gradient(R: Tensor, x: Tensor, book: Book, epsilon: float = 0.0) -> Tensor:
-    """`R / (x + ε)`, where the currencies meet. Zeros of `x` get nothing; what is lost is booked as "stabiliser"."""
+    """`R / (x + ε)`, where the currencies meet: the gradient of a tensor, from its relevance of the same shape.
+
+    Zeros of `x` get nothing; what is lost is booked as "stabiliser".
+    """
     zero = x.abs() < torch.finfo(x.dtype).tiny
     S = torch.where(zero, 0.0, R / torch.where(zero, 1.0, x + epsilon))
     book.leak("stabiliser", torch.where(zero, R, S * epsilon))
@@ -84,7 +95,8 @@ def as_gradient(R: Tensor, x: Tensor, book: Book, epsilon: float = 0.0) -> Tenso
 
 @dataclass(frozen=True)
 class Rule:
-    """What all rules share. `operations` it fits; `currency` it is written in; `saves` what it needs of the forward."""
+    """What all rules share. `operations` it fits ("*": any); `currency` it is written in, "gradient" or "relevance";
+    `saves` what it needs of the forward."""
 
     operations: ClassVar[tuple[str, ...]] = ()
     currency: ClassVar[str] = "gradient"
@@ -102,7 +114,7 @@ class AffineRule(Rule, ABC):
 
     @abstractmethod
     def affine(self, op: Affine, g: Tensor, book: Book) -> Tensor:
-        """`g_x` from `g_y`, or, in the currency of relevance, `R_x`."""
+        """`g_x` from `g_y`, or, in the currency of relevance, `R_x`; `g` is shaped as `y`, what is given as `x`."""
 
 
 def fits(rule: Any, operation: str) -> Rule:

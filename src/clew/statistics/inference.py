@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InputError, OptionError, optional_import
+from ..validation import validate_float
 from .resampling import PURPOSE, Statistic, bootstrap, permutation, split, stack
 
 Correction = Literal["holm", "fdr"]
-"""Of many tests: Holm's, of the chance of any false one, or Benjamini and Hochberg's, of their rate."""
+"""Of many tests: Holm's, of the chance of any false one, or Benjamini and Yekutieli's ("fdr"), of their rate."""
 
 _FEWEST = 4999  # random swaps of a test
 _POWER = 0.8
@@ -27,7 +28,10 @@ _POWER = 0.8
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, and the percentile interval of its bootstrap over `n` examples; NaN limits for one example."""
+    """A number, and the percentile interval of its bootstrap over `n` examples; NaN limits for one example.
+
+    `value`, `low` and `high` are in the unit of the number.
+    """
 
     value: float
     low: float
@@ -39,8 +43,9 @@ class Interval:
 class Comparison:
     """Whether method `a` differs from `b`: `difference` is a - b, with its paired bootstrap interval.
 
-    `p` comes from the paired permutation test, `corrected` is for all pairs tested together, and `needed` is how many
-    examples would tell these two apart, tested alone, with 80 % power.
+    These are in the unit of the number. `p`, 0 to 1, comes from the paired permutation test, `corrected` is for all
+    pairs tested together, and `needed` is how many examples would tell these two apart, tested alone, with 80 % power:
+    infinite where they do not differ, NaN (as the limits are) for one example.
     """
 
     a: str
@@ -58,7 +63,8 @@ def interval(
 ) -> Interval:
     """The number `of` the means of columns (example, …), and its percentile bootstrap interval over examples.
 
-    Raises `InputError` for no examples, columns of several lengths, and values that are not finite.
+    Raises `InputError` for no examples, columns of several lengths, and values that are not finite, `OptionError` for a
+    level that is not above 0 and below 1.
     """
     return intervals({"": columns}, of, level=level, n_resamples=n_resamples, seed=seed)[""]
 
@@ -71,7 +77,10 @@ def intervals(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """`interval` for several methods on the same examples, drawn once for all of them."""
+    """`interval` for several methods, by name, on the same examples, drawn once for all of them.
+
+    Raises what `interval` does, and `InputError` where methods differ in the shapes of their columns.
+    """
     limits = bands(values, of, level=level, n_resamples=n_resamples, seed=seed)
     return {
         name: Interval(float(limits[name][0]), float(limits[name][1]), float(limits[name][2]), len(columns[0]))
@@ -87,7 +96,11 @@ def bands(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """(3, point): value, lower and upper limit as in `intervals`, for an `of` that gives a curve, point by point."""
+    """(3, point): value, lower and upper limit as in `intervals`, for an `of` that gives a curve, point by point.
+
+    NaN limits for one example. Raises what `intervals` does.
+    """
+    _refuse_level(level)
     stacked, shapes = stack(values)
     middle = np.asarray(of(*split(stacked.mean(0), shapes)), dtype=float)
     low = high = np.full_like(middle, nan)
@@ -109,6 +122,8 @@ def compare(
 ) -> list[Comparison]:
     """Test all pairs of methods on the same examples, `values` being each method's columns (example, …).
 
+    The pairs come in the order of the methods, the first with each later one first; of fewer than two there are none.
+
     The permutation test swaps the two methods' rows of random examples (or of all sets of examples where these are no
     more than `n_resamples`), so that it also holds for pooled numbers; it is two-sided. `correction` is Holm's (1979),
     or "fdr", that of Benjamini and Yekutieli (2001). The intervals, at `level`, are not corrected.
@@ -116,11 +131,10 @@ def compare(
     By default there are at least 4999 swaps, and so many that a corrected p may be as small as a quarter of
     1 - `level`: with fewer, no pair of many could ever be told apart.
 
-    Raises `InputError` as `interval` does, and where methods differ in the shapes of their columns; `OptionError` for
-    an unknown correction.
+    Raises what `intervals` does, and `OptionError` for an unknown correction.
     """
-    if correction not in ("holm", "fdr", None):
-        raise OptionError("unknown correction", expected="'holm', 'fdr' or None", got=correction)
+    _refuse_level(level)
+    _refuse_correction(correction)
     names = list(values)
     pairs = np.array(list(combinations(range(len(names)), 2)), dtype=int).reshape(-1, 2)
     if not len(pairs):
@@ -160,7 +174,11 @@ def compare(
 
 
 def corrected_p(p: np.ndarray, correction: Correction | None) -> np.ndarray:
-    """p (test,) for all tests together: Holm's, Benjamini and Yekutieli's ("fdr"), or as they are."""
+    """p (test,), 0 to 1, for all tests together: Holm's, Benjamini and Yekutieli's ("fdr"), or as they are (None).
+
+    Raises `OptionError` for an unknown correction.
+    """
+    _refuse_correction(correction)
     if correction is None:
         return p
     if correction == "fdr":
@@ -200,6 +218,16 @@ def split_half(ids: Sequence[str], seed: int = 0) -> tuple[list[int], list[int]]
     if not all(halves):
         raise InputError("the examples do not make two halves", got=f"{len(ids)} examples", todo="take more of them")
     return halves
+
+
+def _refuse_level(level: float) -> None:
+    if validate_float("level", level, 0, 1, above=True) == 1:
+        raise OptionError("level is out of range", expected="a number above 0 and below 1", got=level)
+
+
+def _refuse_correction(correction: Correction | None) -> None:
+    if correction not in ("holm", "fdr", None):
+        raise OptionError("unknown correction", expected="'holm', 'fdr' or None", got=correction)
 
 
 def _enough(pairs: int, correction: Correction | None, level: float) -> int:

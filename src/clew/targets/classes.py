@@ -83,7 +83,8 @@ def class_index(target: Any, labels: Sequence[str] | None) -> int:
 
 
 def matching_classes(text: str, labels: Sequence[str] | None) -> list[int]:
-    """Classes whose label a text is: as it is written, else but for capitals, else one of its names ("cat, puss")."""
+    """Numbers of the classes whose label a text is: as it is written, else but for capitals, else one of its names
+    ("cat, puss"). Empty where there are none."""
     lowered = [str(label).lower() for label in labels or ()]
     found = [i for i, label in enumerate(labels or ()) if label == text]
     found = found or [i for i, label in enumerate(lowered) if label == text.lower()]

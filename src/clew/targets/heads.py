@@ -35,7 +35,7 @@ class Head:
         return self.kind if not self.width or outputs % self.width == 0 else "classes"
 
     def scale(self, outputs: int) -> Scale | None:
-        """What makes probabilities of so many logits; None where they have none.
+        """What makes probabilities of so many logits, "softmax" or "sigmoid"; None where they have none.
 
         Labels that do not exclude each other have a sigmoid each, and so has an only output, as in cross-encoders.
         """
@@ -47,7 +47,7 @@ class Head:
 
 def head_of(model: nn.Module, task: str = "classification") -> Head:
     """What the outputs of a model are: it says so itself (`head_kind`), has no head, or its configuration names the
-    problem that it solves."""
+    problem that it solves; those of a `task` "causal-lm" or "question-answering" are tokens."""
     if task in ("causal-lm", "question-answering"):
         return Head("tokens")
     own: Any = getattr(model, "head_kind", None)
@@ -136,7 +136,7 @@ def _of(config: Any, name: str) -> Any:
 
 
 def probabilities(logits: Tensor, scale: Scale) -> Tensor:
-    """The probability of each class or label, (…, class)."""
+    """The probability of each class or label, (…, class) as the logits, 0 to 1; those of a softmax sum to 1."""
     return logits.softmax(-1) if scale == "softmax" else logits.sigmoid()
 
 
@@ -166,7 +166,8 @@ def log_probability_of(odds: Tensor) -> Tensor:
 def config_labels(config: Any) -> list[str] | None:
     """The names of classes in a configuration, in the order of their numbers; None where it has none.
 
-    `id2label` counts, or `label2id` where the former holds the names that transformers makes up.
+    `id2label` counts, or `label2id` where the former holds the names that transformers makes up. Raises `LoadError` as
+    `labels_by_index` does.
     """
     there, back = _of(config, "id2label"), _of(config, "label2id")
     named = labels_by_index(there) if isinstance(there, Mapping) else None
@@ -180,7 +181,7 @@ def config_labels(config: Any) -> list[str] | None:
 def labels_by_index(names: Mapping[Any, Any] | Sequence[str] | None) -> list[str] | None:
     """Names in a list by their numbers, whatever the type of the keys; a number without a name is "class 7".
 
-    Raises `LoadError` for numbers of classes beyond reason.
+    None where there are no names, or keys are no numbers. Raises `LoadError` for numbers of classes beyond reason.
     """
     if not names:
         return None

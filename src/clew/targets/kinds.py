@@ -21,7 +21,7 @@ class Similarity:
 
     The other is a text, token numbers, an image (PIL, or a tensor as the model takes it), or a list of these: then each
     has a result of its own, in order, and the input runs once. `Contrast("a dog", "a cat")` of texts or images says why
-    the one rather than the other.
+    the one rather than the other. Raises `TargetError` for nothing to compare with.
     """
 
     def __init__(self, *others: Any) -> None:
@@ -49,7 +49,8 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Span:
-    """Several tokens of the text at once: `Span("words of the text")`, or `Span(start, stop)` by position.
+    """Several tokens of the text at once: `Span("words of the text")`, or `Span(start, stop)` by position, which
+    counts from 0 and leaves `stop` out.
 
     Language models: the tokens' own scores, each where it was predicted, added up (of probabilities: multiplied), in
     one backward pass. Question answering: the answer from the first of them to the last. `nth` chooses between several
@@ -63,9 +64,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the text, by position or as a word of it, and what the model says there.
+    """One token of the text, by position (from 0) or as a word of it, and what the model says there.
 
-    `target`: a class or label (default: the predicted one); of language models the token predicted next.
+    `nth` chooses between several occurrences of the word, from 0. `target`: a class or label (default: the predicted
+    one); of language models the token predicted next.
     """
 
     where: int | str
@@ -76,7 +78,8 @@ class Token:
 class Each:
     """Several targets for one input, each with a result of its own, in order; the input runs once.
 
-    `Each("cat", "dog")`: the same for every input, or one `Each` per input in a list, all of one length.
+    `Each("cat", "dog")`: the same for every input, or one `Each` per input in a list, all of one length. Raises
+    `TargetError` for none.
     """
 
     def __init__(self, *targets: Any) -> None:

@@ -33,7 +33,8 @@ def logits_of(output: Any) -> Tensor:
 def answer_logits_of(output: Any, *, asked: bool = False) -> tuple[Tensor, Tensor] | None:
     """The logits of an answer's first and last token, (batch, token) each, of a model that answers questions.
 
-    A tuple tells nothing of what it holds: its first two entries are those where the model is known to answer, `asked`.
+    None of others. A tuple tells nothing of what it holds: its first two entries are those where the model is known to
+    answer, `asked`.
     """
     if isinstance(output, Mapping):
         found: Any = [cast("Mapping[str, Any]", output).get(name) for name in ("start_logits", "end_logits")]
@@ -62,7 +63,8 @@ def comparable_outputs(output: Any, *, answers: bool = False) -> list[Tensor]:
 
 
 def kept_rows(asked: Tensor | None, output: Any) -> list[int] | None:
-    """The rows of the sequence that an output holds, where some were asked for and these came; None for all."""
+    """The rows of the sequence that an output holds, where some, `asked` (row,), were asked for and these came; None
+    for all."""
     found = [] if asked is None else comparable_outputs(output)
     if asked is None or not found or found[0].ndim < 2 or found[0].shape[1] != len(asked):
         return None

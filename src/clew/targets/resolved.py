@@ -27,6 +27,7 @@ KINDS = ("logit", "probability", "log_probability")
 class Resolved:
     """A target fixed for one batch: classes `plus` and `minus` (batch, row), or a `function` of the output.
 
+    `kind` is "logit", "probability" (0 to 1) or "log_probability" (in nats), `names` what each is called.
     `slots` (batch, row) are places on the token axis of the output, -1 for none; without it there is no such axis.
     `answer`: classes are the first and the last token of an answer; `advice` is for whoever reads the result. Where
     `each` example of the output has several targets, the batch counts them all. `scale` makes probabilities of logits.
@@ -58,7 +59,10 @@ class Resolved:
         return self.function is None
 
     def __call__(self, output: Any, rows: Tensor | None = None) -> Tensor:
-        """One score per example of `output`, which holds the examples `rows` (all of them, if None)."""
+        """One score per example of `output`, (batch,), which holds the examples `rows` (all of them, if None).
+
+        Raises `TargetError` where a function gives something else.
+        """
         if self.function is not None:
             return _one_per_example(self.function(output), self.batch)
         logits = self._read(output, rows)
@@ -88,7 +92,8 @@ class Resolved:
 def rows_of(target: Target, batch: TextBatch, task: str) -> Tensor | None:
     """Rows of the sequence at which a target is read, (batch, row) with -1 for none, as far as the target says so.
 
-    Raises `TargetError` for a target that does not fit the task.
+    `task` is "causal-lm", "token-classification" or "question-answering". None where the output tells, or a function
+    may read anything. Raises `TargetError` for a target that does not fit the task, and for places that are not there.
     """
     examples = len(batch.input_ids)
     last = (batch.lengths - 1).tolist()
@@ -148,11 +153,13 @@ def resolve(
 ) -> Resolved:
     """Fix a target on the clean output of a batch, so that it stays the same however the input is changed.
 
-    `head` says what the output is (default: classes that exclude each other).
+    `head` says what the output is (default: classes that exclude each other), `kind` what the score is, as in
+    `Resolved`.
     Texts whose tokens have outputs of their own: `rows` are those of `rows_of`, `slots` where they are in the output;
     where each example has several targets, `text`, `rows` and `slots` have an entry for each of them. `answers` says
     that the model answers questions.
-    Raises `TargetError` for a class that does not exist (with the labels most like it).
+    Raises `TargetError` for a class that does not exist (with the labels most like it), an unknown kind, and a
+    probability of what has none.
     """
     if kind not in KINDS:
         raise TargetError("unknown score", expected=" or ".join(KINDS), got=kind)
@@ -206,7 +213,7 @@ def resolve(
 
 
 def flatten_targets(target: Target, batch: int) -> tuple[Target, int]:
-    """Targets of all examples one after the other, and how many each of them has.
+    """Targets of all examples one after the other, and how many each of them has: as given, and 1, without `Each`.
 
     Raises `TargetError` where some examples have more than others.
     """
@@ -284,7 +291,7 @@ def _answer(output: Any, batch: int, kind: str, text: TextBatch, rows: Tensor | 
 
 
 def targets_per_example(target: Target, batch: int) -> list[Any]:
-    """The target of each example. Raises `TargetError` for a list of another length."""
+    """The target of each example, in a list. Raises `TargetError` where a list is given that has another length."""
     if isinstance(target, (Tensor, np.ndarray)):
         target = cast("list[int]", target.tolist())
     if isinstance(target, np.integer):
