@@ -54,7 +54,7 @@ def test_of_several_texts_maps_there_are_a_picture_and_zips(page, folder):
 def test_methods_are_told_and_those_that_do_not_work_are_not_offered(page):
     said = page.page.locator("#methods-said")
     page.methods("attn_lrp", "tis")
-    said.get_by_text("TIS: scores of samples of the patches, others left out. Cost not measured.").first.wait_for()
+    said.get_by_text("TIS: scores of samples of the patches, others left out. Costs about").first.wait_for()
     assert "AttnLRP: relevance through attention by half and by Taylor expansion. Costs about 3" in said.inner_text()
     said.locator("summary").first.click()
     assert said.locator("details dt").count() == len(clew.methods())
@@ -73,7 +73,7 @@ def test_methods_are_told_and_those_that_do_not_work_are_not_offered(page):
     page.explain()
     assert page.cards() == ["attn_lrp"]
     page.page.frame_locator("#maps iframe").get_by_text("a").first.wait_for()
-    assert page.page.locator("#download-png").is_enabled()
+    page.page.locator("#download-png:enabled").wait_for()
 
 
 def test_a_class_is_found_by_a_part_of_its_name_with_the_keyboard(page, scene):
