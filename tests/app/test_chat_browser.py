@@ -139,10 +139,10 @@ def test_what_is_wrong_is_said(page, scene, folder):
 def test_cancelling_ends_the_work(page):
     page.choose("chat-model", "mini:reverse")
     page.page.locator("#chat-words textarea").fill("a b c d e f g h i j")
-    page.page.locator("#chat-answer textarea, #chat-answer input").fill("a b c d e f g h i j " * 4)
+    page.page.locator("#chat-answer textarea, #chat-answer input").fill("a b c d e f g h i j " * 3)
     page.choose("chat-method", "smoothgrad")
     page.page.locator("#ask").click()
-    page.said("of 40 tokens", "chat-status")
+    page.said("of 30 tokens", "chat-status")
     page.page.locator("#chat-cancel").click()
     page.said("stopped", "chat-status")
     page.page.wait_for_timeout(2_000)

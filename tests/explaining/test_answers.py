@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from support.zoo import build
 
 import clew
@@ -169,3 +170,27 @@ def test_what_was_explained_is_kept_where_it_is_interrupted(monkeypatch):
     calls += [0, 0]
     with pytest.raises(KeyboardInterrupt):
         clew.explain_generation(model, given, answer=ANSWER, batch_size=1, method="saliency")
+
+
+def small_gpt2(positions):
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 30, "n_positions": positions}
+    config = transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def test_an_answer_ends_where_the_positions_of_the_model_do():
+    mini = clew.load("mini:reverse")  # of 32 positions; it goes on and on after a letter that it does not know
+    for model, prompt, most in ((small_gpt2(16), [1, 2, 3], 16), (mini, {"source": "x"}, 32)):
+        found = clew.explain_generation(model, prompt, method="saliency")
+        assert len(found.tokens) == most and f"after {most} tokens" in found.checks["advice"]
+    short = clew.explain_generation(small_gpt2(16), [1, 2, 3], method="saliency", max_new_tokens=13)
+    assert len(short.tokens) == 16 and "advice" not in short.checks
+
+
+def test_an_answer_beyond_the_positions_is_refused():
+    letters = " ".join("abcdefgh" * 5)
+    with pytest.raises(InputError, match="does not take this input"):
+        clew.explain_generation(clew.load("mini:reverse"), letters, answer=letters, method="saliency")
+    with pytest.raises(InputError, match="does not take this input"):
+        clew.Sources(small_gpt2(16), list(range(20)), answer=[1], context=[(0, 3)])

@@ -15,7 +15,7 @@ from ..inputs import Tokenizer, decode_incrementally, decoder, named_token_ids, 
 from ..models import LoadedModel, forward_signature
 from ..seam import in_callers_autocast, owning_model
 from ..streams import ModelCall
-from ..subject import Discrepancy
+from ..subject import Discrepancy, refusals_told
 from ..targets import logits_of
 from .any_model import encoded, shown_once
 from .greedy import written_by
@@ -155,10 +155,16 @@ def reads_later(written: Continued, module: nn.Module) -> bool:
     known, kind = _later.setdefault(owning_model(module), {}), frozenset(written.inputs)
     if kind not in known:
         with torch.no_grad(), in_callers_autocast():
-            whole, alone = (logits_of(module(**written.until(n))) for n in (len(written.ids), written.prompt))
+            whole, alone = (_logits(module, written, n) for n in (len(written.ids), written.prompt))
         known[kind] = False
         last = written.prompt - 1
         if whole.ndim == alone.ndim == 3 and min(whole.shape[1], alone.shape[1]) > last:
             error = Discrepancy.of("", alone[:, last], whole[:, last], "")
             known[kind] = float(error.error) > error.allowed
     return known[kind]
+
+
+def _logits(module: nn.Module, written: Continued, count: int) -> Tensor:
+    """What the model says of so many tokens. Raises `InputError` where it refuses them, as it has no positions."""
+    with refusals_told(owning_model(module), (1, count), is_text=True):
+        return logits_of(module(**written.until(count)))

@@ -20,7 +20,7 @@ from ..targets import Each, Span, covered_tokens
 from ..validation import validate_call, validate_integer, validate_size
 from .continued import Continued, begun, has_several_inputs, reads_later, with_its_answer
 from .explain import explain
-from .greedy import written_by
+from .greedy import room_after, written_by
 from .prepare import unwrap
 from .prepare_text import check_length, check_token_ids
 from .prompts import device_of, read_prompt, with_answer
@@ -182,20 +182,27 @@ def spelled(ids: Sequence[int], tokens: Sequence[str]) -> TextBatch:
 def call_with_answer(
     model: nn.Module | LoadedModel, module: nn.Module, tokenizer: Any, prompt: Any, answer: Any, most: int
 ) -> Continued:
-    """The call with the answer that is explained."""
+    """The call with the answer that is explained; one that the model writes ends at its positions."""
     device = device_of(module)
     words: Any = getattr(module, "get_input_embeddings", lambda: None)()
     if has_several_inputs(prompt, module):
-        return with_its_answer(begun(prompt, model, module, device), module, tokenizer, answer, most)
-    written = read_prompt(prompt, module, tokenizer)
-    check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
-    check_token_ids(torch.tensor(written.ids), words)
-    if answer is None:
-        written.ids += written_by(module, written.inputs(device), "input_ids", most) or []
+        start = begun(prompt, model, module, device)
+        room = room_after(module, start.prompt)
+        found = with_its_answer(start, module, tokenizer, answer, min(most, room or most))
     else:
-        written = with_answer(prompt, answer, written, tokenizer)
+        written = read_prompt(prompt, module, tokenizer)
         check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
-    return Continued(written.inputs(device), "input_ids", written.prompt, written.checks, written)
+        check_token_ids(torch.tensor(written.ids), words)
+        room = room_after(module, len(written.ids))
+        if answer is None:
+            written.ids += written_by(module, written.inputs(device), "input_ids", min(most, room or most)) or []
+        else:
+            written = with_answer(prompt, answer, written, tokenizer)
+            check_length(len(written.ids), 0, module, None, "numbers", tokenizer)
+        found = Continued(written.inputs(device), "input_ids", written.prompt, written.checks, written)
+    if answer is None and room is not None and len(found.ids) - found.prompt == room < most:
+        found.checks["advice"] = f"the answer ends where the positions of the model do, after {len(found.ids)} tokens"
+    return found
 
 
 def _numbers(ids: Sequence[int]) -> list[str]:

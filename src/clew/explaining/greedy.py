@@ -44,7 +44,7 @@ def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> 
     try:
         with torch.no_grad():
             found: Any = model.generate(*words, **given, **settings)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
         raise InputError(
             f"{type(model).__name__} cannot write after this prompt",
             expected="a model whose generate() goes on greedily",
@@ -58,6 +58,16 @@ def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> 
     elif len(ids) > count:  # else only what is new
         return None
     return ids[:-1] if ids and ids[-1] in ends else ids
+
+
+def room_after(model: Any, tokens: int) -> int | None:
+    """How many tokens may follow so many, by the positions that the configuration names; None where it names none, or
+    where there are more tokens already: then it is the model that knows."""
+    config: Any = getattr(model, "config", None)
+    config = getattr(config, "get_text_config", lambda **_: config)(decoder=True)
+    named = (getattr(config, name, None) for name in ("max_target_positions", "max_position_embeddings"))
+    most = next((n for n in named if isinstance(n, int) and n > 0), None)
+    return None if most is None or most <= tokens else most - tokens
 
 
 def _tensors(given: Mapping[str, Any]) -> list[Tensor]:

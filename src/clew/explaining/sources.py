@@ -16,7 +16,8 @@ from ..explainers import methods, parse_method
 from ..inputs import refuse_unreadable, score_words, special_ids
 from ..models import LoadedModel, as_loaded, supports_logits_to_keep
 from ..progress import progress_bar
-from ..seam import in_callers_autocast
+from ..seam import in_callers_autocast, owning_model
+from ..subject import refusals_told
 from ..targets import Span, covered_tokens, logits_of
 from ..validation import validate_arguments, validate_call, validate_integer, validate_size
 from ..version import __version__
@@ -149,7 +150,8 @@ class Sources:
         kept, asked = places.unique(), dict[str, Any]()
         if supports_logits_to_keep(self._model):  # a large vocabulary for every token is not needed
             asked["logits_to_keep"] = kept.to(device)
-        with torch.no_grad(), in_callers_autocast():
+        told = refusals_told(owning_model(self._model), tuple(ids.shape), is_text=True)
+        with torch.no_grad(), in_callers_autocast(), told:
             logits = logits_of(self._model(input_ids=ids, attention_mask=mask, **asked))
         if logits.ndim != 3:
             got = f"{type(self._model).__name__}, with logits {tuple(logits.shape)}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, InputError
+from ..errors import CaptureError, ClewError, InputError
 from ..seam import original
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -50,6 +52,17 @@ def input_error(model: nn.Module, error: Exception, shape: tuple[int, ...], *, i
         )
     got = f"{shape}: {type(error).__name__}: {said}" + (f"\n  raised in {place}" if place else "")
     return InputError(what, expected="inputs that model(**inputs) takes", got=got, todo=todo)
+
+
+@contextmanager
+def refusals_told(model: nn.Module, shape: tuple[int, ...], *, is_text: bool) -> Generator[None]:
+    """Around a pass of a model: `InputError` in place of what it raises about its input."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ClewError) or not is_about_input(error):
+            raise
+        raise input_error(model, error, shape, is_text=is_text) from error
 
 
 def _place(model: nn.Module, error: Exception) -> str:

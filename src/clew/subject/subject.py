@@ -15,7 +15,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ClewError
 from ..models import CACHES, BoundArchitecture, for_call, is_cache
 from ..seam import (
     Attention,
@@ -40,7 +39,7 @@ from . import module_outputs
 from .copies import copies_of
 from .discrepancy import Discrepancy
 from .head import head_of
-from .input_errors import input_error, is_about_input, refused_cache
+from .input_errors import refusals_told, refused_cache
 from .input_gradient import input_gradient
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .parts import Parts
@@ -198,14 +197,8 @@ class Subject:
             if self.precise:
                 stack.enter_context(DoublePrecision(self.model))
             stack.enter_context(in_callers_autocast())
-            try:
-                return self.model(*args, **kwargs)
-            except Exception as error:
-                if isinstance(error, ClewError) or not is_about_input(error):
-                    raise
-                raise input_error(
-                    owning_model(self.model), error, self.given.shape, is_text=self.bound.is_text
-                ) from error
+            stack.enter_context(refusals_told(owning_model(self.model), self.given.shape, is_text=self.bound.is_text))
+            return self.model(*args, **kwargs)
 
     def refuse_cache(self) -> None:
         """Raise `InputError` where there is a cache: attention goes to its tokens, which cannot have scores."""
