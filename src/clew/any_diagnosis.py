@@ -183,7 +183,7 @@ def _attention(subject: StreamSubject, inside: nn.Module, seam: _Softmaxes) -> t
     if known is not None:
         words += f"; methods of attention use its {known.name} inside"
     elif seam.counts:
-        words += "; attention_rollout and its kin go by token mass, Beyond Intuition needs a declaration"
+        words += "; methods of attention go by token mass; those that read blocks, such as pa_lrp, need a declaration"
     return bool(seam.counts) or not named, words
 
 
