@@ -73,7 +73,10 @@ def test_an_answer_about_a_picture(scene, given):
     assert scene.answer in done.output
     g = clew.Attribution.load("a.safetensors")
     assert g["image"].heatmap().shape == (1, 48, 48)
-    assert f"pixel_values {float(g.shares()['pixel_values'].sum()):+.4g}" in done.output
+    shares = {name: float(g.shares()[name].sum()) for name in g.streams}
+    rest = float(g.score.sum()) - sum(shares.values())  # biases, constants and what operations kept
+    said = ", ".join(f"{name} {value:+.4g}" for name, value in [*shares.items(), ("the rest", rest)])
+    assert said in " ".join(done.output.split())
 
 
 def test_an_answer_to_a_source(tmp_path):
@@ -89,6 +92,7 @@ def test_an_answer_to_a_source(tmp_path):
 @pytest.mark.parametrize(("given", "words"), [
     ([], "nothing to go on from"),
     (["what ?", "--text", "what ?"], "given twice"),
+    (["what ?", "--source", "q a"], "given twice"),
     (["what ?", "--image", "scene.png", "--chat"], "for words alone"),
     (["--image", "scene.png", "--image", "scene.png", "--text", "<image> what ?"], "not as many pictures"),
     (["--image", "no.png", "--text", "what ?"], "no.png"),

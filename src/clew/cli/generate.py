@@ -106,7 +106,8 @@ def generate(
             console.print(escape("".join(result.tokens)))
             if result.inputs:
                 shares = {k: float(values.sum()) for k, values in result.shares().items() if k in result.streams}
-                said = ", ".join(f"{k} {value:+.4g}" for k, value in shares.items())
+                rest = float(result.score.sum()) - sum(shares.values())
+                said = ", ".join(f"{k} {value:+.4g}" for k, value in [*shares.items(), ("the rest", rest)])
                 console.print(escape(f"shares of the whole answer's {float(result.score.sum()):+.4g}: {said}"))
         if "advice" in result.checks:
             console.print(f"[yellow]{escape(str(result.checks['advice']))}[/yellow]")
@@ -127,6 +128,9 @@ def _given(prompt: str | None, text: str | None, image: Sequence[Path], chat: bo
             expected = "PROMPT, --image with --text, --source, --audio or --messages"
             raise OptionError("there is nothing to go on from", expected=expected, got="none")
         return [{"role": "user", "content": words}] if chat else words
+    if words is not None and "source" in several:
+        got = "PROMPT or --text, and --source"
+        raise OptionError("what the model reads is given twice", expected="--source, or a prompt", got=got)
     if chat:
         raise OptionError("--chat is for words alone", expected="words", got=", ".join(several), todo="--messages FILE")
     return several if words is None else {**several, "text": words}

@@ -27,7 +27,12 @@ def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> 
     """What the model writes after the tokens of the argument `name`, at most `count` tokens; None where it puts others
     before these. The token that ends the text is no part of it. Raises `InputError` for models that do not write."""
     if not hasattr(model, "generate"):
-        raise InputError("this model does not generate", expected="a causal language model", got=type(model).__name__)
+        raise InputError(
+            "this model does not generate",
+            expected="a causal language model, or an encoder with a decoder",
+            got=type(model).__name__,
+            todo="explain what it says of a whole input by clew.explain, on the command line by clew explain",
+        )
     own: Any = getattr(model, "generation_config", None)
     config = getattr(model, "config", None)
     pads = named_token_ids(own, "pad") or named_token_ids(config, "pad")
