@@ -52,7 +52,8 @@ def ours(node: dict, rule: str) -> bool:
 
 def find_nothing(page):
     page.page.mouse.move(0, 0)
-    page.page.wait_for_timeout(500)  # colours fade in
+    page.page.add_style_tag(content="* { transition: none !important; animation: none !important }")  # no fading
+    page.page.wait_for_timeout(500)
     found = Axe().run(page.page).response["violations"]
     told = [
         f"{one['id']}: {node['html'][:200]}: {node['failureSummary']}"
@@ -71,6 +72,7 @@ def test_explaining(page):
         page.forget()
         page.page.get_by_role("button", name=example).click()
         page.said("done")
+        page.page.locator("#download-html:enabled").wait_for()
         find_nothing(page)
     page.choose("model", "mini:reviews-bert")
     page.page.locator("#long").get_by_label("explain them in windows").check()

@@ -6,6 +6,7 @@ import pytest
 from support.browser import Page, chromium, served, started
 
 import clew
+from clew.app.offered_methods import cost
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,9 @@ def test_methods_are_told_and_those_that_do_not_work_are_not_offered(page):
     said = page.page.locator("#methods-said")
     page.methods("attn_lrp", "tis")
     said.get_by_text("TIS: scores of samples of the patches, others left out. Costs about").first.wait_for()
-    assert "AttnLRP: relevance through attention by half and by Taylor expansion. Costs about 3" in said.inner_text()
+    assert f"AttnLRP: relevance through attention by half and by Taylor expansion. Costs {cost('attn_lrp')}" in (
+        said.inner_text()
+    )
     said.locator("summary").first.click()
     assert said.locator("details dt").count() == len(clew.methods())
     page.choose("model", "mini:reviews-bert")
