@@ -15,6 +15,7 @@ from ..validation import validate_arguments, validate_call
 from .base import Attribution
 from .figure_text import texts_png
 from .image import ImageAttribution
+from .names import columns_of, rows_of
 from .text import TextAttribution
 
 
@@ -66,7 +67,7 @@ def _of_texts(attributions: Sequence[TextAttribution], title: str) -> dict[str, 
     def as_png() -> bytes:
         count = range(len(attributions[0]))
         pieces = [[a.pieces(i) for i in count] for a in attributions]
-        return texts_png(pieces, [attributions[0].name_of_target(i) for i in count], [a.method for a in attributions])
+        return texts_png(pieces, rows_of(attributions), columns_of(attributions))
 
     return {
         ".html": lambda: text_page(title, cells()),
