@@ -98,9 +98,10 @@ def texts_figure(
 def texts_png(pieces: Sequence[Sequence[Sequence[Piece]]], rows: Sequence[str], names: Sequence[str]) -> bytes:
     """Columns of texts as PNG; of very many texts the first, and of very long ones the beginning."""
     first = [of[:_MOST] for of in pieces]
-    left = f"{_MOST} of {len(rows)} texts" if len(rows) > _MOST else ""
+    notes = [f"{_MOST} of {len(rows)} texts."] if len(rows) > _MOST else []
+    notes += ["Each text has a scale of its own in each column."] if len(pieces) > 1 else []
     buffer = io.BytesIO()
-    drawn = texts_figure(first, rows[:_MOST], names, "each", left, _DPI, _LINES_ALONE)
+    drawn = texts_figure(first, rows[:_MOST], names, "each", " ".join(notes), _DPI, _LINES_ALONE)
     drawn.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
     return buffer.getvalue()
 
