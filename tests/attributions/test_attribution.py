@@ -12,7 +12,7 @@ from PIL import Image
 from support import tiny
 
 import clew
-from clew.draw import page, plots
+from clew.draw import page, panels_png, plots
 from clew.errors import ClewError, LoadError
 
 
@@ -112,7 +112,7 @@ def test_unknown_suffixes_and_unwritable_folders(result, tmp_path):
 def test_png_shows_every_example_with_its_target(result):
     image = Image.open(io.BytesIO(result.to_png()))
     assert image.width > 300
-    assert image.height > 3 * 200
+    assert 3 * 130 < image.height < 3 * 240  # landscape pictures, without gaps
     assert result._repr_png_() == result.to_png()
 
 
@@ -203,3 +203,45 @@ def test_hover_numbers_are_the_scores(result):
     shown = re.findall(r'data-scores="\[([^\]]*)\]"', text)
     numbers = np.array([[float(n) for n in row.split(",")] for row in shown])
     np.testing.assert_allclose(numbers, result.to_numpy(), rtol=1e-3, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def two(digits):
+    images = [image.resize((640, 320)) for image in clew.scenes().images[:2]]
+    return [clew.explain(digits, images, method=name) for name in ("raw_attention", "attn_lrp")]
+
+
+def test_rows_of_a_png_are_as_high_as_landscape_pictures(two):
+    image = np.asarray(Image.open(io.BytesIO(two[1].to_png())).convert("L"))
+    white = (image[:, : image.shape[1] // 3] == 255).all(1)  # beside the titles
+    runs = [len(run) for run in "".join(" x"[int(w)] for w in white).split()]
+    assert white.mean() < 0.4 and max(runs) < 0.5 * 110  # inches at 110 dots
+
+
+def test_stages_are_drawn_where_details_are_asked_for(digits):
+    image = clew.scenes().images[0]
+    plain, full = (clew.explain(digits, image, method="attn_lrp", details=d) for d in (False, True))
+    widths = [Image.open(io.BytesIO(a.to_png())).width for a in (plain, full)]
+    assert widths[0] == pytest.approx((2.2 + 2.7) * 110, abs=1) and widths[1] > 2 * widths[0]
+    written = plain.to_html()
+    assert written.count("<summary>relevance by stage</summary>") == 1 and "from the input (below)" in written
+
+
+def test_pages_of_pictures_say_model_prediction_and_colours(two, tmp_path):
+    signed, plain = two[1].to_html(), two[0].to_html()
+    logit = float(two[1].logits[0].max())
+    assert "model: <bdi>mini:digits</bdi>" in signed and f"predicted: seven, logit {logit:.4g}" in signed
+    assert ">against</span> the target" in signed and "brighter counts more." not in signed
+    assert ">against</span> the target" not in plain and "brighter counts more." in plain
+    both = clew.compare(two, tmp_path / "a.html").read_text()
+    assert '<h1 dir="auto">clew: mini:digits</h1>' in both and "on black to yellow" in both
+    assert "<title>mine</title>" in clew.compare(two, tmp_path / "b.html", title="mine").read_text()
+
+
+def test_several_scales_on_one_picture_are_told(two, monkeypatch):
+    said = []
+    monkeypatch.setattr("matplotlib.figure.Figure.supxlabel", lambda self, words, **more: said.append(words))
+    two[0].to_png()
+    assert not said
+    panels_png(list(zip(*(a.panels() for a in two), strict=True)))
+    assert said == ["Each heatmap has a scale of its own, which the bar beside it shows."]

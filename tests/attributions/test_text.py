@@ -82,7 +82,8 @@ def test_methods_side_by_side(model, reviews, tmp_path):
     results = [clew.explain(llama, reviews, method=m, details=True) for m in ("pa_lrp", "beyond_intuition_token")]
     written = clew.compare(results, tmp_path / "a.html").read_text()
     assert written.count("pa_lrp") >= 3
-    assert "data:image/png;base64" in written  # relevance by stage, and of positions by block
+    assert "data:image/png;base64" in written  # relevance of positions by block
+    assert written.count("<summary>relevance by stage</summary>") == 3 and "from the input (below)" in written
     layers = results[0].position_by_layer()
     assert layers.shape == (3, llama.model.config.num_hidden_layers, results[0].scores.shape[1])
     assert clew.explain(model, reviews, method="pa_lrp", details=True).position_by_layer() is None  # learned once

@@ -229,7 +229,12 @@ class Attribution(Exports):
         if "relevance_by_stage" not in self.checks:
             return []
         names = self.checks["stages"].split(", ")
-        return [Bars(names, values, "relevance by stage") for values in self.checks["relevance_by_stage"].tolist()]
+        note = (
+            "Sums of relevance from the input (below) to the output (above). "
+            "They differ by what rules and biases keep, which “what was checked” counts as leaks."
+        )
+        rows = self.checks["relevance_by_stage"].tolist()
+        return [Bars(names, values, "relevance by stage", note) for values in rows]
 
     def __repr__(self) -> str:
         names = ", ".join(self.target[:3]) + (", …" if len(self.target) > 3 else "")

@@ -18,13 +18,14 @@ from ..draw import (
     set_in_lines,
     shade,
     slant,
-    wrapped,
 )
+from ..errors import OptionError
 
 _LINES, _SIZE = 14, 6.0  # of a text in a cell: lines, and points of its letters
 _STEP, _FIRST = 1.55 * _SIZE, 9.0  # from line to line, and from the upper edge to the first
 _LABEL, _TITLE, _CAPTION = 6.5, 7.0, 6.5  # points
 _DPI, _MOST, _LINES_ALONE = 160, 40, 100  # of a picture of texts alone: how fine, how many of them, how long each
+_LEAST = 60.0  # points of a column
 _GAP = 8.0  # between columns, rows and what is written beside them
 
 
@@ -36,41 +37,50 @@ def texts_figure(
     caption: str,
     dpi: int,
     lines: int = _LINES,
+    width: float | None = None,
 ) -> Any:
     """Columns of texts in pieces. Everything is measured first: a row is as high as its text and its label need, at
-    most so many lines of text."""
+    most so many lines of text; `width` (points) is that of the whole."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     sizes = [[scale_of(some) for some in of] for of in pieces]
     if scale == "method":
         sizes = [[max(of)] * len(of) for of in sizes]
-    width = 72 * max(2.2, 6.5 / len(pieces))
+    if scale == "all":
+        sizes = [[max(map(max, sizes))] * len(of) for of in sizes]
     language = language_of("".join([*rows, *names, caption, *(p.text for of in pieces for some in of for p in some)]))
     ruler = Ruler(_SIZE, dpi, language)
-    set_texts = [[set_in_lines(some, width - 4, lines, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
     labels = [fitted(row, 80.0, _LABEL, 8) for row in rows]
-    titles = [fitted(name, width, _TITLE, 4) for name in names]
-    said = wrapped(caption, round(width * len(pieces) / 3.4)) if caption else ""
     measured = [Ruler(_LABEL, dpi, language).of(label) for label in labels]
     beside = max(wide for wide, _ in measured) + _GAP
+    cell = 72 * max(2.2, 6.5 / len(pieces)) if width is None else (width - beside) / len(pieces) - _GAP
+    if cell < _LEAST:
+        raise OptionError(
+            "the figure is too narrow for its columns",
+            expected=f"{(beside + len(pieces) * (_LEAST + _GAP)) / 72:.1f} inches or more",
+            got=(width or 0) / 72,
+        )
+    set_texts = [[set_in_lines(some, cell - 4, lines, ruler, 0.3 * _SIZE) for some in of] for of in pieces]
+    across = beside + len(pieces) * (cell + _GAP)
+    titles = [fitted(name, cell, _TITLE, 4) for name in names]
+    said = fitted(caption, 0.98 * across, _CAPTION, 100) if caption else ""
     heights = [
         max(_FIRST + _STEP * (max(len(of[i]) for of in set_texts) - 1) + 4.0, measured[i][1] + 2.0)
         for i in range(len(rows))
     ]
     above = max(Ruler(_TITLE, dpi, language).of(title)[1] for title in titles) + _GAP
     below = Ruler(_CAPTION, dpi, language).of(said)[1] + _GAP if said else 0.0
-    across = beside + len(pieces) * (width + _GAP)
     down = above + sum(heights) + _GAP * len(rows) + below
     drawn = Figure(figsize=(across / 72, down / 72), dpi=dpi)
     FigureCanvasAgg(drawn)
     top = down - above
     for i, label in enumerate(labels):
         for k in range(len(pieces)):
-            left = beside + k * (width + _GAP)
+            left = beside + k * (cell + _GAP)
             axis: Any = drawn.add_axes(
-                (left / across, (top - heights[i]) / down, width / across, heights[i] / down),
-                xlim=(0, width), ylim=(heights[i], 0), xticks=[], yticks=[],
+                (left / across, (top - heights[i]) / down, cell / across, heights[i] / down),
+                xlim=(0, cell), ylim=(heights[i], 0), xticks=[], yticks=[],
             )  # fmt: skip
             axis.spines[:].set_visible(False)
             axis.patch.set_visible(False)
@@ -81,16 +91,17 @@ def texts_figure(
                 axis.set_ylabel(label, fontsize=_LABEL, rotation=0, ha="right", va="center", labelpad=4)
         top -= heights[i] + _GAP
     if said:
-        drawn.text(0.01, 0.0, said, fontsize=_CAPTION, ha="left", va="bottom")
+        drawn.text(0.01, 0.3 * _GAP / down, said, fontsize=_CAPTION, ha="left", va="bottom")
     return apply_fonts(drawn)
 
 
 def texts_png(pieces: Sequence[Sequence[Sequence[Piece]]], rows: Sequence[str], names: Sequence[str]) -> bytes:
     """Columns of texts as PNG; of very many texts the first, and of very long ones the beginning."""
     first = [of[:_MOST] for of in pieces]
-    left = f"{_MOST} of {len(rows)} texts" if len(rows) > _MOST else ""
+    notes = [f"{_MOST} of {len(rows)} texts."] if len(rows) > _MOST else []
+    notes += ["Each text has a scale of its own in each column."] if len(pieces) > 1 else []
     buffer = io.BytesIO()
-    drawn = texts_figure(first, rows[:_MOST], names, "each", left, _DPI, _LINES_ALONE)
+    drawn = texts_figure(first, rows[:_MOST], names, "each", " ".join(notes), _DPI, _LINES_ALONE)
     drawn.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
     return buffer.getvalue()
 

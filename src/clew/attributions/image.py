@@ -18,6 +18,7 @@ from ..files import Number
 from ..shapes import Pixels, Scores
 from . import tables
 from .base import Attribution
+from .names import model_of, predicted
 from .ranges import normalized_pixels, require_range
 from .saved_fields import MOST_PIXELS, SavedFields
 
@@ -114,7 +115,7 @@ class ImageAttribution(Attribution):
         return {name: self._bilinear(self.details[name][:, self.prefix :]) for name in names}
 
     def to_png(self) -> bytes:
-        """The overlays of all examples as one PNG; with parts and the flow of relevance where there are any.
+        """The overlays of all examples as one PNG; of LRP methods with `details=True` parts and relevance by stage.
 
         Several results of one image are one row.
         """
@@ -122,8 +123,9 @@ class ImageAttribution(Attribution):
         for name, heats in self.parts().items():
             for row, picture, heat in zip(rows, self._pictures(), _arrays(heats), strict=True):
                 row.append(Panel(picture, heat, f"{name} part"))
-        for row, bars in zip(rows, self.flow(), strict=False):
-            row.append(bars)
+        if self.details:
+            for row, bars in zip(rows, self.flow(), strict=False):
+                row.append(bars)
         return panels_png(self.by_image(rows))
 
     def to_html(self) -> str:
@@ -134,8 +136,8 @@ class ImageAttribution(Attribution):
             for row, heat, scores in zip(rows, _arrays(heats), values, strict=True):
                 row.append(replace(row[0], heat=heat, title=f"{name} part", scores=scores, facts={}))
         for row, bars in zip(rows, self.flow(), strict=False):
-            row[0] = replace(row[0], chart=bars)
-        return page(f"clew: {self.method}", self.by_image(rows))
+            row[0] = replace(row[0], flow=bars)
+        return page(f"clew: {self.method}", self.by_image(rows), model_of(self))
 
     def by_image(self, rows: Sequence[Sequence[_Shown]]) -> list[list[_Shown]]:
         """What is shown of each result, as one row for each image."""
@@ -147,9 +149,18 @@ class ImageAttribution(Attribution):
         scores = self.scores.detach().float().cpu().tolist()
         names = [self.name_of_target(i) for i in range(len(self))]
         return [
-            Cell(panel.picture, panel.heat, self.method, names[i], scores[i], self.patch_grid, self.facts(i))
+            Cell(
+                panel.picture, panel.heat, self.method, names[i], scores[i], self.patch_grid, self.facts(i),
+                predicted=self._prediction(i),
+            )
             for i, panel in enumerate(self.panels())
-        ]
+        ]  # fmt: skip
+
+    def _prediction(self, example: int) -> str:
+        label = predicted(self, example)
+        if label is None or self.logits is None:
+            return ""
+        return f"predicted: {label}, logit {float(self.logits[example].max()):.4g}"
 
     def _title(self, example: int) -> str:
         return f"{self.method}\n{self.name_of_target(example)}"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..draw import Piece, TextCell, bars_png, latex, layers_png, terminal, text_fragment, text_page
+from ..draw import Piece, TextCell, latex, layers_png, terminal, text_fragment, text_page
 from ..errors import ClewError, OptionError, short_repr
 from ..inputs import Spans, Word, score_words, verify_words, word_spans
 from . import tables
@@ -151,19 +151,18 @@ class TextAttribution(Attribution):
     def cells(self) -> list[TextCell]:
         """One cell per text, for a page."""
         return [
-            TextCell(self.method, self.name_of_target(i), self.pieces(i), self.facts(i), self._charts(i))
-            for i in range(len(self))
+            TextCell(self.method, self.name_of_target(i), self.pieces(i), self.facts(i), self._charts(i), flow)
+            for i, flow in enumerate(self.flow() or [None] * len(self))
         ]
 
     def _charts(self, example: int) -> list[tuple[str, bytes]]:
-        flow, layers = self.flow(), self.position_by_layer()
-        charts = [("relevance by stage", bars_png(flow[example]))] if flow else []
-        if layers is not None:
-            real = self.mask[example].to(layers.device)
-            names = [t for t, kept in zip(self.tokens[example], real.tolist(), strict=True) if kept]
-            heat = layers[example][:, real].detach().float().cpu().numpy()
-            charts.append(("relevance of positions, by block", layers_png(heat, names)))
-        return charts
+        layers = self.position_by_layer()
+        if layers is None:
+            return []
+        real = self.mask[example].to(layers.device)
+        names = [t for t, kept in zip(self.tokens[example], real.tolist(), strict=True) if kept]
+        heat = layers[example][:, real].detach().float().cpu().numpy()
+        return [("relevance of positions, by block", layers_png(heat, names))]
 
     def position_by_layer(self) -> Tensor | None:
         """Relevance of positions (batch, layer, token), signed; of LRP methods, with `details=True`."""

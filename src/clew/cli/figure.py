@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from ..attributions.figure import figure as write_figure
+from ..attributions.names import rows_of
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
 from ..loading.load import load
@@ -37,17 +38,23 @@ def figure(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help=".pdf, .svg or .png.")] = Path("figure.pdf"),
     scale: Annotated[
-        str, typer.Option(help="each: every map by its largest score; method: maps of a method share a scale.")
+        str,
+        typer.Option(help="each: every map by its largest score; method: maps of a method share a scale; all: all do."),
     ] = "each",
     caption: Annotated[bool, typer.Option(help="Write below what is shown.")] = True,
     heading: Annotated[list[str] | None, typer.Option(help="Name of a column; repeat.")] = None,
-    row: Annotated[list[str] | None, typer.Option(help="Name of a row, in place of what is explained; repeat.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Name of a row, in place of its file and target; repeat.")
+    ] = None,
+    width: Annotated[float | None, typer.Option(help="Of the whole in inches; its height follows.")] = None,
+    dpi: Annotated[int, typer.Option(help="Dots per inch of .png.")] = 300,
+    cmap: Annotated[str | None, typer.Option(help="matplotlib's name of a colour map for heatmaps.")] = None,
     truncate: Annotated[bool, typer.Option(help="Cut texts to the model's positions.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to use instead.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
 ) -> None:
-    """A figure for a paper: inputs downwards, methods across, on one scale, with a caption.
+    """A figure for a paper: inputs downwards, methods across, with a bar of colours and a caption.
 
     clew figure photos/ --model timm:deit_tiny_patch16_224 --method attn_lrp --method raw_attention --out fig.pdf
     """
@@ -67,7 +74,13 @@ def figure(
         loaded, found.items, chosen, target=target, text=captions, batch_size=batch_size, more=more, both_sides=False
     )
     headings = heading or [_heading(words) for words in method or [name for name, _ in chosen]]
-    written = write_figure(results, out, inputs=row or None, methods=headings, scale=scale, caption=caption)
+    rows = row or None
+    if rows is None and kind_of(loaded) != "text":  # words say themselves which row is theirs
+        names = rows_of(results)
+        each = len(names) // len(found.items)  # maps of one picture, of several targets
+        rows = [f"{found.items[i // each].name}\n{name}" for i, name in enumerate(names)]
+    look: dict[str, Any] = {"width": width, "dpi": dpi, "cmap": cmap}
+    written = write_figure(results, out, inputs=rows, methods=headings, scale=scale, caption=caption, **look)
     console.print(f"written: {escape(str(written))}")
     if found.errors:
         raise typer.Exit(1)

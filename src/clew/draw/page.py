@@ -14,7 +14,6 @@ from .plots import (
     Array,
     Bars,
     Picture,
-    bars_png,
     colour,
     colour_scale,
     colour_stops,
@@ -24,12 +23,14 @@ from .plots import (
     png,
     shrunk,
 )
-from .text_html import Piece, direction_of, drawn_pieces
+from .text_html import Piece, direction_of, drawn_folded, drawn_pieces
 
 
 @dataclass(frozen=True)
 class Cell:
     """One heatmap on the page: token `scores` row by row of the patch `grid`, and facts about it in plain words.
+
+    `predicted` says of the first in a row what the model makes of the picture; `flow` is a chart that is folded.
 
     `words` are those of a text that belongs to it, with scores of their own. `among` are the values, its own and
     those of others, whose colours it shares.
@@ -42,15 +43,17 @@ class Cell:
     scores: Sequence[float]
     grid: tuple[int, int]
     facts: Mapping[str, str]
-    chart: Bars | None = None
+    flow: Bars | None = None
     words: Sequence[Piece] = ()
     among: Array | None = None
+    predicted: str = ""
 
 
-def page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
+def page(title: str, rows: Sequence[Sequence[Cell]], model: str = "") -> str:
     """The page: a row per example, a cell per heatmap, a slider for opacity; hovering a patch gives its number."""
     shown = [[_drawn(cell) for cell in row] for row in rows]
-    return _template().render(title=title, rows=shown)
+    kinds = {cell["signed"] for row in shown for cell in row}
+    return _template().render(title=title, rows=shown, kinds=kinds, model=model)
 
 
 def _drawn(cell: Cell) -> dict[str, Any]:
@@ -77,7 +80,8 @@ def _drawn(cell: Cell) -> dict[str, Any]:
         "facts": dict(cell.facts),
         "dir": direction_of(cell.words),
         "words": drawn_pieces(cell.words),
-        "chart": None if cell.chart is None else _data(bars_png(cell.chart)),
+        "flow": None if cell.flow is None else drawn_folded(cell.flow),
+        "predicted": cell.predicted,
     }
 
 

@@ -92,11 +92,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Bars:
-    """A small chart of named numbers, from the bottom up."""
+    """A small chart of named numbers, from the bottom up; `note` says in a sentence what they are."""
 
     names: Sequence[str]
     values: Sequence[float]
     title: str
+    note: str = ""
 
 
 def bars_png(bars: Bars) -> bytes:
@@ -306,8 +307,10 @@ def panels_png(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
     from matplotlib.colors import Normalize
 
     columns = 1 + max(len(row) for row in rows)
-    figure = _new(2.7 * columns, 2.9 * len(rows))
-    axes: Any = figure.subplots(len(rows), columns, squeeze=False)
+    high = [_height(row) for row in rows]
+    several = max(sum(isinstance(panel, Panel) for panel in row) for row in rows) > 1
+    figure = _new(2.2 + 2.7 * (columns - 1), sum(high) + (0.3 if several else 0.1))
+    axes: Any = figure.subplots(len(rows), columns, squeeze=False, height_ratios=high)
     for line, panels in zip(axes, rows, strict=True):
         for axis in line:
             axis.axis("off")
@@ -331,4 +334,20 @@ def panels_png(rows: Sequence[Sequence[Panel | Bars]]) -> bytes:
             axis.set_title(fitted(panel.title, 160.0, 8.0, 5), fontsize=8)
             bar = figure.colorbar(ScalarMappable(Normalize(low, high), name), ax=axis, shrink=0.7, extend=beyond)
             bar.ax.tick_params(labelsize=6)
+    if several:
+        figure.supxlabel("Each heatmap has a scale of its own, which the bar beside it shows.", fontsize=7)
     return _figure_png(apply_fonts(figure))
+
+
+def _height(row: Sequence[Panel | Bars]) -> float:
+    """Inches of a row: as high as its pictures at their width, and their titles; charts need more."""
+    panels = [panel for panel in row if isinstance(panel, Panel)]
+    pictures = [2.1 * height_for_width(panel.picture.pixels) for panel in panels]
+    titles = [0.15 * (1 + fitted(panel.title, 160.0, 8.0, 5).count("\n")) for panel in panels]
+    charts = [0.6 + 0.12 * len(bars.names) for bars in row if isinstance(bars, Bars)]
+    return max(max(pictures, default=0.0) + max(titles, default=0.0) + 0.15, *charts, 0.7)
+
+
+def height_for_width(pixels: Array, most: float = 1.3) -> float:
+    """How high a picture is drawn for its width; very high and very flat ones have more room than they fill."""
+    return min(max(pixels.shape[0] / pixels.shape[1], 0.1), most)

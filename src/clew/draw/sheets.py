@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .lettering import apply_fonts, fitted
-from .plots import Array, Panel, colour_scale, in_frame, shrunk
+from .plots import Array, Panel, colour_scale, height_for_width, in_frame, shrunk
 
 _ACROSS, _MOST = 6, 24  # pictures in a line, and of an example
 _SIDE = 2.0  # inches
@@ -28,7 +28,8 @@ def sheet_png(examples: Sequence[Sequence[Panel]], titles: Sequence[str]) -> byt
     chosen = [[row[round(i)] for i in np.linspace(0, len(row) - 1, min(len(row), _MOST))] for row in examples]
     lines = [max(1, -(-len(row) // _ACROSS)) for row in chosen]
     across = min(_ACROSS, max((len(row) for row in chosen), default=1) or 1)
-    high = [(2 * _SIDE + 0.3) * count + 0.4 for count in lines]
+    shapes = [max((height_for_width(panel.picture.pixels) for panel in row), default=1.0) for row in chosen]
+    high = [(2 * _SIDE * shape + 0.4) * count + 0.3 for count, shape in zip(lines, shapes, strict=True)]
     figure = Figure(figsize=(max(3.2, _SIDE * across + 0.8), sum(high) or 1.0), layout="constrained")
     FigureCanvasAgg(figure)
     parts: Any = np.atleast_1d(np.array(figure.subfigures(len(chosen) or 1, 1, height_ratios=high or None)))

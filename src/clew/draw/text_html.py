@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from math import isfinite
@@ -13,6 +13,7 @@ from typing import Any
 
 from .bidi import direction
 from .lettering import visible
+from .plots import Bars, bars_png
 
 _SIGN = re.compile(r"</?[A-Za-z][^<>\s]{0,40}>|<\|[^<>\s]{1,40}\|>|<0x[0-9A-F]{2}>|\[[A-Z_]{2,12}\]")
 RED, BLUE = (178, 24, 43), (33, 102, 172)  # for and against
@@ -30,13 +31,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class TextCell:
-    """One text with its scores on a page, and facts about it in plain words; `charts` are PNGs with captions."""
+    """One text with its scores on a page, and facts about it in plain words; `charts` are PNGs with captions, `flow`
+    is a chart that is folded."""
 
     title: str
     subtitle: str
     pieces: Sequence[Piece]
     facts: Mapping[str, str]
     charts: Sequence[tuple[str, bytes]] = ()
+    flow: Bars | None = None
 
 
 def scale_of(pieces: Sequence[Piece]) -> float:
@@ -88,8 +91,15 @@ def _drawn(cell: TextCell) -> dict[str, Any]:
         "dir": direction_of(cell.pieces),
         "pieces": drawn_pieces(cell.pieces),
         "facts": dict(cell.facts),
+        "flow": None if cell.flow is None else drawn_folded(cell.flow),
         "charts": [(name, "data:image/png;base64," + base64.b64encode(png).decode()) for name, png in cell.charts],
     }
+
+
+def drawn_folded(bars: Bars) -> dict[str, str]:
+    """What templates need of a chart that is folded: its title stands before it, and is not drawn again."""
+    source = "data:image/png;base64," + base64.b64encode(bars_png(replace(bars, title=""))).decode()
+    return {"title": bars.title, "note": bars.note, "source": source}
 
 
 def drawn_pieces(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
