@@ -39,7 +39,11 @@ ALONE = (".csv", ".json", ".npy", ".safetensors")  # files of one result
 @app.command()
 def explain(
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
+        list[str] | None,
+        typer.Argument(
+            help="Pictures or text files, folders of them; for models of text also words, and tables "
+            "(.csv, .tsv, .jsonl, .json, .parquet), whose rows are texts."
+        ),
     ] = None,
     model: ModelName = "",
     method: Annotated[
