@@ -15,7 +15,7 @@ def named(found):
 
 def test_rows_of_a_table_are_texts_by_their_ids(tmp_path):
     (tmp_path / "reviews.csv").write_text(CSV)
-    (tmp_path / "reviews.TSV").write_text("review\tstars\nso \"so\"\t3\n")
+    (tmp_path / "reviews.TSV").write_text('review\tstars\nso "so"\t3\n')
     (tmp_path / "reviews.jsonl").write_text(JSONL)
     (tmp_path / "one.txt").write_text("words")
     found = read_texts([str(tmp_path / "reviews.csv")])

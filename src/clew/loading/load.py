@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..errors import LoadError, close_matches, optional_import, short_repr
+from ..errors import LoadError, OptionError, close_matches, optional_import, short_repr
 from ..explaining import LoadedPair
 from ..files import is_valid_filename, read_object
+from ..inputs import OWN_MODEL
 from ..models import DinoLinear, LoadedModel, find_pair, no_foreign_code
 from ..targets import labels_by_index
 from ..validation import validate_arguments, validate_call
@@ -81,6 +83,9 @@ def load(
         LoadError: unknown name, files that cannot be read or say what cannot be, weights that do not fit or are far
             smaller than the configuration says, and code that wants to be run, in a pickle or beside a configuration.
     """
+    if isinstance(name, nn.Module):
+        todo = f"pass it to clew.explain as it is; to take pictures and name classes: {OWN_MODEL}"
+        raise OptionError("this is a model already", expected="a name or a folder", got=type(name).__name__, todo=todo)
     validate_arguments({"name": name}, load)
     text = str(name)
     if not is_valid_filename(text.partition(":")[2] or text):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError, close_matches, short_repr
+from ..inputs import OWN_MODEL
 from ..validation import parse_integer
 from .kinds import Contrast, Each, Similarity, Span, Token
 
@@ -63,7 +64,7 @@ def class_index(target: Any, labels: Sequence[str] | None) -> int:
             f"the label {target!r} cannot be looked up",
             expected="a model that knows its labels",
             got="no labels",
-            todo="pass the class index, or a model from clew.load that has labels",
+            todo=f"pass the class index, a model from clew.load that has labels, or {OWN_MODEL}",
         )
     found = matching_classes(target, labels)
     if len(found) == 1:
