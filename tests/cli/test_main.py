@@ -18,6 +18,8 @@ from clew.demo import METHODS
 from clew.errors import ClewError, OptionError
 from clew.explainers import parse_method
 
+TWO = ["--method", "raw_attention", "--method", "saliency"]
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -90,6 +92,9 @@ def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
         (["{0}", "-m", "mini:digits", "--method", "rollout"], "attention_rollout"),
         (["{0}", "-m", "mini:digits", "--method", "raw_attention(__import__('os'))"], "is written NAME"),
         (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html, \.png, \.csv, \.json, \.npy, \.safetensors"),
+        (["-m", "not loaded", "-o", "a.pdf"], r"\.html, \.png, \.csv, \.json, \.npy, \.safetensors"),
+        (["-m", "not loaded", *TWO, "-o", "a.CSV"], r"\.html, \.png or \.tex .*\n.*\n.*once for each method"),
+        (["-m", "not loaded", *TWO, "-o", "a.json"], "--json writes a line for each method"),
         (["{0}", "-m", "mini:digits", "-t", "ten"], "no label 'ten'"),
         (["nothing.png", "-m", "mini:digits"], "no image file"),
         (["{0}", "-m", "mini:letters"], "no bundled model"),

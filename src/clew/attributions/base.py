@@ -245,13 +245,13 @@ class Attribution(Exports):
         """What makes the content of a file, by suffix."""
         return {".safetensors": self.to_safetensors, **super().writers()}
 
-    def save(self, path: str | Path) -> Path:
-        """Write a file by its suffix, whole or not at all.
+    def save(self, path: str | Path, *, inputs: Sequence[str] = ()) -> Path:
+        """Write a file by its suffix, whole or not at all; `inputs` are names of the examples, for `.csv` and `.json`.
 
         `.safetensors` holds everything and is read again by `Attribution.load`; `.csv` and `.json` hold the scores of
         every stream with what they are of, `.npy` the array `scores`; others are for looking.
         """
-        return write(path, self.writers())
+        return write(path, self.named_writers(inputs))
 
     def to_safetensors(self) -> bytes:
         """Everything, as the bytes of a `.safetensors` file."""
