@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -76,7 +77,8 @@ def class_index(target: Any, labels: Sequence[str] | None) -> int:
             got=f"classes {found}",
             todo="pass the class index",
         )
-    todo = close_matches(target, labels)
+    pair = joined_classes(target, labels)
+    todo = close_matches(target, labels) if pair is None else f"for one rather than the other pass clew.Contrast{pair}"
     number = parse_integer(target.strip())
     if number is not None and number >= 0:
         todo += f"; for the class by its index pass {number}, not a string"
@@ -90,6 +92,15 @@ def matching_classes(text: str, labels: Sequence[str] | None) -> list[int]:
     found = [i for i, label in enumerate(labels or ()) if label == text]
     found = found or [i for i, label in enumerate(lowered) if label == text.lower()]
     return found or [i for i, label in enumerate(lowered) if text.lower() in label.split(", ")]
+
+
+def joined_classes(text: str, labels: Sequence[str] | None) -> tuple[str, str] | None:
+    """Two labels that a text names with a stroke between them, as the command line takes "A / B"; else None."""
+    for stroke in re.finditer("/", text):
+        a, b = text[: stroke.start()].strip(), text[stroke.end() :].strip()
+        if matching_classes(a, labels) and matching_classes(b, labels):
+            return a, b
+    return None
 
 
 def refuse_class_target(target: Any) -> None:
