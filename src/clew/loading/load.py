@@ -37,6 +37,7 @@ MINIS = {
     "reverse": "a small encoder–decoder (0.2 M parameters) that writes ten letters backwards, each three letters on",
 }
 
+_WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
 SEVERAL_INPUTS = ("digits-chat", "reverse")  # those that take a picture with a question, or a source with its answer
 
 
@@ -112,7 +113,7 @@ def load(
             f"no model {text[:200]!r}",
             expected="mini:NAME, timm:NAME, hf:ORG/NAME, open_clip:NAME/TAG, or an existing folder with config.json",
             got=text[:200],
-            todo="see `clew models`",
+            todo=_of_weights(text[:200]) if Path(text).suffix.lower() in _WEIGHTS else "see `clew models`",
         )
     try:
         found.model.eval()
@@ -136,6 +137,13 @@ def load(
     if find_pair(found.model) is not None:
         return LoadedPair(**vars(found))
     return found
+
+
+def _of_weights(path: str) -> str:
+    return (
+        f"name the model that these weights are of: clew.load('timm:NAME', checkpoint={path!r}), on the command line "
+        f"--model timm:NAME --checkpoint {path}"
+    )
 
 
 def _refuse(name: str, **arguments: Any) -> None:
