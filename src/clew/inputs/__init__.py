@@ -7,6 +7,7 @@ from .images import (
     advice_on,
     batch_of,
     check_image_batch,
+    column_as_list,
     described,
     holds_pictures,
     items_of,

@@ -51,6 +51,12 @@ def described(value: Any) -> str:
     return repr(value) if isinstance(value, str) else type(value).__name__
 
 
+def column_as_list(value: Any) -> Any:
+    """A column of a table (a Series of pandas or polars) as a list; anything else as it is."""
+    column = hasattr(value, "to_list") and hasattr(value, "to_numpy") and not hasattr(value, "columns")
+    return value.to_list() if column else value
+
+
 def refuse_unreadable(value: Any, what: str = "the input") -> None:
     """Raise `InputError` for lists in lists deeper than any input is, perhaps themselves in themselves, and for tensors
     whose values are not in memory one after the other: sparse ones, those of the device "meta"."""
