@@ -117,7 +117,10 @@ def test_methods_models_and_doctor():
     listed = run("methods").output
     assert all(name in listed for name, m in clew.methods().items() if m.function.__module__.startswith("clew."))
     assert "n_steps=8" in run("methods", "beyond_intuition_head").output
-    assert "timm_vit" in run("models").output
+    models = run("models").output
+    assert "timm_vit" in models and "BertForSequenceClassification" in models and "…" not in models
+    assert "Whisper" in models and "LLaVA" in models and "T5" in models
+    assert "beyond_intuition_token, of models" in " ".join(run("explain", "--help").output.split())
     done = run("doctor", "mini:digits")
     assert (done.exit_code, done.output.count("│ ok │")) == (0, 10)
 

@@ -50,7 +50,7 @@ def explain(
         list[str] | None,
         typer.Option(
             "--method",
-            help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token.",
+            help="NAME or 'NAME(option=value, …)', see clew methods; repeat to compare.",
         ),
     ] = None,
     target: Annotated[
@@ -105,6 +105,8 @@ def explain(
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs explained at a time.")] = 16,
 ) -> None:
     """Explain what a model saw in pictures, or read in texts. What cannot be read is left out, with exit status 1.
+
+    The method is beyond_intuition_token, of models of several inputs attn_lrp, where --method names no other.
 
     clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
 
