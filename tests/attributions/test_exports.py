@@ -15,13 +15,13 @@ import pandas
 import pytest
 import torch
 from attributions.test_generation_page import answer, frames, image, sound, source, table
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validate
 from PIL import Image
 from support import tiny
 
 import clew
 from clew.attributions import PairAttribution, StreamsAttribution
-from clew.errors import ClewError, InputError, MissingDependency
+from clew.errors import ClewError, InputError, MissingDependency, OptionError
 
 STORED = Path(__file__).parents[1] / "stored"
 
@@ -136,6 +136,22 @@ def test_csv_and_data_frame_hold_the_same_rows(result, tmp_path):
         told = ["" if pandas.isna(v) else str(v) for v in frame[name]]
         assert told == [row[name] for row in rows], name
     assert ("stream" in frame.columns) == (len(result.streams) > 1)
+    named = result.to_dataframe(inputs=[f"file {i}" for i in range(len(result))])
+    assert named["input"].tolist() == [f"file {i}" for i in frame["example"]]
+    assert named["target_score"].tolist() == [float(result.score[i]) for i in frame["example"]]
+    assert named.drop(columns="input").equals(frame)
+
+
+def test_names_of_inputs_are_in_the_files_that_have_a_place_for_them(result, tmp_path):
+    names = [f"é{i}.png" for i in range(len(result))]
+    rows = list(csv.DictReader(io.StringIO(result.save(tmp_path / "a.csv", inputs=names).read_text("utf-8"))))
+    assert [row["input"] for row in rows] == [names[int(row["example"])] for row in rows]
+    found = json.loads(result.save(tmp_path / "a.json", inputs=names).read_text("utf-8"))
+    validate(found, clew.Attribution.json_schema())
+    assert [example["input"] for example in found["examples"]] == names
+    result.save(tmp_path / "a.npy", inputs=names)
+    with pytest.raises(OptionError, match=f"{len(result)} names"):
+        result.to_csv(inputs=[*names, "one more"])
 
 
 def test_arrays_are_the_scores(result, tmp_path):

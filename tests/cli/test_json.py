@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +46,16 @@ def test_a_line_for_each_method_and_the_rest_on_standard_error(pictures, tmp_pat
     expected = clew.explain(clew.load("mini:digits"), clew.open_image(pictures[1]), method="raw_attention")
     columns = found[0]["examples"][1]["streams"]["image"]["columns"]
     np.testing.assert_allclose(columns["score"], expected.scores[0], rtol=1e-4, atol=1e-7)
+
+
+def test_files_say_which_input_a_score_is_of(pictures):
+    for name in ("a.csv", "a.JSON"):
+        done = run("explain", *pictures, "-m", "mini:digits", "--method", "raw_attention", "-o", name)
+        assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader(Path("a.csv").read_text("utf-8").splitlines()))
+    examples = json.loads(Path("a.JSON").read_text("utf-8"))["examples"]
+    assert list(dict.fromkeys(row["input"] for row in rows)) == pictures == [one["input"] for one in examples]
+    assert float(rows[0]["target_score"]) == examples[0]["score"]
 
 
 def test_a_script_reads_it_from_a_process(pictures):

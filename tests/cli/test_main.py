@@ -18,6 +18,8 @@ from clew.demo import METHODS
 from clew.errors import ClewError, OptionError
 from clew.explainers import parse_method
 
+TWO = ["--method", "raw_attention", "--method", "saliency"]
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -90,6 +92,9 @@ def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
         (["{0}", "-m", "mini:digits", "--method", "rollout"], "attention_rollout"),
         (["{0}", "-m", "mini:digits", "--method", "raw_attention(__import__('os'))"], "is written NAME"),
         (["{0}", "-m", "mini:digits", "-o", "a.pdf"], r"\.html, \.png, \.csv, \.json, \.npy, \.safetensors"),
+        (["-m", "not loaded", "-o", "a.pdf"], r"\.html, \.png, \.csv, \.json, \.npy, \.safetensors"),
+        (["-m", "not loaded", *TWO, "-o", "a.CSV"], r"\.html, \.png or \.tex .*\n.*\n.*once for each method"),
+        (["-m", "not loaded", *TWO, "-o", "a.json"], "--json writes a line for each method"),
         (["{0}", "-m", "mini:digits", "-t", "ten"], "no label 'ten'"),
         (["nothing.png", "-m", "mini:digits"], "no image file"),
         (["{0}", "-m", "mini:letters"], "no bundled model"),
@@ -112,7 +117,10 @@ def test_methods_models_and_doctor():
     listed = run("methods").output
     assert all(name in listed for name, m in clew.methods().items() if m.function.__module__.startswith("clew."))
     assert "n_steps=8" in run("methods", "beyond_intuition_head").output
-    assert "timm_vit" in run("models").output
+    models = run("models").output
+    assert "timm_vit" in models and "BertForSequenceClassification" in models and "…" not in models
+    assert "Whisper" in models and "LLaVA" in models and "T5" in models
+    assert "beyond_intuition_token, of models" in " ".join(run("explain", "--help").output.split())
     done = run("doctor", "mini:digits")
     assert (done.exit_code, done.output.count("│ ok │")) == (0, 10)
 

@@ -146,8 +146,27 @@ def test_windows_are_explained_each_and_put_together():
         count[start : start + 14] += 1
     torch.testing.assert_close(a.scores[0], total / count, rtol=1e-10, atol=1e-12)
     assert a.offsets[0].tolist() == [list(s) for s in spans]
-    assert a.checks["windows"].startswith(f"{len(starts)} of 16 tokens")
+    assert a.checks["windows"].tolist() == [len(starts)] and a.checks["window"] == "16 tokens, one every 5"
     assert a.target == ["good"]
+
+
+def test_every_text_tells_its_own_windows(reviews_bert):
+    texts = ["a joy", " ".join(r.text for r in clew.reviews(9)), clew.reviews(1)[0].text]
+    a = clew.explain(reviews_bert, texts, method="saliency", window=32, target=1)
+    alone = [clew.explain(reviews_bert, text, method="saliency", window=32, target=1) for text in texts]
+    assert a.checks["window"] == "32 tokens, one every 16"  # half a window
+    assert a.checks["windows"].tolist() == [int(one.checks["windows"]) for one in alone]
+    again = clew.Attribution.concatenate(alone)
+    for i, one in enumerate(alone):
+        own = one.checks["scores_of_windows"][0]
+        assert len(own) == int(a.checks["windows"][i])
+        for several in (a, again):
+            told = several.checks["scores_of_windows"][i]
+            torch.testing.assert_close(told[: len(own)], own)
+            assert bool(told[len(own) :].isnan().all())
+            assert several.facts(i)["windows"] == str(len(own))
+            assert "nan" not in several.facts(i)["scores of windows"]
+            assert several[i].facts(0)["scores of windows"] == one.facts(0)["scores of windows"]
 
 
 def test_windows_without_a_target_agree_on_one(reviews_bert):

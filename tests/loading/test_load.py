@@ -152,6 +152,37 @@ def test_broken_checkpoints(tmp_path, content, message):
         read_weights(tmp_path / "b.pth")
 
 
+def test_weights_under_a_name_of_the_training_codes_own(weights, tmp_path):
+    torch.save({"epoch": 3, "net": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "a.pth")
+    found = clew.load(NAME, checkpoint=tmp_path / "a.pth", **SIZES).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+    torch.save({"raw": weights, "averaged": weights}, tmp_path / "b.pth")
+    with pytest.raises(LoadError, match=r"several names(\n.*)*\['raw'\], 'weights.pth'\)"):
+        read_weights(tmp_path / "b.pth")
+
+
+def test_a_file_of_weights_in_the_place_of_a_model():
+    for name in ("mine.pth", "folder/mine.safetensors"):
+        with pytest.raises(LoadError, match=f"--model timm:NAME --checkpoint {name}"):
+            clew.load(name)
+    with pytest.raises(LoadError, match="see `clew models`"):
+        clew.load("vit")
+
+
+def test_a_loaded_model_is_printed_in_a_line():
+    digits, words = clew.load("mini:digits"), clew.load("mini:reviews-bert")
+    many = clew.LoadedModel(digits.model, clew.Preprocess((48, 64)), [f"class {i}" for i in range(5)])
+    assert repr(digits) == (
+        "LoadedModel('mini:digits', ViTForImageClassification, 10 classes (zero, one, two, …), pictures of 64 × 64)"
+    )
+    assert (
+        repr(words)
+        == "LoadedModel('mini:reviews-bert', BertForSequenceClassification, 2 classes (negative, positive), texts)"
+    )
+    assert "5 classes (class 0, class 1, class 2, …), pictures of 48 × 64 (height × width)" in repr(many)
+    assert repr(clew.load("mini:digits-clip")).startswith("LoadedPair('mini:digits-clip', CLIPModel, pictures of ")
+
+
 def test_weights_that_do_not_fit_say_what_is_wrong(weights, tmp_path):
     del weights["blocks.0.attn.proj.weight"]
     weights["surprise"] = torch.zeros(1)

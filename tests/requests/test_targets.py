@@ -10,8 +10,10 @@ import clew
 from clew.app.page_requests import PageRequest, explain_request, predictions, snippet
 from clew.cli import main as cli
 from clew.errors import TargetError
+from clew.inputs import token_number
 from clew.requests.results import explain_items, items_for, labels_of
 from clew.requests.targets import target_of
+from clew.targets.classes import class_index
 
 NUMBERS = ["7", "3", "10", "0", "cat / dog", "dog", "1 / 2", "1, one", "cat", "-5"]
 
@@ -69,6 +71,29 @@ def test_what_is_typed_is_the_label_that_is_spelled_so(typed, numbered, tmp_path
     done = CliRunner().invoke(cli.app, ["explain", str(file), "-m", str(tmp_path / "model"), *map(str, typed_so)])
     assert done.exit_code == 0, done.output
     torch.testing.assert_close(clew.Attribution.load(out).score[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_two_labels_without_spaces_are_told_how_they_are_written():
+    labels = ["cat", "dog, hound", "a/b"]
+    assert target_of("a/b", labels) == "a/b"
+    for typed in ("cat/dog", "cat /dog", " CAT/hound"):
+        with pytest.raises(TargetError, match=r"(?i)write 'cat / (dog|hound)', with spaces"):
+            target_of(typed, labels)
+    assert target_of("cat/cow", labels) == "cat/cow"  # of which the model says that there is no such label
+    for given in ("cat / dog", "cat/dog"):
+        with pytest.raises(TargetError, match=r"pass clew\.Contrast\('cat', 'dog'\)"):
+            class_index(given, labels)
+
+
+def test_tokens_that_begin_with_a_space():
+    assert target_of(" sad") == " sad" and target_of("sad ") == "sad" and target_of(" cat ", ["cat"]) == "cat"
+    assert target_of(" sad / happy") == clew.Contrast(" sad", "happy")
+    assert target_of("sad /  happy") == clew.Contrast("sad", " happy")
+    known = {"sad": [1], " sad": [2], " odd": [3]}
+    encode = lambda word: known.get(word, [7, 8])  # noqa: E731
+    assert [token_number(word, encode) for word in ("sad", " sad", "odd", " odd")] == [1, 2, 3, 3]
+    with pytest.raises(TargetError, match=r"clew\.Contrast"):
+        token_number("sad / happy", encode)
 
 
 def test_without_labels_numbers_are_indices():

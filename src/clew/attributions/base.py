@@ -155,7 +155,9 @@ class Attribution(Exports):
             else None,  # image–text models compare each batch with other things, whose logits do not join
             target=[name for p in parts for name in (p.target if len(p.target) == len(p) else [p.target[0]] * len(p))],
             checks={  # a word of advice may be in some parts only
-                k: first.join([p.checks[k] for p in parts], sizes) if all(k in p.checks for p in parts) else value
+                k: first.join([p.checks[k] for p in parts], sizes, torch.nan)
+                if all(k in p.checks for p in parts)
+                else value
                 for p in reversed(parts)
                 for k, value in p.checks.items()
             },
@@ -169,8 +171,11 @@ class Attribution(Exports):
             **first.inner_fields({k: Attribution.concatenate([p.inner()[k] for p in parts]) for k in first.inner()}),
         )
 
-    def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
-        """One field of several results: tensors with an entry for each example one after the other, else the first."""
+    def join(self, values: Sequence[Any], sizes: Sequence[int], room: float = 0.0) -> Any:
+        """One field of several results: tensors with an entry for each example one after the other, else the first.
+
+        `room`: what fills up rows that are shorter than others.
+        """
         per_example = len(values) == len(sizes) and all(
             isinstance(v, Tensor) and v.ndim and len(v) == n for v, n in zip(values, sizes, strict=True)
         )
@@ -250,13 +255,13 @@ class Attribution(Exports):
         """What makes the content of a file, by suffix."""
         return {".safetensors": self.to_safetensors, **super().writers()}
 
-    def save(self, path: str | Path) -> Path:
-        """Write a file by its suffix, whole or not at all.
+    def save(self, path: str | Path, *, inputs: Sequence[str] = ()) -> Path:
+        """Write a file by its suffix, whole or not at all; `inputs` are names of the examples, for `.csv` and `.json`.
 
         `.safetensors` holds everything and is read again by `Attribution.load`; `.csv` and `.json` hold the scores of
         every stream with what they are of, `.npy` the array `scores`; others are for looking.
         """
-        return write(path, self.writers())
+        return write(path, self.named_writers(inputs))
 
     def to_safetensors(self) -> bytes:
         """Everything, as the bytes of a `.safetensors` file."""
@@ -344,5 +349,9 @@ class Attribution(Exports):
 
 def _in_words(value: Any) -> str:
     if isinstance(value, Tensor) and value.ndim:
-        return ", ".join(f"{v:.3g}" for v in value.flatten().tolist())
-    return f"{float(value):.3g}" if isinstance(value, (Tensor, float)) else str(value)
+        several = value.flatten().tolist()
+        while several and several[-1] != several[-1]:  # room that other examples need
+            several.pop()
+        return ", ".join(map(_in_words, several))
+    value = value.item() if isinstance(value, Tensor) else value
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)

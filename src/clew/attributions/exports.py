@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
+from ..errors import OptionError
 from ..version import __version__
 from . import tables
 
@@ -47,25 +49,27 @@ class Exports(ABC):
     def to_numpy(self) -> np.ndarray:
         """`scores` as a NumPy array."""
 
-    def table(self) -> tables.Columns:
-        """All scores of all streams, a row each, as lists by name."""
-        streams = self.streams
+    def table(self, *, inputs: Sequence[str] = ()) -> tables.Columns:
+        """All scores of all streams, a row each, as lists by name; `inputs` are names of the examples."""
+        streams, named = self.streams, self._named(inputs)
+        totals = tables.numbers(self.score)
         rows = [(i, name, part) for i in range(len(self)) for name, part in streams.items()]
         return tables.stacked(
             (
-                {"example": i, "target": self.name_of_target(i), **({"stream": name} if len(streams) > 1 else {})},
+                {"example": i, **named[i], "target": self.name_of_target(i), "target_score": totals[i]}
+                | ({"stream": name} if len(streams) > 1 else {}),
                 part.scored(i),
             )
             for i, name, part in rows
         )
 
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self, *, inputs: Sequence[str] = ()) -> Any:
         """`table` as a data frame of pandas. Raises `MissingDependency` where pandas is not installed."""
-        return tables.data_frame(self.table())
+        return tables.data_frame(self.table(inputs=inputs))
 
-    def to_csv(self) -> str:
+    def to_csv(self, *, inputs: Sequence[str] = ()) -> str:
         """`table` as CSV."""
-        return tables.csv_of(self.table())
+        return tables.csv_of(self.table(inputs=inputs))
 
     def to_npy(self) -> bytes:
         """`scores` as the bytes of an `.npy` file."""
@@ -84,12 +88,12 @@ class Exports(ABC):
         return tables.json_schema()
 
     def _document(self, inputs: Sequence[str]) -> dict[str, Any]:
-        shares, streams = self.shares(), self.streams
+        shares, streams, named = self.shares(), self.streams, self._named(inputs)
         common, each = self._checks()
         examples: list[dict[str, Any]] = []
         for i in range(len(self)):
-            found: dict[str, Any] = {"input": inputs[i]} if inputs else {}
-            found |= {"target": self.name_of_target(i), "score": self.score[i], "checks": each[i], "streams": {}}
+            found: dict[str, Any] = {**named[i], "target": self.name_of_target(i), "score": self.score[i]}
+            found |= {"checks": each[i], "streams": {}}
             for name, part in streams.items():
                 own = part._checks() if part.checks is not self.checks else (common, each)
                 more = {k: v for k, v in (own[0] | own[1][i]).items() if v != (common | each[i]).get(k)}
@@ -108,6 +112,12 @@ class Exports(ABC):
             "examples": examples,
         }
 
+    def _named(self, inputs: Sequence[str]) -> list[dict[str, str]]:
+        """What each example's input is called, where that is told."""
+        if inputs and len(inputs) != len(self):
+            raise OptionError("inputs are names of the examples", expected=f"{len(self)} names", got=f"{len(inputs)}")
+        return [{"input": name} for name in inputs] or [{}] * len(self)
+
     def _checks(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What was verified about all examples, and about each."""
         own = {k for k, v in self.checks.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(self)}
@@ -122,6 +132,11 @@ class Exports(ABC):
     def writers(self) -> dict[str, Any]:
         """What makes the content of a file, by suffix."""
         return {".csv": self.to_csv, ".json": self.to_json, ".npy": self.to_npy}
+
+    def named_writers(self, inputs: Sequence[str]) -> dict[str, Any]:
+        """`writers` that tell what the examples' inputs are called, where the file has a place for it."""
+        named = {".csv": partial(self.to_csv, inputs=inputs), ".json": partial(self.to_json, inputs=inputs)}
+        return {**self.writers(), **named}
 
 
 def _is_plain(value: Any) -> bool:

@@ -173,12 +173,12 @@ class PicturesAttribution(Attribution):
         """What makes the content of a file, by suffix."""
         return {".png": self.to_png, ".html": self.to_html, **super().writers()}
 
-    def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
+    def join(self, values: Sequence[Any], sizes: Sequence[int], room: float = 0.0) -> Any:
         """One field of several results; what is shorter is filled up with 0."""
         tensors = [v for v in values if isinstance(v, Tensor)]
         if len(tensors) == len(sizes) and all(t.ndim == 2 for t in tensors):
             return padded([row for t in tensors for row in t])
-        return super().join(values, sizes)
+        return super().join(values, sizes, room)
 
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {

@@ -128,13 +128,13 @@ class SoundAttribution(Attribution):
         """What makes the content of a file, by suffix."""
         return {".html": self.to_html, ".png": self.to_png, **super().writers()}
 
-    def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
+    def join(self, values: Sequence[Any], sizes: Sequence[int], room: float = 0.0) -> Any:
         """One field of several results; shorter sounds are filled up with 0."""
         tensors = [v for v in values if isinstance(v, Tensor) and v.ndim > 1]
         if len(tensors) == len(sizes):
             longest = max(t.shape[-1] for t in tensors)
             values = [F.pad(t, (0, longest - t.shape[-1])) for t in tensors]
-        return super().join(values, sizes)
+        return super().join(values, sizes, room)
 
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {"step": self.step, "seconds": self.seconds}

@@ -194,15 +194,17 @@ class TextAttribution(Attribution):
         """What makes the content of a file, by suffix."""
         return {".html": self.to_html, ".png": self.to_png, ".tex": self.to_latex, **super().writers()}
 
-    def join(self, values: Sequence[Any], sizes: Sequence[int]) -> Any:
-        """One field of several results; shorter texts are filled up with padding."""
+    def join(self, values: Sequence[Any], sizes: Sequence[int], room: float = 0.0) -> Any:
+        """One field of several results; shorter texts are filled up with padding, their floats with `room`."""
         tensors = [v for v in values if isinstance(v, Tensor)]
         if len(tensors) == len(sizes) and len({t.shape[1:] for t in tensors}) > 1:
             if any(t.ndim < 2 or t.shape[2:] != tensors[0].shape[2:] for t in tensors):
                 return None if tensors[0].ndim > 2 else values[0]
             longest = max(t.shape[1] for t in tensors)
-            return torch.cat([F.pad(t, (0, 0) * (t.ndim - 2) + (0, longest - t.shape[1])) for t in tensors])
-        return super().join(values, sizes)
+            value = room if all(t.is_floating_point() for t in tensors) else 0
+            wide = [(0, 0) * (t.ndim - 2) + (0, longest - t.shape[1]) for t in tensors]
+            return torch.cat([F.pad(t, w, value=value) for t, w in zip(tensors, wide, strict=True)])
+        return super().join(values, sizes, room)
 
     def __post_init__(self) -> None:
         longest = self.all_scores.shape[1]

@@ -39,14 +39,18 @@ ALONE = (".csv", ".json", ".npy", ".safetensors")  # files of one result
 @app.command()
 def explain(
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
+        list[str] | None,
+        typer.Argument(
+            help="Pictures or text files, folders of them; for models of text also words, and tables "
+            "(.csv, .tsv, .jsonl, .json, .parquet), whose rows are texts."
+        ),
     ] = None,
     model: ModelName = "",
     method: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
-            help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token.",
+            help="NAME or 'NAME(option=value, …)', see clew methods; repeat to compare.",
         ),
     ] = None,
     target: Annotated[
@@ -102,6 +106,8 @@ def explain(
 ) -> None:
     """Explain what a model saw in pictures, or read in texts. What cannot be read is left out, with exit status 1.
 
+    The method is beyond_intuition_token, of models of several inputs attn_lrp, where --method names no other.
+
     clew explain cat.jpg --model timm:deit_tiny_patch16_224 --method raw_attention --method beyond_intuition_token
 
     clew explain "a quiet, brilliant film" --model hf:distilbert-base-uncased-finetuned-sst-2-english
@@ -120,9 +126,8 @@ def explain(
     for name, _ in chosen:
         find_method(name)
     out = out or (None if json else Path("clew.html"))
-    if out is not None and out.suffix in ALONE and len(chosen) > 1:
-        todo = "--json writes a line for each method" if out.suffix == ".json" else None
-        raise OptionError("cannot write that file", expected=".html for several methods", got=str(out), todo=todo)
+    if out is not None:
+        _refuse_file(out, len(chosen))
     with standard_output(json) as stdout:
         loaded = load(
             model, checkpoint=checkpoint, linear=linear, device=device, quantize=quantize, labels=class_names(labels),
@@ -153,15 +158,26 @@ def explain(
         )  # fmt: skip
         each = len(results[0]) // len(items)
         _show(items, results, each)
+        names = [item.name for item in items for _ in range(each)]
         if json:
-            names = [item.name for item in items for _ in range(each)]
             for result in results:
                 stdout.write(result.to_json(inputs=names, ascii_only=True))
         if out is not None:
-            written = results[0].save(out) if out.suffix in ALONE else compare(results, out)
+            written = results[0].save(out, inputs=names) if out.suffix.lower() in ALONE else compare(results, out)
             console.print(f"written: {escape(str(written))}")
     if found.errors:
         raise typer.Exit(1)
+
+
+def _refuse_file(out: Path, methods: int) -> None:
+    """Raise `OptionError`, before a model is loaded, for a file that no result of so many methods is written as."""
+    refuse_suffix(out, (*WRITTEN, ".tex"))
+    if methods > 1 and out.suffix.lower() in ALONE:
+        expected = ".html, .png or .tex (texts) for several methods; " + ", ".join(ALONE) + " for one"
+        todo = (
+            "--json writes a line for each method" if out.suffix.lower() == ".json" else "run it once for each method"
+        )
+        raise OptionError("cannot write that file", expected=expected, got=str(out), todo=todo)
 
 
 def _show(items: Sequence[NamedInput], results: Sequence[Attribution], each: int) -> None:

@@ -23,7 +23,11 @@ console = Console()
 @app.command()
 def figure(
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="Pictures or text files, folders of them; for models of text also words.")
+        list[str] | None,
+        typer.Argument(
+            help="Pictures or text files, folders of them; for models of text also words, and tables "
+            "(.csv, .tsv, .jsonl, .json, .parquet), whose rows are texts."
+        ),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="As for clew explain.")] = "",
     method: Annotated[

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ClewError, OptionError, close_matches, short_repr
+from ..inputs import OWN_MODEL
 from ..literals import call
 from ..registry import import_submodules
 from ..subject import Result, StreamSubject, Subject
@@ -62,6 +63,7 @@ class Method:
         for name in options:
             if name not in self.options:
                 known = close_matches(name, self.options) if self.options else "it has no options"
+                known = f"labels belong to the model: {OWN_MODEL}" if name == "labels" else known
                 raise OptionError(f"{self.name} has no option {name!r}", got=f"{name}={options[name]!r}", todo=known)
         validate_arguments(options, self.function, f"{self.name}: ")
         result = self.function(subject, **options)

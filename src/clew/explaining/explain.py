@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attributions import Attribution
 from ..errors import ClewError, OptionError
 from ..explainers import find_method, parse_method
-from ..inputs import refuse_unreadable
+from ..inputs import column_as_list, refuse_unreadable
 from ..models import (
     Architecture,
     LoadedModel,
@@ -72,7 +72,7 @@ def explain(
             channel also `(batch, height, width)`, as tensor, array or a list of these; token numbers `(batch, token)`,
             also in lists or arrays; a table of pandas; or, for a loaded model, PIL images, arrays of 8 bits `(height,
             width, 3)` in RGB order, strings, pairs of strings (question, context), lists of words, or a chat, a list of
-            messages {"role": …, "content": …}; single or in a list.
+            messages {"role": …, "content": …}; single, in a list, or in a column (Series) of pandas.
         method: a name from `clew.methods()`, or "NAME(option=value, …)", an entry of it, or a function like those.
         target: None (the predicted class, next token or answer; of an embedding its norm), an index, a label,
             `Contrast(a, b)`, of texts also `Span(…)` and `Token(…)`, one of these per example, or a callable
@@ -103,6 +103,7 @@ def explain(
         CheckFailed: the result would be wrong; says what disagrees with what, and by how much.
         ClewError: another subclass that says what was expected, what came, and what to do.
     """
+    inputs, target = column_as_list(inputs), column_as_list(target)
     refuse_unreadable(inputs)
     refuse_unreadable(target, "the target")
     if isinstance(method, str) and "(" in method:  # as tables and the command line write it

@@ -67,7 +67,7 @@ def _same_tokens(texts: Any, inputs: Mapping[str, Any], tokenizer: Any) -> None:
             )
 
 
-@dataclass
+@dataclass(repr=False)
 class LoadedPair(LoadedModel):
     """An image–text model in evaluation mode with its preprocessing and its tokenizer.
 

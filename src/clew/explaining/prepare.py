@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..draw import Picture
 from ..errors import InputError, UnknownArchitecture
 from ..inputs import (
+    OWN_MODEL,
     TextBatch,
     batch_of,
     check_image_batch,
@@ -221,8 +222,8 @@ def image_inputs(
             f"{kind} need the model's own preprocessing",
             expected="a model from clew.load, or floats (batch, channel, height, width), normalised for the model",
             got=described(inputs),
-            todo=f"load the model with clew.load{', and pass them in RGB order (cv2 has BGR)' if arrays else ''}, or "
-            "preprocess the images yourself",
+            todo=f"load the model with clew.load{', and pass them in RGB order (cv2 has BGR)' if arrays else ''}; or "
+            f"of your own {OWN_MODEL}; or preprocess the images yourself",
         )
     images = pil_images(inputs, channels)
     made = loaded.preprocess if channels is None else loaded.preprocess.with_channels(channels)

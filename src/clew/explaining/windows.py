@@ -65,7 +65,7 @@ class Windows:
         tokenizer: Any = model.tokenizer
         added = int(tokenizer.num_special_tokens_to_add(False))
         inside = validate_size("window", self.size) - added
-        step = max(1, inside // 2) if self.stride is None else validate_size("stride", self.stride)
+        step = max(1, min(inside, self.size // 2)) if self.stride is None else validate_size("stride", self.stride)
         if inside < 1 or not 1 <= step <= inside:
             raise OptionError(
                 "these windows leave gaps, or hold nothing",
@@ -101,7 +101,7 @@ class Windows:
                 target = int(logits.float().mean(0).argmax())
         found = cast(TextAttribution, self.explain(model, given, target=target, **self.options))
         windows = [(start - first, min(start + inside, behind) - start) for start in starts]
-        told = f"{len(rows)} of {self.size} tokens, one every {step}"
+        told = f"{self.size} tokens, one every {step}"
         joined = _joined(found, first, windows, text, self.settings, told)
         if self.settings.checks != "off" and self.settings.normalize is None:
             own = list(tokenizer(text, verbose=False)["input_ids"])[first : first + behind - first]
@@ -134,7 +134,8 @@ def _joined(
     per_window: Sequence[str] = [k for k, v in found.checks.items() if isinstance(v, Tensor) and v.ndim]
     checks: dict[str, Any] = {k: v for k, v in found.checks.items() if k not in per_window}
     checks["non_finite"] = (~scores.isfinite()).sum(-1)
-    checks |= {"windows": told, "scores_of_windows": ", ".join(f"{s:.4g}" for s in found.score.tolist())}
+    checks |= {"windows": torch.tensor([len(windows)]), "window": told}
+    checks["scores_of_windows"] = found.score.detach().float().cpu()[None]
     return TextAttribution(
         all_scores=normalized(scores, scores, settings.normalize),
         input_ids=each(found.input_ids),

@@ -3,8 +3,11 @@
 from .encodings import BOOKKEEPING, EncodedText, EncodedTexts, collate, decoder, encode_texts, tokenized
 from .image_files import decode_image
 from .images import (
+    OWN_MODEL,
+    advice_on,
     batch_of,
     check_image_batch,
+    column_as_list,
     described,
     holds_pictures,
     items_of,

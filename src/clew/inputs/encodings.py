@@ -3,6 +3,7 @@ lists and arrays, or what a tokenizer returned."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, short_repr
 from ..files import refuse_halves
 from .token_ids import Tokenizer, as_tensor, fits, numbers_in, padded, padded_rows, padding_of
 from .token_texts import decode_incrementally, spans_of
@@ -164,8 +165,13 @@ def _items(inputs: Any) -> tuple[Literal["strings", "pairs", "words", "chats"], 
     elif items and all(_is_chat(i) for i in items):
         return "chats", items
     if kind is None:
-        kinds = sorted({type(i).__name__ for i in items}) or [type(inputs).__name__]
-        raise InputError("these inputs cannot be explained", expected=_TAKEN, got=", ".join(kinds))
+        kinds = Counter(type(i).__name__ for i in items) or Counter([type(inputs).__name__])
+        most = kinds.most_common(1)[0][0]
+        odd = [f"{short_repr(one)} in example {i}" for i, one in enumerate(items) if type(one).__name__ != most]
+        got = ", ".join(sorted(kinds)) + (f": {', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}" if odd else "")
+        empty = any(one is None or isinstance(one, float) for one in items)  # as pandas has cells without a value
+        todo = "leave the examples without a text out" if odd and empty else None
+        raise InputError("these inputs cannot be explained", expected=_TAKEN, got=got, todo=todo)
     blank = [i for i, item in enumerate(items) if not "".join(item).strip()]
     if blank:
         raise InputError("there is an empty text", expected="words to explain", got=f"examples {blank}")

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError, short_repr
+from .image_files import IMAGE_SUFFIXES
 
 logger = logging.getLogger("clew")
 
@@ -20,6 +21,21 @@ _RAW = (torch.uint8, torch.uint16)
 _DEEPEST = 8
 _TARGETS = "clew.targets.kinds"  # which hold what is compared with
 _COLOURS = (1, 3, 4)  # grey, RGB, and RGB with transparency
+
+# What makes a module in memory one that takes pictures and words, and names its classes.
+OWN_MODEL = "clew.LoadedModel(model, clew.Preprocess(size=(224, 224)), labels=[…]), see docs/any-model.md"
+
+
+def advice_on(value: Any) -> str | None:
+    """What to do about an input of file names, pictures or words where a tensor is needed; None for anything else."""
+    first = next(iter(items_of(value)), None)
+    if hasattr(first, "__fspath__") or (isinstance(first, str) and first.lower().endswith(IMAGE_SUFFIXES)):
+        return "open picture files with clew.open_image(path)"
+    if isinstance(first, Image.Image):
+        return f"say how pictures become tensors: {OWN_MODEL}; or prepare them yourself"
+    if isinstance(first, str):
+        return "say how words become tokens: clew.LoadedModel(model, tokenizer=…); or pass what the tokenizer gives"
+    return None
 
 
 def described(value: Any) -> str:
@@ -33,6 +49,12 @@ def described(value: Any) -> str:
         some = "; ".join(described(item) for item in items[:3]) + ("; …" if len(items) > 3 else "")
         return f"a {type(items).__name__} of {len(items)}: {some}" if items else "nothing"
     return repr(value) if isinstance(value, str) else type(value).__name__
+
+
+def column_as_list(value: Any) -> Any:
+    """A column of a table (a Series of pandas or polars) as a list; anything else as it is."""
+    column = hasattr(value, "to_list") and hasattr(value, "to_numpy") and not hasattr(value, "columns")
+    return value.to_list() if column else value
 
 
 def refuse_unreadable(value: Any, what: str = "the input") -> None:

@@ -35,14 +35,16 @@ __all__ = ["IMAGE_SUFFIXES", "Backend", "Preprocess", "as_rgb", "open_image", "p
 logger = logging.getLogger("clew")
 
 Backend = Literal["pil", "torchvision"]
+_AS_SIZE = (0, 0)
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Resize, crop and normalise as a model was trained. `size` is (height, width) of its input.
 
-    `mode`: "squash" to `resize` (height, width); "cover" scales the picture until it covers `resize`, "contain" until
-    it lies within and its longer side fills it, "within" the same with sizes rounded down; "keep" does not resize.
+    `mode`: "squash" to `resize` (height, width; default: `size`); "cover" scales the picture until it covers `resize`,
+    "contain" until it lies within and its longer side fills it, "within" the same with sizes rounded down; "keep" does
+    not resize.
     Then the centre is cut to `size`, with `fill` (0 to 255, for each channel) where the picture is smaller; with
     `crop=False` what was resized stays as it is.
 
@@ -57,8 +59,8 @@ class Preprocess:
     """
 
     size: tuple[int, int]
-    resize: tuple[int, int]
-    mode: Literal["squash", "cover", "contain", "within", "keep"]
+    resize: tuple[int, int] = _AS_SIZE
+    mode: Literal["squash", "cover", "contain", "within", "keep"] = "squash"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     resample: Image.Resampling = Image.Resampling.BICUBIC
@@ -74,6 +76,7 @@ class Preprocess:
     rescale_first: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "resize", self.size if self.resize is _AS_SIZE else self.resize)
         longest = None if self.longest is None else (1, self.longest)
         check_sides({"size": self.size, "resize": self.resize, "longest_edge": longest, "pad_size": self.pad})
         check_numbers(self.mean, self.std, self.rescale)
@@ -238,15 +241,8 @@ class Preprocess:
         if name == "random":
             logger.warning('timm takes bilinear or bicubic by chance for interpolation="random": bicubic is taken here')
             name = "bicubic"
-        made = Preprocess(
-            size,
-            (down, across),
-            cast(Any, mode),
-            mean,
-            std,
-            resampling(name),
-            fill=_border(mean) if mode == "contain" else (0,),
-        )
+        fill = _border(mean) if mode == "contain" else (0,)
+        made = Preprocess(size, (down, across), cast(Any, mode), mean, std, resampling(name), fill=fill)
         return made.with_channels(channels)
 
     @staticmethod

@@ -173,12 +173,10 @@ def token_number(word: str, encode: Callable[[str], list[int]]) -> int:
         ids = encode(spelled)
         if len(ids) == 1:
             return ids[0]
-    raise TargetError(
-        f"{word!r} is not one token",
-        expected="a single token",
-        got=f"tokens {encode(word)}",
-        todo="pass the number of its first token; to explain several tokens, put them into the text: Span(…)",
-    )
+    todo = "pass the number of its first token; to explain several tokens, put them into the text: Span(…)"
+    if "/" in word.strip()[1:-1]:
+        todo = "for one token rather than another pass clew.Contrast(a, b), or --target 'a / b' with spaces; or " + todo
+    raise TargetError(f"{word!r} is not one token", expected="a single token", got=f"tokens {encode(word)}", todo=todo)
 
 
 def arrange(batch: TextBatch, values: dict[str, Any], padding: int = 0) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..errors import LoadError, close_matches, optional_import, short_repr
+from ..errors import LoadError, OptionError, close_matches, optional_import, short_repr
 from ..explaining import LoadedPair
 from ..files import is_valid_filename, read_object
+from ..inputs import OWN_MODEL
 from ..models import DinoLinear, LoadedModel, find_pair, no_foreign_code
 from ..targets import labels_by_index
 from ..validation import validate_arguments, validate_call
@@ -35,6 +37,7 @@ MINIS = {
     "reverse": "a small encoder–decoder (0.2 M parameters) that writes ten letters backwards, each three letters on",
 }
 
+_WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
 SEVERAL_INPUTS = ("digits-chat", "reverse")  # those that take a picture with a question, or a source with its answer
 
 
@@ -81,6 +84,9 @@ def load(
         LoadError: unknown name, files that cannot be read or say what cannot be, weights that do not fit or are far
             smaller than the configuration says, and code that wants to be run, in a pickle or beside a configuration.
     """
+    if isinstance(name, nn.Module):
+        todo = f"pass it to clew.explain as it is; to take pictures and name classes: {OWN_MODEL}"
+        raise OptionError("this is a model already", expected="a name or a folder", got=type(name).__name__, todo=todo)
     validate_arguments({"name": name}, load)
     text = str(name)
     if not is_valid_filename(text.partition(":")[2] or text):
@@ -107,7 +113,7 @@ def load(
             f"no model {text[:200]!r}",
             expected="mini:NAME, timm:NAME, hf:ORG/NAME, open_clip:NAME/TAG, or an existing folder with config.json",
             got=text[:200],
-            todo="see `clew models`",
+            todo=_of_weights(text[:200]) if Path(text).suffix.lower() in _WEIGHTS else "see `clew models`",
         )
     try:
         found.model.eval()
@@ -131,6 +137,13 @@ def load(
     if find_pair(found.model) is not None:
         return LoadedPair(**vars(found))
     return found
+
+
+def _of_weights(path: str) -> str:
+    return (
+        f"name the model that these weights are of: clew.load('timm:NAME', checkpoint={path!r}), on the command line "
+        f"--model timm:NAME --checkpoint {path}"
+    )
 
 
 def _refuse(name: str, **arguments: Any) -> None:

@@ -62,15 +62,28 @@ def unsafe_pickle_error(path: str | Path, error: Exception) -> LoadError:
 
 
 def _unwrap(found: Any, path: Path) -> Weights:
-    inner = next((found[k] for k in _INSIDE if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)), found)
-    if isinstance(inner, Mapping):
-        weights = {str(k): v for k, v in inner.items() if isinstance(v, Tensor)}
-        if weights:
-            return weights
-    keys = ", ".join(str(key)[:80] for key in list(found)[:8]) if isinstance(found, Mapping) else type(found).__name__
+    values: Mapping[Any, Any] = found if isinstance(found, Mapping) else {}
+    known = [values[key] for key in _INSIDE if isinstance(values.get(key), Mapping)]
+    if weights := _tensors(known[0] if known else found):
+        return weights
+    others = {str(key): weights for key, value in values.items() if (weights := _tensors(value))}
+    if len(others) == 1:  # under a name of the training code's own
+        return next(iter(others.values()))
+    keys = ", ".join(str(key)[:80] for key in list(values)[:8]) if values else type(found).__name__
+    part = next(iter(others), "state_dict")
     raise LoadError(
-        f"{path} holds no weights", expected=f"tensors by name, or a dict with {', '.join(_INSIDE)}", got=keys
+        f"{path} holds no weights" if not others else f"{path} holds weights under several names",
+        expected=f"tensors by name, or a dict with {', '.join(_INSIDE)}",
+        got=keys,
+        todo=f"save the weights alone: torch.save(torch.load({path.name!r})[{part!r}], 'weights.pth')"
+        if others
+        else "save the model's weights: torch.save(model.state_dict(), 'weights.pth')",
     )
+
+
+def _tensors(value: Any) -> Weights:
+    """What of a mapping is tensors; empty for anything else."""
+    return {str(k): v for k, v in value.items() if isinstance(v, Tensor)} if isinstance(value, Mapping) else {}
 
 
 def fit_names(weights: Weights, names: set[str]) -> Weights:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..inputs import Preprocess
 
 
-@dataclass
+@dataclass(repr=False)
 class LoadedModel:
     """A model in evaluation mode with what belongs to it. Pass it to `explain` in place of the module.
 
@@ -27,6 +27,18 @@ class LoadedModel:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     tokenizer: Any = None
     processor: Any = None
+
+    def __repr__(self) -> str:
+        """What it is in a line; all layers are in `model`."""
+        labels, parts = list(self.labels or ()), [repr(self.name), type(self.model).__name__]
+        if labels:
+            parts.append(f"{len(labels)} classes ({', '.join(labels[:3])}{', …' if len(labels) > 3 else ''})")
+        if self.preprocess is not None:
+            height, width = self.preprocess.size
+            parts.append(f"pictures of {height} × {width}{'' if height == width else ' (height × width)'}")
+        if self.tokenizer is not None:
+            parts.append("texts")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def to(self, device: str | torch.device) -> LoadedModel:
         """Move the model to a device."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, short_repr
+from ..datasets import Dataset, open_dataset
+from ..datasets.stored import TEXT
+from ..datasets.tables import SUFFIXES as TABLES
+from ..errors import InputError, OptionError, short_repr
 from ..inputs import IMAGE_SUFFIXES, open_image
 
 TEXTS = (".txt", ".md", ".text")
@@ -48,7 +51,7 @@ def read_images(words: Sequence[str]) -> ReadInputs:
 
 
 def read_texts(words: Sequence[str], *, as_text: bool = False) -> ReadInputs:
-    """Texts from files, all those in folders, and words themselves; with `as_text` words only.
+    """Texts from files, all those in folders, rows of tables, and words themselves; with `as_text` words only.
 
     Empty texts, and files that are no text, are left out with their errors.
     """
@@ -57,9 +60,11 @@ def read_texts(words: Sequence[str], *, as_text: bool = False) -> ReadInputs:
         if not word.strip():
             raise InputError("there is an empty text", expected="a file, a folder or words", got=short_repr(word))
         if as_text or not _exists(word):
-            if not as_text and Path(word).suffix in TEXTS:
+            if not as_text and Path(word).suffix.lower() in (*TEXTS, *TABLES):
                 raise InputError(f"no file {word}", expected="a text file", got="nothing there", todo="check the path")
             return ReadInputs([NamedInput(word if len(word) <= 40 else word[:39] + "…", word)], [])
+        if Path(word).suffix.lower() in TABLES and not Path(word).is_dir():
+            return _rows(Path(word), alone=len(words) == 1)
         return _each(word, TEXTS, "texts", _text)
 
     return _read(words, read)
@@ -80,6 +85,27 @@ def _each(word: str, suffixes: tuple[str, ...], what: str, opened: Callable[[Pat
     for path in _files(Path(word), suffixes, what):
         try:
             found.items.append(NamedInput(path.name, opened(path)))
+        except InputError as error:
+            found.errors.append(error)
+    return found
+
+
+def _rows(path: Path, *, alone: bool) -> ReadInputs:
+    """The texts of a table's rows, by their ids; of several files with that of the table before them."""
+    try:
+        table: Dataset = open_dataset(path)
+    except OptionError as error:  # that no column is known to be the text, or that it is something else than a table
+        said = "; ".join(line.strip() for line in str(error).splitlines() if "to do:" not in line)
+        todo = f"call the column of the texts {' or '.join(TEXT)}"
+        raise InputError(f"{path} cannot be read as a table of texts", got=said, todo=todo) from error
+    found = ReadInputs([], [])
+    for i, id in enumerate(table.ids):
+        name = id if alone else f"{path.name}: {id}"
+        try:
+            text = table.read(i).text
+            if not (text or "").strip():
+                raise InputError(f"{path}: {id} is empty", expected="a text", got="no words")
+            found.items.append(NamedInput(name, text))
         except InputError as error:
             found.errors.append(error)
     return found

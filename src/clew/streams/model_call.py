@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..inputs import advice_on, described
 from ..models import moved
 
 Path = tuple[Any, ...]
@@ -51,7 +52,8 @@ class ModelCall:
             raise InputError(
                 "there is no tensor in the input",
                 expected="a tensor, a mapping or a tuple of what model(**inputs) or model(*inputs) takes",
-                got=type(inputs).__name__,
+                got=described(inputs),
+                todo=advice_on(inputs),
             )
         for name, value in made.tensors().items():
             _refuse_non_finite(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError, close_matches, short_repr
+from ..inputs import OWN_MODEL
 from ..validation import parse_integer
 from .kinds import Contrast, Each, Similarity, Span, Token
 
@@ -63,7 +65,7 @@ def class_index(target: Any, labels: Sequence[str] | None) -> int:
             f"the label {target!r} cannot be looked up",
             expected="a model that knows its labels",
             got="no labels",
-            todo="pass the class index, or a model from clew.load that has labels",
+            todo=f"pass the class index, a model from clew.load that has labels, or {OWN_MODEL}",
         )
     found = matching_classes(target, labels)
     if len(found) == 1:
@@ -75,7 +77,8 @@ def class_index(target: Any, labels: Sequence[str] | None) -> int:
             got=f"classes {found}",
             todo="pass the class index",
         )
-    todo = close_matches(target, labels)
+    pair = joined_classes(target, labels)
+    todo = close_matches(target, labels) if pair is None else f"for one rather than the other pass clew.Contrast{pair}"
     number = parse_integer(target.strip())
     if number is not None and number >= 0:
         todo += f"; for the class by its index pass {number}, not a string"
@@ -89,6 +92,15 @@ def matching_classes(text: str, labels: Sequence[str] | None) -> list[int]:
     found = [i for i, label in enumerate(labels or ()) if label == text]
     found = found or [i for i, label in enumerate(lowered) if label == text.lower()]
     return found or [i for i, label in enumerate(lowered) if text.lower() in label.split(", ")]
+
+
+def joined_classes(text: str, labels: Sequence[str] | None) -> tuple[str, str] | None:
+    """Two labels that a text names with a stroke between them, as the command line takes "A / B"; else None."""
+    for stroke in re.finditer("/", text):
+        a, b = text[: stroke.start()].strip(), text[stroke.end() :].strip()
+        if matching_classes(a, labels) and matching_classes(b, labels):
+            return a, b
+    return None
 
 
 def refuse_class_target(target: Any) -> None:

@@ -35,7 +35,7 @@ def check_tokenization(
     wrong = 0
     for i, one in enumerate(strings):
         first, second = one if isinstance(one, tuple) else (one, None)
-        encoded: Any = tokenizer(first, second)
+        encoded: Any = tokenizer(first, second, verbose=False)  # which warns of texts that are cut here
         own = list(encoded["input_ids"])
         found = given[i, : int(text.lengths[i])].tolist()
         cut = any(int(text.checks[name][i]) for name in ("characters_cut", "tokens_cut") if name in text.checks)
