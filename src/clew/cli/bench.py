@@ -48,7 +48,8 @@ _COMMON: list[tuple[str, Any, Any, str]] = [
         "method",
         list[str] | None,
         None,
-        "NAME or 'NAME(option=value, …)'; repeat; 'all' for all others that work. Default: those.",
+        "NAME or 'NAME(option=value, …)'; repeat; 'all' for all others that work. Default: those. One of your own: "
+        "clew --plugin FILE.py bench … --method NAME.",
     ),
     ("out", Path | None, None, "Folder to write to, or to go on in. Default: clew-runs/BENCHMARK-MODEL-DATA."),
     ("limit", int | None, None, "At most so many examples."),
