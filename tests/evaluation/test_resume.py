@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.running import counting, files, lasting, run
+from support.running import METHODS, counting, files, lasting, run
 
 import clew
 import clew.evaluation.store
@@ -112,6 +112,32 @@ def test_another_run_in_the_same_folder_is_refused_with_what_differs(digits, tmp
     with pytest.raises(InputError, match=said):
         run(digits, tmp_path, **other)
     assert files(tmp_path) == before
+
+
+def test_of_a_method_more_it_is_said_how_both_runs_are_compared(digits, tmp_path):
+    first = run(digits, tmp_path / "a", limit=4)
+    with pytest.raises(InputError, match=r"run saliency alone(.|\n)*clew report") as refused:
+        run(digits, tmp_path / "a", [*METHODS, "saliency"], limit=4)
+    assert "hash" not in str(refused.value)
+    later = run(digits, tmp_path / "b", ["saliency"], limit=4)
+    together = [row for row in clew.evaluation.summary(first, later) if row["metric"] == "map"]
+    assert len(together) == 3 and all(row["letters"] for row in together)
+    with pytest.raises(InputError) as refused:
+        run(digits, tmp_path / "a", [*METHODS, "saliency"], limit=4, seed=1)
+    assert "another folder: out=…" in str(refused.value) and "alone" not in str(refused.value)
+
+
+def test_a_method_of_the_same_name_and_another_code_is_refused(digits, tmp_path):
+    def mine(subject: clew.Subject) -> torch.Tensor:
+        return torch.ones(subject.batch, 65)
+
+    run(digits, tmp_path, [mine], limit=2)
+
+    def mine(subject: clew.Subject) -> torch.Tensor:
+        return torch.zeros(subject.batch, 65)
+
+    with pytest.raises(InputError, match=r"method_hashes\.mine: there [0-9a-f]{8}…, asked for [0-9a-f]{8}…"):
+        run(digits, tmp_path, [mine], limit=2)
 
 
 def test_another_model_is_refused(digits, tmp_path):
