@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..explaining import LoadedPair
 from ..files import refuse_names, temporary_folder
 from ..models import LoadedModel, find_architecture
 from ..validation import validate_arguments, validate_call, validate_integer, validate_seed, validate_size
-from .benchmarks import Benchmark, make_benchmark
+from .benchmarks import Batch, Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine
 from .identity import model_identity, versions
 from .manifest import FORMAT, MANIFEST, read_manifest
@@ -37,6 +37,7 @@ from .method_specs import (
     registered_methods,
     resolve_methods,
     supported_methods,
+    usable_batch,
 )
 from .progress import Begin, run_progress
 from .run import Run
@@ -96,7 +97,7 @@ def evaluate(
         **options: of the benchmark, `variant` among them.
 
     Raises:
-        InputError: data that cannot be read or used; a folder with another run, with the differences.
+        InputError: data that cannot be read or used, or of which no example can be measured; a folder with another run, with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
     validate_arguments({"benchmark": benchmark, "data": data}, evaluate)
@@ -119,7 +120,10 @@ def evaluate(
         numbering = class_numbering(dataset.classes, loaded.labels)
         work = ShardProcessor(protocol, {}, batch_size, seed, numbering, count)
         items = [partial(_item, dataset, i) for i in range(len(dataset))]
-        asked, origin, undefined = _asked(work, loaded, items, methods, grid, begun)
+        first = cache(partial(usable_batch, work, loaded, items))
+        asked, origin, undefined = _asked(work, loaded, first, methods, grid, begun)
+        if not begun:
+            first()  # data of which no example can be measured are refused before anything is computed or written
         bases = list(dict.fromkeys(one.base for one in origin.values())) if origin else list(asked)
         work = replace(work, methods=asked)
         size = shard_size or 4 * batch_size
@@ -167,7 +171,7 @@ def evaluate(
 def _asked(
     work: ShardProcessor,
     loaded: LoadedModel,
-    items: Sequence[Callable[[], IndexedExample]],
+    first: Callable[[], Batch],
     methods: Sequence[MethodSpec] | None,
     grid: Grid | None,
     begun: Mapping[str, Any],
@@ -192,7 +196,7 @@ def _asked(
         if begun:
             expanded = {k: one for k, one in expanded.items() if k in begun["methods"]}
         else:
-            expanded, undefined = supported_methods(work, loaded, items, expanded)
+            expanded, undefined = supported_methods(loaded, first(), expanded)
             undefined |= not_named(asked) if every else {}
     return expanded, {k: one for k, one in origin.items() if k in expanded}, undefined
 

@@ -154,7 +154,9 @@ def mask_in_frame(preprocess: Preprocess, example: Example) -> np.ndarray:
         raise InputError(
             "this protocol needs a mask of the object for each picture",
             expected="data with masks",
-            got=f"{example.id!r}",
+            got=f"none for {example.id!r}",
+            todo="put pictures into images/ and masks of the same names into masks/; or choose perturbation, which needs no "
+            "masks",
         )
     plain: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "rescale": 1.0, "fill": (0,), "rescale_first": False}
     nearest = replace(preprocess, **plain, channels=1, resample=Image.Resampling.NEAREST)
