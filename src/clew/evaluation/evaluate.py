@@ -171,7 +171,7 @@ def evaluate(
 def _asked(
     work: ShardProcessor,
     loaded: LoadedModel,
-    first: Callable[[], Batch],
+    first: Callable[[], Batch | None],
     methods: Sequence[MethodSpec] | None,
     grid: Grid | None,
     begun: Mapping[str, Any],

@@ -129,9 +129,14 @@ def not_named(asked: Mapping[str, ConfiguredMethod]) -> dict[str, str]:
     return {name: why for name, method in methods().items() if method.only_named and name not in named}
 
 
-def usable_batch(work: ShardProcessor, loaded: LoadedModel, items: Iterable[Callable[[], IndexedExample]]) -> Batch:
-    """The first example that makes a batch, as one. Raises `InputError` where none does, with the last reason."""
-    why = "no examples"
+def usable_batch(
+    work: ShardProcessor, loaded: LoadedModel, items: Iterable[Callable[[], IndexedExample]]
+) -> Batch | None:
+    """The first example that makes a batch, as one; None where the protocol leaves out all that it could measure.
+
+    Raises `InputError` where none can be measured, with the last reason.
+    """
+    why, left_out = "no examples", False
     for item in (make() for make in items):
         if item.example is None:
             why = item.error
@@ -141,21 +146,25 @@ def usable_batch(work: ShardProcessor, loaded: LoadedModel, items: Iterable[Call
             reason = work.benchmark.left_out(loaded, [example])[0]
             if reason is None:
                 return work.benchmark.batch(loaded, [example])
-            why = f"left out: {reason}"
+            left_out = True
         except FATAL:
             raise
         except Exception as error:
             why = in_words(error)
+    if left_out:
+        return None
     raise InputError("no example of the data can be used, none would have a number", expected="at least one", got=why)
 
 
 def supported_methods(
-    loaded: LoadedModel, batch: Batch, asked: Mapping[str, ConfiguredMethod]
+    loaded: LoadedModel, batch: Batch | None, asked: Mapping[str, ConfiguredMethod]
 ) -> tuple[dict[str, ConfiguredMethod], dict[str, str]]:
     """The methods that explain the model, tried on one batch; of the others why not.
 
-    Raises `InputError` where none does.
+    Raises `InputError` where none does, or where there is nothing to try them on.
     """
+    if batch is None:
+        raise InputError("no example of the data can be used", expected="at least one", got="all are left out")
 
     def explained(name: str) -> object:
         return explain(loaded, batch.inputs, method=asked[name].method, **batch.more, **asked[name].options)
