@@ -46,8 +46,8 @@ def explain(
         list[str] | None,
         typer.Option(
             "--method",
-            help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token. One of your own: "
-            "clew --plugin FILE.py explain … --method NAME.",
+            help="NAME or 'NAME(option=value, …)'; repeat to compare. Default: beyond_intuition_token. One of "
+            "your own: clew --plugin FILE.py explain … --method NAME.",
         ),
     ] = None,
     target: Annotated[

@@ -97,7 +97,8 @@ def evaluate(
         **options: of the benchmark, `variant` among them.
 
     Raises:
-        InputError: data that cannot be read or used, or of which no example can be measured; a folder with another run, with the differences.
+        InputError: data that cannot be read or used, or of which no example can be measured; a folder with another run,
+            with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
     validate_arguments({"benchmark": benchmark, "data": data}, evaluate)
