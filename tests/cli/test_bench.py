@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import clew
 from clew.cli import bench
+from clew.cli import report as reports
 from clew.cli.main import app
 from clew.errors import ClewError, OptionError
 
@@ -46,6 +47,30 @@ def test_a_run_is_written_reported_and_gone_on_with(tmp_path):
     before = (out / "manifest.json").read_bytes()
     assert typed(*command, "--threshold", "mean,otsu", "--explain", "given").exit_code == 0
     assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_narrow_terminal_shows_all_names_and_what_they_mean(tmp_path, monkeypatch):
+    out, methods = tmp_path / "run", ["--method", "raw_attention(layer=2)", "--method", "random"]
+    typed("perturbation", *DIGITS, *methods, "--fractions", "0,0.5,1", "--shard-size", "2", "--out", out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["shards"]["part-00001.parquet"]
+    (out / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    monkeypatch.setattr(reports, "console", Console(width=80))
+    shown = runner.invoke(app, ["report", str(out)]).output
+    cells = zip(
+        *([c.strip() for c in re.split("[│┃]", line)] for line in shown.splitlines() if "┃" in line), strict=True
+    )
+    assert [" ".join(filter(None, cell)) for cell in cells][1:-1] == [
+        "method",
+        "predicted / black / positive: hits AUC ↓",
+        "predicted / black / negative: hits AUC ↑",
+        "predicted / black: logit SRG ↑",
+    ]
+    flat = re.sub(r"\s+", " ", shown)
+    assert "…" not in flat and "raw_attention(layer=2)" in re.sub(r"[\s│]", "", shown)
+    assert "symmetric relevance gain: by how much the logit" in flat and "the most relevant first (positive)" in flat
+    assert "By predicted/black: logit SRG" in flat and "told apart from random on 2 examples: take more" in flat
+    assert "is not complete: these numbers are of the examples done so far" in flat
 
 
 def test_options_with_several_values_are_repeated_or_separated_by_commas(tmp_path):

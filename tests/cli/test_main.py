@@ -15,7 +15,7 @@ import clew
 from clew.cli import main as cli
 from clew.cli.methods import entries
 from clew.demo import METHODS
-from clew.errors import ClewError, OptionError
+from clew.errors import ClewError, InputError, OptionError
 from clew.explainers import parse_method
 
 TWO = ["--method", "raw_attention", "--method", "saliency"]
@@ -265,3 +265,52 @@ def test_texts_of_a_folder_alike(tmp_path):
     done = run("explain", tmp_path, "-m", "mini:reviews-bert", "--method", "raw_attention", "-o", out)
     assert done.exit_code == 1 and len(clew.Attribution.load(out)) == 1
     assert "b.txt is no text" in done.stderr and "c.txt is empty" in done.stderr and "._a" not in done.stderr
+
+
+OWN = """
+import neighbour
+import clew
+
+@clew.method(paper="mine", summary="the same everywhere")
+def plugged_in(subject: clew.Subject, *, size: float = neighbour.SIZE):
+    return subject.x.new_full((subject.batch, 65), size)
+"""
+
+
+@pytest.fixture
+def own_method(tmp_path, monkeypatch):
+    """A file with a method; what it changes is undone."""
+    import clew.explainers as register
+
+    clew.methods()
+    monkeypatch.setattr(register, "_registered", dict(register._registered))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "neighbour.py").write_text("SIZE = 2.0")
+    (tmp_path / "mine.py").write_text(OWN)
+    yield tmp_path / "mine.py"
+    for name in ("neighbour", "plugin_mine"):
+        sys.modules.pop(name, None)
+
+
+def test_a_method_of_ones_own_has_a_name_in_every_command(own_method, pictures, tmp_path):
+    out = tmp_path / "a.json"
+    named = ("--plugin", own_method)
+    done = run(*named, "explain", pictures[0], "-m", "mini:digits", "--method", "plugged_in(size=3.0)", "-o", out)
+    assert done.exit_code == 0, done.output
+    assert '"method":"plugged_in"' in out.read_text().replace(" ", "")
+    assert "plugged_in" in clew.methods()  # so that the page offers it, and every command knows it
+    assert entries()["plugged_in"].options == {"size": "2.0"}
+
+
+def test_plugins_that_are_none(tmp_path):
+    (tmp_path / "bad.py").write_text("import clew\n\nclew.nothing\n")
+    (tmp_path / "worse.py").write_text("def\n")
+    for file, error, said in (
+        ("gone.py", OptionError, "not there"),
+        ("bad.py", InputError, r"bad\.py, line 3(.|\n)*nothing"),
+        ("worse.py", InputError, "SyntaxError"),
+    ):
+        with pytest.raises(error, match=said):
+            run("--plugin", tmp_path / file, "models")
+    with pytest.raises(OptionError, match="--plugin FILE"):
+        clew.explainers.find_method("nothing_like_it")

@@ -191,8 +191,7 @@ def test_imdb_in_another_encoding_and_by_other_names(tmp_path, untyped):
     separated(tmp_path / "old.csv", [("review", "sentiment"), ("caf\u00e9", "pos"), ("bar", "neg")], "latin-1")
     data = open_dataset(tmp_path / "old.csv", "imdb", encoding="latin-1", classes=["neg", "pos"])
     assert [(e.text, e.label) for e in everything(data)] == [("caf\u00e9", 1), ("bar", 0)]
-    with refused(InputError, "negative, positive", "neg, pos", "classes="):
-        open_dataset(tmp_path / "old.csv", "imdb", encoding="latin-1")
+    assert open_dataset(tmp_path / "old.csv", "imdb", encoding="latin-1").classes == ("neg", "pos")
     with refused(InputError, "no text", "utf-8", "encoding="):
         open_dataset(tmp_path / "old.csv", "imdb")
     with refused(InputError, "no text", "utf-7000", "encoding="):
@@ -203,6 +202,22 @@ def test_imdb_in_another_encoding_and_by_other_names(tmp_path, untyped):
         open_dataset(separated(tmp_path / "a.csv", [("review", "stars"), ("a", "3")]), "imdb")
     with pytest.raises(OptionError, match="train or test"):
         open_dataset(made.imdb(tmp_path / "b.csv"), split="val")
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"),
+    [
+        (("NEGATIVE", "POSITIVE"), ("negative", "positive")),
+        (("positive", "Positive"), ("negative", "positive")),
+        (("bad", "good"), ("bad", "good")),
+        (("0", "1"), None),
+    ],
+)
+def test_any_reviews_with_sentiments_are_read(words, classes, tmp_path):
+    rows = [("id", "review", "sentiment"), ("a", "dull", words[0]), ("b", "brilliant", words[1])]
+    data = open_dataset(separated(tmp_path / "mine.csv", rows))
+    assert [e.label for e in everything(data)] == ([1, 1] if words[0] == "positive" else [0, 1])
+    assert data.classes == classes and list(data.ids) == ["a", "b"]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -287,6 +302,8 @@ def test_labels_and_texts_that_are_missing(tmp_path):
         ([True, False], None, ([1, 0], None)),
         ([1, 0], ["bad", "good"], ([1, 0], ("bad", "good"))),
         (["1", "2"], ["2", "1"], ([1, 0], ("2", "1"))),  # names that are numbers
+        (["B", "a"], ["A", "b"], ([1, 0], ("A", "b"))),  # in another case
+        (["a", "A"], ["A", "a"], ([1, 0], ("A", "a"))),  # two classes
         ([None, ""], ["a"], ([None, None], ("a",))),
     ],
 )
@@ -298,7 +315,8 @@ def test_labels_that_are_no_class(tmp_path):
     for values, classes, said in (
         ([0, 2], ["a", "b"], ["0 to 1", "[2]"]),
         ([-1, 0], None, ["0 or more", "[-1]"]),
-        (["a", "c"], ["a", "b"], ["a, b", "c"]),
+        (["a", "c"], ["a", "b"], ["a, b", "c", "classes=['a', 'c']", "--data-option classes=a,c"]),
+        (["Aa"], ["AA", "aa"], ["AA, aa", "Aa"]),
     ):
         with refused(InputError, "here has labels that are no class", *said):
             indexed(values, classes, "here")

@@ -15,7 +15,7 @@ from PIL import Image
 from support.bench_twins import Given, evaluated, flat
 
 import clew
-from clew.errors import OptionError
+from clew.errors import InputError, OptionError
 from clew.inputs.preprocessing import Preprocess
 
 METHODS = ("attention_rollout", "saliency")  # scores of patches, and pixels
@@ -396,5 +396,5 @@ def test_pictures_need_their_preprocessing(model, scenes, benchmark):
 
 def test_pixels_beyond_their_range_are_told_and_not_cut(model, scenes):
     unscaled = replace(model, preprocess=replace(model.preprocess, rescale=1.0))
-    rows, _ = evaluated("perturbation", unscaled, scenes[:1], ["saliency"], fractions=(0.0, 1.0))
-    assert "these are no pixels" in rows[scenes[0].id, "saliency"]["error"]
+    with pytest.raises(InputError, match=r"no example(.|\n)*these are no pixels"):
+        evaluated("perturbation", unscaled, scenes[:1], ["saliency"], fractions=(0.0, 1.0))

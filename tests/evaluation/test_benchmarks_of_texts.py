@@ -347,7 +347,6 @@ def test_words_are_compared_as_written(models, documents, case):
         ("flipping", "bert", {}, {"label": None}, "needs the class of each example"),
         ("flipping", "bert", {}, {"text": " "}, "left out: it has no words"),
         ("flipping", "bert", {}, {"text": None}, "without a text"),
-        ("flipping", "writer", {"protocol": "arc_easy", "answers": True}, {}, "no answers to choose from"),
         ("rationale", "bert", {}, {"rationale": None}, "words that humans marked"),
         ("rationale", "bert", {}, {"words": ("other", "words")}, "not those of the text"),
         ("rationale", "bert", {}, {"label": None}, "needs the class of each example"),
@@ -358,7 +357,12 @@ def test_texts_that_fail_are_rows_with_an_error(models, reviews, benchmark, name
     examples = [replace(reviews[0], **change), replace(reviews[1], id="torn"), reviews[2]]
     rows, _ = evaluated(benchmark, models[name], examples, METHODS[:1], **options)
     assert words in rows[examples[0].id, METHODS[0]]["error"] and "broken" in rows["torn", METHODS[0]]["error"]
-    assert (rows[examples[2].id, METHODS[0]]["error"] is None) == (name == "bert")
+    assert rows[examples[2].id, METHODS[0]]["error"] is None
+
+
+def test_texts_without_answers_are_refused_where_answers_are_compared(models, reviews):
+    with pytest.raises(InputError, match=r"no example(.|\n)*no answers to choose from"):
+        evaluated("flipping", models["writer"], reviews[:2], METHODS[:1], protocol="arc_easy", answers=True)
 
 
 @pytest.mark.parametrize(

@@ -237,3 +237,16 @@ def test_a_model_whose_rows_all_failed_does_not_take_the_others_page_with_it(dig
 def test_what_a_protocol_leaves_out_did_not_fail(digits, caplog):
     found = run(digits, benchmark="perturbation", misclassified=True, fractions=(0.0, 1.0), limit=4)
     assert found.failed == 0 and found.left_out > 0 and "no numbers" not in caplog.text
+
+
+def test_data_of_which_no_example_can_be_measured_are_refused_before_anything_is_computed(digits, tmp_path):
+    for i, image in enumerate(clew.scenes("digits").images[:3]):
+        image.save(tmp_path / f"{i}.png")
+    method, calls = counting()
+    with pytest.raises(InputError, match=r"no example(.|\n)*needs a mask(.|\n)*masks/"):
+        run(digits, tmp_path / "run", [method], tmp_path)
+    with pytest.raises(InputError, match=r"no example(.|\n)*class of each example"):
+        run(digits, tmp_path / "run", [method], tmp_path, "perturbation", explain="given")
+    assert not calls and not (tmp_path / "run").exists()
+    found = run(digits, None, [method], Odd(["a", "b"], {0: OSError("gone")}), limit=None)
+    assert found.failed == 1  # one that can be measured is enough

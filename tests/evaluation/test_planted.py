@@ -123,12 +123,14 @@ def test_what_cannot_be_measured_is_told(chat):
         evaluated("planted", chat, [replace(one, mask=None, rationale=None)], ["random"])
     with pytest.raises(OptionError, match="networks"):
         evaluated("planted", chat, [one], ["random"], redraws=-1)
-    rows, _ = evaluated("planted", chat, [replace(one, label=None)], ["random"], mask="quarter")
-    assert "answer of an example is not known" in rows["0", "random"]["error"]
+    for other, said in (
+        (replace(one, label=None), "answer of an example is not known"),
+        (Example(id="0", label="one"), "nothing in this example"),
+    ):
+        with pytest.raises(InputError, match=rf"no example(.|\n)*{said}"):
+            evaluated("planted", chat, [other], ["random"], mask="quarter")
     rows, _ = evaluated("planted", chat, [replace(one, words=("no", "such", "words"))], ["random"])
     assert "not found in what the model reads" in rows["0", "random"]["error"]
-    rows, _ = evaluated("planted", chat, [Example(id="0", label="one")], ["random"], mask="quarter")
-    assert "nothing in this example" in rows["0", "random"]["error"]
 
 
 def test_words_are_found_whatever_stands_before_them(chat):

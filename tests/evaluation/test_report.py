@@ -11,14 +11,17 @@ import numpy as np
 import pyarrow
 import pytest
 
+import clew
 from clew import Curve, Metric
 from clew.errors import ClewError, InputError, OptionError
 from clew.evaluation.report.groups import build_group, group_runs
 from clew.evaluation.report.report import report, summary
 from clew.evaluation.report.rows import differing
 from clew.evaluation.report.tables import decimal_places, format_number, latex_escaped, ordered
+from clew.evaluation.report.words import verdicts
 from clew.statistics import compare, interval, letters
 
+VARIANTS = ("paper", "beyond_intuition", "pa_lrp")
 METHODS = ("rollout", "random_<b>", "lrp(rule='a|b')")
 STEPS = (0.0, 0.5, 1.0)
 
@@ -544,3 +547,56 @@ def test_a_report_is_a_page(tmp_path):
 def test_a_level_is_a_probability(level, tmp_path):
     with pytest.raises(ClewError, match="level"):
         report(run_of(), out=tmp_path, level=level)
+
+
+# In sentences
+
+
+def scored(**means):
+    """Rows of ten examples whose `inside / around` is about a method's mean."""
+    noise = np.random.default_rng(0).uniform(-0.05, 0.05, (10, len(means)))
+    return [
+        {"example": f"e{i}", "method": m, "error": None, "inside": v + noise[i, k], "around": 1.0, "curve": [0.0] * 3}
+        for i in range(10)
+        for k, (m, v) in enumerate(means.items())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ({"a": 3.0, "random": 1.0}, "a is best, and told apart from all others; a is better than random."),
+        ({"a": 3.0, "b": 3.0, "random": 1.0}, "is best, and not told apart from [ab]; [ab] and [ab] are better"),
+        (
+            {"a": 1.0, "b": 1.0, "random": 1.0},
+            "from any other; no method is told apart from random on 10 examples: take",
+        ),
+        ({"a": 1.0, "random": 3.0}, "random is best, .*all others; none is better than random, a is worse."),
+        ({"a": 3.0, "b": 0.0, "random": 1.0}, "; a is better than random, b is worse."),
+        ({"a": 3.0, "b": 1.0}, "By miou a is best, and told apart from all others."),
+    ],
+)
+def test_the_letters_are_said_in_words(means, said, tmp_path):
+    run = run_of(scored(**means))
+    (words,) = verdicts(build_group([run]))
+    assert re.search(said, words), words
+    assert words in page_of(run, tmp_path=tmp_path)
+
+
+def test_one_method_alone_is_compared_with_nothing():
+    assert verdicts(build_group([run_of(scored(a=1.0))])) == []
+
+
+def test_a_run_without_random_is_compared_with_that_of_another():
+    (words,) = verdicts(build_group([run_of(scored(a=3.0)), run_of(scored(random=1.0), path="runs/two")]))
+    assert words.endswith("; one · a is better than random.")
+
+
+def test_every_column_of_every_protocol_says_what_it_is():
+    options = {"flipping": {"protocol": ("wikipedia", "arc_easy", "movies")}, "perturbation": {"variant": VARIANTS}}
+    for name, cls in clew.benchmarks().items():
+        for option, values in options.get(name, {"variant": ("paper",)}).items():
+            for value in values:
+                metrics = clew.evaluation.benchmarks.make_benchmark(name, {option: value}).metrics
+                assert all(len(metric.what) > 15 for metric in metrics), (name, value)
+        assert cls.summary

@@ -15,11 +15,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.running import counting, files, lasting, run
+from support.running import METHODS, counting, files, lasting, run
 
 import clew
 import clew.evaluation.store
 from clew.errors import InputError, OptionError
+from clew.evaluation import progress
 
 # Going on
 
@@ -75,6 +76,44 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_byte(case, tmp_path)
     assert lasting(tmp_path / "killed") == lasting(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_an_interrupted_run_says_how_far_it_came_and_goes_on(named, digits, tmp_path, caplog, capsys):
+    method, calls = counting()
+
+    def interrupted(subject: clew.Subject, *, start: int = 0) -> torch.Tensor:
+        """Stops once, in the second shard."""
+        if len(calls) == 3:
+            calls.append(0)
+            raise KeyboardInterrupt
+        return method(subject)
+
+    out = tmp_path / "run" if named else None
+    with pytest.raises(KeyboardInterrupt):
+        run(digits, out, [interrupted], show_progress=True)
+    said = "stopped after 4 of 9 examples (they are stored 4 at a time" if named else "with out=…"
+    assert said in caplog.text and capsys.readouterr().err.startswith("segmentation: 2 of 9 examples, about ")
+    if named:
+        assert run(digits, out, [interrupted], show_progress=True).manifest["complete"]
+        assert capsys.readouterr().err.startswith("segmentation: going on with 4 of 9 examples\n")
+        run(digits, out, [interrupted], show_progress=True)
+        assert "all 9 examples are stored" in capsys.readouterr().err
+
+
+def test_lines_come_now_and_then_with_an_estimate(monkeypatch, capsys):
+    now = iter([0.0, 10.0, 20.0, 45.0, 50.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with progress.run_progress(True) as begin:
+        done = begin("mine", 100, 20)
+        for _ in range(4):
+            done(20)
+    assert capsys.readouterr().err.splitlines() == [
+        "mine: going on with 20 of 100 examples",
+        "mine: 40 of 100 examples, about 30 s more",  # 10 s for 20
+        "mine: 80 of 100 examples, about 15 s more",  # 45 s for 60
+    ]
+    assert [progress.duration(s) for s in (89.0, 600.0, 7200.0)] == ["89 s", "10 min", "2.0 h"]
+
+
 def test_the_same_run_twice_computes_nothing(digits, tmp_path):
     method, calls = counting()
     first = run(digits, tmp_path, [method])
@@ -112,6 +151,32 @@ def test_another_run_in_the_same_folder_is_refused_with_what_differs(digits, tmp
     with pytest.raises(InputError, match=said):
         run(digits, tmp_path, **other)
     assert files(tmp_path) == before
+
+
+def test_of_a_method_more_it_is_said_how_both_runs_are_compared(digits, tmp_path):
+    first = run(digits, tmp_path / "a", limit=4)
+    with pytest.raises(InputError, match=r"run saliency alone(.|\n)*clew report") as refused:
+        run(digits, tmp_path / "a", [*METHODS, "saliency"], limit=4)
+    assert "hash" not in str(refused.value)
+    later = run(digits, tmp_path / "b", ["saliency"], limit=4)
+    together = [row for row in clew.evaluation.summary(first, later) if row["metric"] == "map"]
+    assert len(together) == 3 and all(row["letters"] for row in together)
+    with pytest.raises(InputError) as refused:
+        run(digits, tmp_path / "a", [*METHODS, "saliency"], limit=4, seed=1)
+    assert "another folder: out=…" in str(refused.value) and "alone" not in str(refused.value)
+
+
+def test_a_method_of_the_same_name_and_another_code_is_refused(digits, tmp_path):
+    def mine(subject: clew.Subject) -> torch.Tensor:
+        return torch.ones(subject.batch, 65)
+
+    run(digits, tmp_path, [mine], limit=2)
+
+    def mine(subject: clew.Subject) -> torch.Tensor:
+        return torch.zeros(subject.batch, 65)
+
+    with pytest.raises(InputError, match=r"method_hashes\.mine: there [0-9a-f]{8}…, asked for [0-9a-f]{8}…"):
+        run(digits, tmp_path, [mine], limit=2)
 
 
 def test_another_model_is_refused(digits, tmp_path):

@@ -471,3 +471,13 @@ def test_blocks_that_get_tokens_first_are_explained_as_those_that_get_examples_f
         torch.testing.assert_close(same, one, rtol=1e-9, atol=1e-12)
     with pytest.raises(clew.ClewError, match="does not have its examples first"):
         clew.explain(other, torch.cat([x, x]) if batch != 9 else x, method="attn_lrp", architecture=mine)
+
+
+def test_scores_of_patches_alone_are_refused_with_what_a_method_has_to_give(model, x):
+    tokens = clew.explain(model, x, method="raw_attention").all_scores.shape[1]
+
+    def of_patches(subject: clew.Subject) -> torch.Tensor:
+        return torch.ones(subject.batch, tokens - 1)
+
+    with pytest.raises(InputError, match=rf"{tokens}\)(.|\n)*{tokens - 1}\)(.|\n)*CLS\) first(.|\n)*subject\.length"):
+        clew.explain(model, x, method=of_patches)

@@ -48,7 +48,8 @@ _COMMON: list[tuple[str, Any, Any, str]] = [
         "method",
         list[str] | None,
         None,
-        "NAME or 'NAME(option=value, …)'; repeat; 'all' for all others that work. Default: those.",
+        "NAME or 'NAME(option=value, …)'; repeat; 'all' for all others that work. Default: those. One of your own: "
+        "clew --plugin FILE.py bench … --method NAME.",
     ),
     ("out", Path | None, None, "Folder to write to, or to go on in. Default: clew-runs/BENCHMARK-MODEL-DATA."),
     ("limit", int | None, None, "At most so many examples."),
@@ -190,7 +191,7 @@ def _bench(
             table.add_row(one.method, escape(one.chosen), escape(", ".join(f"{v:.4g}" for v in one.tried.values())))
         console.print(table)
         console.print(f"chosen by {picked.choices[0].metric} on {picked.choices[0].examples} examples; on the others:")
-        print_numbers(console, picked.summary())
+        print_numbers(console, picked)
         written = [*picked.report(), *written]
     console.print(f"written: {', '.join(escape(str(p)) for p in written)}")
 
@@ -198,7 +199,7 @@ def _bench(
 def print_run(found: Run) -> None:
     """The headline numbers of a run on the terminal."""
     console.print(escape(repr(found)))
-    print_numbers(console, found.summary())
+    print_numbers(console, found)
     if found.failed:
         console.print(f"[yellow]{found.failed} rows have no numbers; the first: {escape(found.errors[0])}[/yellow]")
     if found.left_out:

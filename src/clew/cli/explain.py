@@ -50,7 +50,8 @@ def explain(
         list[str] | None,
         typer.Option(
             "--method",
-            help="NAME or 'NAME(option=value, …)', see clew methods; repeat to compare.",
+            help="NAME or 'NAME(option=value, …)', see clew methods; repeat to compare. One of your own: "
+            "clew --plugin FILE.py explain … --method NAME.",
         ),
     ] = None,
     target: Annotated[

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,8 +79,21 @@ def clew(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            help="A Python file of your own, which is run first, with all that is in it: the methods (@clew.method), "
+            "protocols and data that it registers have names in every command, explain, bench and ui alike; repeat.",
+        ),
+    ] = None,
 ) -> None:
     """Called before each command."""
+    if plugin:
+        from .plugins import run_plugin
+
+        for file in plugin:
+            run_plugin(file)
 
 
 def main() -> None:

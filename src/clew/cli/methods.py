@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,7 +37,7 @@ class MethodEntry:
 
 
 def entries() -> dict[str, MethodEntry]:
-    """All methods of clew, by name."""
+    """All methods of clew, by name, and those of plugins."""
     found: dict[str, MethodEntry] = {}
     for file in sorted(_FOLDER.glob("*.py")):
         functions = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
@@ -43,6 +45,11 @@ def entries() -> dict[str, MethodEntry]:
             for call in function.decorator_list:
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "method":
                     found[function.name] = _entry(function, call)
+    register: Any = sys.modules.get("clew.explainers")  # imported only where a plugin was run
+    for name, one in register.methods().items() if register else ():
+        options = {option: repr(default) for option, default in one.options.items()}
+        doc = inspect.getdoc(one.function) or one.summary
+        found.setdefault(name, MethodEntry(one.paper, one.summary, doc, options))
     return found
 
 

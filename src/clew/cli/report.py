@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import OptionError
-from ..evaluation import Run, summary
+from ..evaluation import Run
 from ..evaluation.report.report import report as write_report
 from ..files import slug
 from ..metrics import eraser_scores
@@ -60,5 +60,5 @@ def report(
         for method in run.manifest["methods"]:
             folder = Path(predictions or "") / (run.path.name if len(opened) > 1 else "") / slug(method)
             written += run.predictions(folder, method)[:1]
-    print_numbers(console, summary(*opened, correction=chosen_correction))
+    print_numbers(console, *opened, correction=chosen_correction)
     console.print(f"written: {', '.join(escape(str(p)) for p in written)}")

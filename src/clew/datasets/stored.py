@@ -150,7 +150,8 @@ def row_examples(name: str, rows: Any, asked: Columns, classes: Classes | None) 
     text, mask, label, id = (column(have, known, name, key, getattr(asked, key)) for key, known in usual.items())
     if image is None and text is None:
         what, got = f"{name} has no column for the text" + " or the image" * bool(features), some(have, 100, "no rows")
-        todo = "say which: text=…, or image=…; of a csv or tsv without a line of names, name all: columns=…"
+        todo = "say which: text=…, or image=…, in the shell --data-option text=…; of a csv or tsv without a line of "
+        todo += "names, name all: columns=…"
         raise OptionError(what, expected=" or ".join(TEXT), got=got, todo=todo)
 
     def values(column: str) -> list[Any]:
@@ -215,6 +216,7 @@ def indexed(values: Iterable[Any], classes: Classes | None, where: str, *, posit
     """Labels and the classes that they count: names become positions in `classes`, or in their own sorted list.
 
     Where all labels are whole numbers, they are positions already, unless told otherwise. None and "" are no label.
+    Upper and lower case are the same where no two classes differ in that alone.
     Raises `InputError` for labels that `classes` does not have.
     """
     names = class_names(classes)
@@ -232,13 +234,24 @@ def indexed(values: Iterable[Any], classes: Classes | None, where: str, *, posit
         todo = "correct them, or leave empty what has no label"
     else:
         names = tuple(sorted(written)) if names is None and written else names
-        places = {name: i for i, name in enumerate(names or ())}
-        found = [None if v is None else places.get(str(v)) for v in values]
-        wrong, expected = some(sorted(written - set(places)), 10, ""), some(names or (), 20)
-        todo = "give the names as the data have them, in the model's order: classes=[…]"
+        exact, loose = _places(names or ())
+        place = {label: exact.get(label, loose.get(label.lower())) for label in written}
+        found = [None if v is None else place[str(v)] for v in values]
+        wrong, expected = some(sorted(k for k, i in place.items() if i is None), 10, ""), some(names or (), 20)
+        given = ",".join(sorted(written)[:5]) + ",…" * (len(written) > 5)
+        todo = "give the names as the data have them, in the model's order: "
+        todo += f"classes={given.split(',')}, or in the shell --data-option classes={given}"
     if wrong:
         raise InputError(f"{where} has labels that are no class", expected=expected, got=wrong, todo=todo)
     return found, names
+
+
+def _places(names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Where each name stands, and where in lower case those that no other equals in it."""
+    lower = [name.lower() for name in names]
+    counted = Counter(lower)
+    loose = {name: i for i, name in enumerate(lower) if counted[name] == 1}
+    return {name: i for i, name in enumerate(names)}, loose
 
 
 def unique(written: Iterable[str]) -> list[str]:

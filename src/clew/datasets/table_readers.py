@@ -15,6 +15,7 @@ from .stored import Classes, Columns, Ignore, Stored, row_examples, row_ids
 from .tables import SUFFIXES, Row, columns_of, read_rows, split_names
 
 _QUESTION = {"question", "answerKey"}
+SENTIMENTS = ("negative", "positive")
 LETTERS = ("A", "B", "C", "D")
 _SUFFIXES = (".jsonl", ".json", ".parquet")  # AI2 puts a csv of other columns beside each jsonl
 
@@ -28,16 +29,18 @@ _SUFFIXES = (".jsonl", ".json", ".parquet")  # AI2 puts a csv of other columns b
     ),
     known=("*imdb*",),
 )
-def imdb(
-    files: Files, *, split: str | None = None, classes: Classes = ("negative", "positive"), encoding: str = "utf-8"
-) -> Dataset:
+def imdb(files: Files, *, split: str | None = None, classes: Classes | None = None, encoding: str = "utf-8") -> Dataset:
     """The 50,000 IMDB reviews as a csv with the columns review and sentiment.
 
     `split`: "train" or "test" of sklearn's `train_test_split(test_size=0.3, random_state=42)`, in its order.
-    `classes`: the sentiments in the order of the model's classes. `encoding`: of the file.
+    `classes`: the sentiments in the order of the model's classes; by default negative, positive, or where the data have
+    others, those sorted. `encoding`: of the file.
     Needs scikit-learn for a split.
     """
     rows = read_rows(files, split_names(files, None)[0], encoding=encoding)
+    if classes is None:  # the columns' names are those of any reviews
+        written = {str(row.get("sentiment") or "").lower() for row in rows} - {""}
+        classes = SENTIMENTS if written <= set(SENTIMENTS) else None
     data = row_examples(files.path.name, rows, Columns(text="review", label="sentiment"), classes)
     if split not in (None, "train", "test"):
         raise NoSplit("no such split", expected="train or test", got=split)

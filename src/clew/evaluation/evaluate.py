@@ -8,9 +8,8 @@ import shutil
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..explaining import LoadedPair
 from ..files import refuse_names, temporary_folder
 from ..models import LoadedModel, find_architecture
 from ..validation import validate_arguments, validate_call, validate_integer, validate_seed, validate_size
-from .benchmarks import Benchmark, make_benchmark
+from .benchmarks import Batch, Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine
 from .identity import model_identity, versions
 from .manifest import FORMAT, MANIFEST, read_manifest
@@ -38,7 +37,9 @@ from .method_specs import (
     registered_methods,
     resolve_methods,
     supported_methods,
+    usable_batch,
 )
+from .progress import Begin, run_progress
 from .run import Run
 from .shard import ConfiguredMethod, IndexedExample, ShardProcessor, in_words, with_threads
 from .store import Store
@@ -92,11 +93,12 @@ def evaluate(
         engine: "local"; or "ray", with the `address` of a cluster and so many `workers`.
         threads: of torch, that each example is computed with: they decide how sums are rounded, so they belong to the
             run. Default: those that a run in `out` began with, else `torch.get_num_threads()`.
-        show_progress: a bar on the error stream.
+        show_progress: a bar on the error stream; where that is no terminal, a line now and then.
         **options: of the benchmark, `variant` among them.
 
     Raises:
-        InputError: data that cannot be read or used; a folder with another run, with the differences.
+        InputError: data that cannot be read or used, or of which no example can be measured; a folder with another run,
+            with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
     validate_arguments({"benchmark": benchmark, "data": data}, evaluate)
@@ -119,12 +121,15 @@ def evaluate(
         numbering = class_numbering(dataset.classes, loaded.labels)
         work = ShardProcessor(protocol, {}, batch_size, seed, numbering, count)
         items = [partial(_item, dataset, i) for i in range(len(dataset))]
-        asked, origin, undefined = _asked(work, loaded, items, methods, grid, begun)
+        first = cache(partial(usable_batch, work, loaded, items))
+        asked, origin, undefined = _asked(work, loaded, first, methods, grid, begun)
+        if not begun:
+            first()  # data of which no example can be measured are refused before anything is computed or written
         bases = list(dict.fromkeys(one.base for one in origin.values())) if origin else list(asked)
         work = replace(work, methods=asked)
         size = shard_size or 4 * batch_size
-        with _bar(show_progress) as bar:
-            bar("hashing model and data", 1)
+        with run_progress(show_progress) as begin:
+            begin("hashing model and data", 1, 0)
             manifest = {
                 "format": FORMAT,
                 "benchmark": protocol.name,
@@ -146,8 +151,10 @@ def evaluate(
             folder = Path(out) if out is not None else temporary_folder("clew-")
             store = Store(folder, manifest)
             try:
-                _fill(store, work, loaded, dataset, size, chosen_engine, bar)
-            except BaseException:
+                _fill(store, work, loaded, dataset, size, chosen_engine, begin)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    logger.warning("%s", _stopped(store, kept=out is not None))
                 if out is None:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -165,7 +172,7 @@ def evaluate(
 def _asked(
     work: ShardProcessor,
     loaded: LoadedModel,
-    items: Sequence[Callable[[], IndexedExample]],
+    first: Callable[[], Batch | None],
     methods: Sequence[MethodSpec] | None,
     grid: Grid | None,
     begun: Mapping[str, Any],
@@ -190,7 +197,7 @@ def _asked(
         if begun:
             expanded = {k: one for k, one in expanded.items() if k in begun["methods"]}
         else:
-            expanded, undefined = supported_methods(work, loaded, items, expanded)
+            expanded, undefined = supported_methods(loaded, first(), expanded)
             undefined |= not_named(asked) if every else {}
     return expanded, {k: one for k, one in origin.items() if k in expanded}, undefined
 
@@ -212,14 +219,13 @@ def _fill(
     dataset: Dataset,
     size: int,
     engine: Engine,
-    bar: Callable[..., Any],
+    begin: Begin,
 ) -> None:
     """Compute the shards that are not there."""
     starts = list(range(0, len(dataset), size))
     there = store.done([_name_of(dataset, i) for i in range(len(dataset))])
     wanted = [k for k in range(len(starts)) if k not in there]
-    done = bar(work.benchmark.name, len(dataset))
-    done(sum(min(size, len(dataset) - starts[k]) for k in there))
+    done = begin(work.benchmark.name, len(dataset), sum(min(size, len(dataset) - starts[k]) for k in there))
 
     def tasks() -> Generator[tuple[int, list[IndexedExample]]]:
         for k in wanted:
@@ -229,6 +235,16 @@ def _fill(
         more = [what for what in _targets(work.benchmark) if what]
         store.add(index, shard, work.benchmark.columns, more)
     store.finish()
+
+
+def _stopped(store: Store, *, kept: bool) -> str:
+    """What a run says that is interrupted."""
+    count, size = store.manifest["data"]["examples"], store.manifest["shard_size"]
+    if not kept:
+        return "stopped; nothing is kept, as no folder was named: with out=… the same call goes on where it was"
+    stored = sum(one["rows"] for one in store.manifest["shards"].values()) // len(store.manifest["methods"])
+    at_a_time = "" if size == 1 else f" (they are stored {size} at a time, see shard_size)"
+    return f"stopped after {stored} of {count} examples{at_a_time}; the same again goes on in {store.path}"
 
 
 def _targets(benchmark: Benchmark) -> list[str]:
@@ -336,23 +352,3 @@ def _spelled(label: str) -> str:
 def _places(names: Sequence[str]) -> dict[str, int]:
     """Where each name stands; one that stands in several places is none."""
     return {name: i for i, name in enumerate(names) if names.count(name) == 1}
-
-
-@contextmanager
-def _bar(show: bool) -> Generator[Callable[[str, int], Callable[[int], None]]]:
-    """A bar whose task can be set anew: `bar(what, total)` gives a function that is told how many more are done."""
-    if not show:
-        yield lambda what, total: lambda more: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def begin(what: str, total: int) -> Callable[[int], None]:
-            progress.reset(task, description=what, total=total)
-            return lambda more: progress.advance(task, more)
-
-        yield begin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -15,10 +15,10 @@ from ..explaining.attempts import attempts
 from ..explaining.explain import explain
 from ..literals import parse_literal
 from ..models import LoadedModel
-from .benchmarks import Benchmark
+from .benchmarks import Batch, Benchmark
 from .controls import CONTROLS
 from .identity import content_hash
-from .shard import ConfiguredMethod, IndexedExample, ShardProcessor
+from .shard import FATAL, ConfiguredMethod, IndexedExample, ShardProcessor, in_words
 
 logger = logging.getLogger("clew")
 
@@ -129,17 +129,14 @@ def not_named(asked: Mapping[str, ConfiguredMethod]) -> dict[str, str]:
     return {name: why for name, method in methods().items() if method.only_named and name not in named}
 
 
-def supported_methods(
-    work: ShardProcessor,
-    loaded: LoadedModel,
-    items: Sequence[Callable[[], IndexedExample]],
-    asked: Mapping[str, ConfiguredMethod],
-) -> tuple[dict[str, ConfiguredMethod], dict[str, str]]:
-    """The methods that explain the model, tried on the first example that makes a batch; of the others why not.
+def usable_batch(
+    work: ShardProcessor, loaded: LoadedModel, items: Iterable[Callable[[], IndexedExample]]
+) -> Batch | None:
+    """The first example that makes a batch, as one; None where the protocol leaves out all that it could measure.
 
-    Raises `InputError` where none does, with the last reason.
+    Raises `InputError` where none can be measured, with the last reason.
     """
-    why = "no examples"
+    why, left_out = "no examples", False
     for item in (make() for make in items):
         if item.example is None:
             why = item.error
@@ -147,23 +144,36 @@ def supported_methods(
         example: Example = work.numbered(item.example)
         try:
             reason = work.benchmark.left_out(loaded, [example])[0]
-            batch = work.benchmark.batch(loaded, [example]) if reason is None else None
-        except InputError as error:
-            why = str(error)
-            continue
-        if batch is None:
-            why = f"left out: {reason}"
-            continue
+            if reason is None:
+                return work.benchmark.batch(loaded, [example])
+            left_out = True
+        except FATAL:
+            raise
+        except Exception as error:
+            why = in_words(error)
+    if left_out:
+        return None
+    raise InputError("no example of the data can be used, none would have a number", expected="at least one", got=why)
 
-        def explained(name: str, inputs: Any = batch.inputs, more: Mapping[str, Any] = batch.more) -> object:
-            return explain(loaded, inputs, method=asked[name].method, **more, **asked[name].options)
 
-        tried = dict(attempts(asked, explained))
-        found = {name: one for name, one in asked.items() if tried[name] is None}
-        undefined = {name: reason for name, reason in tried.items() if reason is not None}
-        for name, reason in undefined.items():
-            logger.warning("%s is left out: %s", name, reason)
-        if not found:
-            raise InputError("no method works on this model", expected="at least one", todo="clew doctor MODEL")
-        return found, undefined
-    raise InputError("no example of the data can be used", expected="at least one", got=why)
+def supported_methods(
+    loaded: LoadedModel, batch: Batch | None, asked: Mapping[str, ConfiguredMethod]
+) -> tuple[dict[str, ConfiguredMethod], dict[str, str]]:
+    """The methods that explain the model, tried on one batch; of the others why not.
+
+    Raises `InputError` where none does, or where there is nothing to try them on.
+    """
+    if batch is None:
+        raise InputError("no example of the data can be used", expected="at least one", got="all are left out")
+
+    def explained(name: str) -> object:
+        return explain(loaded, batch.inputs, method=asked[name].method, **batch.more, **asked[name].options)
+
+    tried = dict(attempts(asked, explained))
+    found = {name: one for name, one in asked.items() if tried[name] is None}
+    undefined = {name: reason for name, reason in tried.items() if reason is not None}
+    for name, reason in undefined.items():
+        logger.warning("%s is left out: %s", name, reason)
+    if not found:
+        raise InputError("no method works on this model", expected="at least one", todo="clew doctor MODEL")
+    return found, undefined

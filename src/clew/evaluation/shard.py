@@ -26,7 +26,7 @@ from ..verification.thread_state import is_verifying
 from .benchmarks import Batch, Benchmark, Values
 
 # Errors that every batch would raise: they end the run at once.
-_FATAL = (OptionError, UnknownArchitecture, MissingDependency, CaptureError)
+FATAL = (OptionError, UnknownArchitecture, MissingDependency, CaptureError)
 
 Row = dict[str, Any]
 _PASSES = 3  # of the model alone, of whose times the median counts
@@ -141,7 +141,7 @@ class _ShardRun:
         try:
             reasons = self.work.benchmark.left_out(self.loaded, [i.example for i in items if i.example is not None])
         except Exception as error:
-            if isinstance(error, _FATAL):
+            if isinstance(error, FATAL):
                 raise
             self._made_room(error)
             if len(items) > 1:
@@ -197,7 +197,7 @@ class _ShardRun:
         return found
 
     def _divide(self, items: Sequence[IndexedExample], names: Sequence[str], error: Exception) -> Found:
-        if isinstance(error, _FATAL):
+        if isinstance(error, FATAL):
             raise error
         memory = self._made_room(error)
         if len(items) > 1:

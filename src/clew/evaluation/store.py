@@ -49,10 +49,19 @@ class Store:
             return self.manifest
         found = read_manifest(self.path)
         if different := differences(found, wanted):
+            todo = "choose another folder: out=…, in the shell --out …; or ask for the same"
+            more = [name for name in wanted["methods"] if name not in found["methods"]]
+            if more and all(line.startswith("methods: ") for line in different):
+                todo = (
+                    f"run {', '.join(more)} alone into another folder: out=…, in the shell --out …; both share a page "
+                )
+                todo += (
+                    f"and are compared by clew.report(RUN, RUN, out=…), in the shell: clew report {self.path} FOLDER"
+                )
             raise InputError(
                 f"{self.path} holds another run" + "".join(f"\n    {line}" for line in different),
                 expected="the run that began there",
-                todo="choose another folder: out=…; or ask for the same",
+                todo=todo,
             )
         return found
 

@@ -76,7 +76,9 @@ def _of_images(
             f"{method} gave scores for other tokens than the model has",
             expected=f"(batch, token) = {(subject.batch, tokens)}: {bound.prefix} prefix tokens, {grid} patches",
             got=tuple(scores.shape),
-            todo="correct `prefix` or `patches` in the declaration",
+            todo="give a number for each token, those before the patches (CLS) first, 0 where there is nothing to say: "
+            "subject.length is how many, or give pixels, of which they are made: Result(pixels=…). Where the method is "
+            "clew's own, correct `prefix` or `patches` in the declaration of the model",
         )
     common = _common(ready, subject, method, result, settings)
     shown: dict[str, Any] = {"pictures": ready.pictures, "preprocess": ready.preprocess, "grid": grid, "patch": patch}

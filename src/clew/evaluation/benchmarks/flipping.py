@@ -43,9 +43,9 @@ from .streams import (
     tokenizer_among,
     word_columns,
 )
-from .texts import next_token_logits, shortened, text_of, tokenizer_of, unpadded
+from .texts import BETWEEN, FLIPPED, WATCHED, next_token_logits, shortened, text_of, tokenizer_of, unpadded
 
-_STEPS = tuple(np.linspace(0, 1, 11).tolist())  # as released: 0.30000000000000004, of which ceil makes one token more
+STEPS = tuple(np.linspace(0, 1, 11).tolist())  # as released: 0.30000000000000004, of which ceil makes one token more
 _GENERATE, _PRUNE = ("generate/most", "generate/least", "prune/least"), ("prune/most", "prune/least")
 
 
@@ -72,10 +72,10 @@ class Setting:
 SETTINGS = {
     "imdb": Setting(
         "predicted", "given", all_classes=True, magnitudes=("generate/least", "prune/least"),
-        released={"fractions": _STEPS, "pad_to": 512},
+        released={"fractions": STEPS, "pad_to": 512},
     ),
-    "arc_easy": Setting("predicted", "predicted", only_correct=True, released={"fractions": _STEPS, "pad_to": None}),
-    "wikipedia": Setting("predicted", "predicted", released={"fractions": _STEPS, "pad_to": None}),
+    "arc_easy": Setting("predicted", "predicted", only_correct=True, released={"fractions": STEPS, "pad_to": None}),
+    "wikipedia": Setting("predicted", "predicted", released={"fractions": STEPS, "pad_to": None}),
     "movies": Setting(
         "given", "given", _PRUNE, "mask", hits=True,
         released={"fractions": tuple(round(0.52 + 0.02 * i, 2) for i in range(9)), "pad_to": None},
@@ -149,7 +149,9 @@ class Flipping(Benchmark):
 
         def add(run: str, column: str, name: str, higher: bool, headline: bool = False) -> None:
             mode, order = run.split("/")
-            what = f"area under {column.replace('_', ' ')}: {mode}, {order} relevant first"
+            what = (
+                f"{WATCHED[column]} while words are {FLIPPED[mode]}, the {order} relevant first: area under that curve"
+            )
             found.append(Metric(name, (f"{run}/{column}",), area, higher, headline, what))
 
         for run in self._setting.runs:
@@ -168,7 +170,7 @@ class Flipping(Benchmark):
         if "generate/least" in self._setting.runs:
             both = ("generate/most/logit", "generate/least/logit")
             of = partial(measures.area_between, fractions=self._x)
-            found.append(Metric("generate MERF - LERF", both, of, True, True, "area between the curves of logits"))
+            found.append(Metric("generate MERF - LERF", both, of, True, True, BETWEEN))
         if self._setting.only_correct or self._setting.watch == "given":
             found.append(Metric("model accuracy", ("correct",), mean_of_column, None, False, "of the intact text"))
         return found

@@ -34,6 +34,7 @@ from .streams import StreamBatch, answer_of, arguments_of, refuse_declared, stre
 
 _HELD = 256 << 20  # bytes of orders of pixels that are kept until the model has seen their copies
 _WHAT = ("hits", "logit", "probability", "log_odds")
+_VALUES = ("logit", "probability", "log_odds")
 _RELEASED = ("log_ratio_to_second", "change_of_largest_logit", "change_of_largest_probability")
 _Erase = Callable[[Tensor, Tensor, str], Tensor]  # what is erased, of which example, by what: logits at each step
 _SPAN = {"paper": "measured", "beyond_intuition": "beyond_intuition", "pa_lrp": "pa_lrp"}
@@ -95,24 +96,30 @@ class Perturbation(Benchmark):
         own = _SPAN[self.variant]
         for c, e, d in self._cases():
             key, higher = f"{c}/{e}/{d}", d == "negative"
+            erased = f"while {self.units} are replaced by {e}, the {'least' if higher else 'most'} relevant first"
             for span in sorted(spans, key=lambda span: span != own):
-                what = f"area under hits, {measures.RANGES[span]}"
+                what = f"how often the {_class(c)} is still the first {erased} ({d}): area under that curve, "
+                what += measures.RANGES[span]
                 name = f"{key}: hits AUC" + ("" if span == own else f" ({span})")
                 found.append(Metric(name, (f"{key}/hits",), self._area(span), higher, span == own, what))
-            found += [
-                Metric(f"{key}: {what.replace('_', '-')} AUC", (f"{key}/{what}",), self._area("measured"), higher)
-                for what in ("logit", "probability", "log_odds")
-            ]
+            values = {f"{what.replace('_', '-')} AUC": (what, what.replace("_", " ")) for what in _VALUES}
             if self.variant == "beyond_intuition":
-                found += [Metric(f"{key}: {w}", (f"{key}/{w}",), self._area("measured"), higher) for w in _RELEASED]
+                values |= {what: (what, f"{what.replace('_', ' ')}, as the code was released") for what in _RELEASED}
+            for name, (column, words) in values.items():
+                note = f"of the {_class(c)} {erased}: {words}, area under that curve"
+                found.append(
+                    Metric(f"{key}: {name}", (f"{key}/{column}",), self._area("measured"), higher, False, note)
+                )
         if set(self.direction) == {"positive", "negative"}:
             for c in map(str, self.explain):
                 for e in self.eraser:
                     for what in ("logit", "probability"):
                         both = (f"{c}/{e}/negative/{what}", f"{c}/{e}/positive/{what}")
-                        of, note = self._between(), "area between the two curves (AttnLRP's)"
+                        more = f"by how much the {what} of the {_class(c)} is higher where the least relevant (LeRF) "
+                        more += f"{self.units} are replaced by {e} first than where the most relevant (MoRF) are"
+                        of, note = self._between(), f"{more}: area between the curves"
                         found.append(Metric(f"{c}/{e}: {what} area LeRF - MoRF", both, of, True, False, note))
-                        note = "symmetric relevance gain"
+                        note = f"symmetric relevance gain: {more}, mean over steps; random has 0 on average"
                         found.append(Metric(f"{c}/{e}: {what} SRG", both, measures.srg, True, what == "logit", note))
         return found
 
@@ -325,3 +332,8 @@ def _spans(x: Sequence[float], span: str) -> bool:
     except OptionError:
         return False
     return True
+
+
+def _class(explained: str) -> str:
+    """The class that is explained, in words."""
+    return f"{explained} class" if explained in ("predicted", "given") else f"class {explained}"

@@ -38,6 +38,9 @@ from .texts import logits_without, shortened, text_of, unpadded, words_of
 _COUNTS = tuple(range(5, 85, 5))
 
 
+_ROC = "how often a marked word is scored above another; random has a half"
+
+
 @benchmark(
     name="rationale",
     version=1,
@@ -72,10 +75,20 @@ class Rationale(Benchmark):
     def metrics(self) -> Sequence[Metric]:
         found = [
             Metric(
-                "average_precision", ("average_precision",), mean_of_column, True, True, "of words that the model saw"
+                "average_precision",
+                ("average_precision",),
+                mean_of_column,
+                True,
+                True,
+                "how well scores rank the marked words above others, of words that the model saw",
             ),
             Metric(
-                f"f1@{self.hard}", (f"f1@{self.hard}",), mean_of_column, True, True, f"F1 of the {self.hard} best words"
+                f"f1@{self.hard}",
+                (f"f1@{self.hard}",),
+                mean_of_column,
+                True,
+                True,
+                f"F1 of the {self.hard} best words against the marked ones",
             ),
         ]
         if self.thresholds:
@@ -87,14 +100,28 @@ class Rationale(Benchmark):
                 Metric("sufficiency AOPC", ("sufficiency",), _mean, False, False, f"{what} with the words alone"),
             ]
         found += [
-            Metric("auprc", ("auprc",), mean_of_column, True, False, "trapezoids, as ERASER computes it"),
-            Metric("roc_auc", ("roc_auc",), mean_of_column, True),
             Metric(
-                "iou F1", ("iou_precision", "iou_recall", "annotated"), _macro, True, False, "of spans, half shared"
+                "auprc",
+                ("auprc",),
+                mean_of_column,
+                True,
+                False,
+                "area under precision by recall of marked words, by trapezoids, as ERASER has it",
+            ),
+            Metric("roc_auc", ("roc_auc",), mean_of_column, True, False, _ROC),
+            Metric(
+                "iou F1",
+                ("iou_precision", "iou_recall", "annotated"),
+                _macro,
+                True,
+                False,
+                "of spans of the best words: one is found where half is shared",
             ),
         ]
         kept = [k for k in self.counts if k != self.hard]
-        return found + [Metric(f"f1@{k}", (f"f1@{k}",), mean_of_column, True) for k in kept]
+        return found + [
+            Metric(f"f1@{k}", (f"f1@{k}",), mean_of_column, True, False, f"F1 of the {k} best words") for k in kept
+        ]
 
     @property
     def curves(self) -> Sequence[Curve]:

@@ -23,6 +23,8 @@ from . import Again, Batch, Benchmark, Curve, Metric, Results, Values, benchmark
 from .segmentation import image_of, mask_in_frame, preprocess_of
 from .texts import shortened, text_of, words_of
 
+_RANKED = "average precision: how well scores rank the evidence above the rest"
+
 
 @benchmark(
     name="sanity",
@@ -51,7 +53,7 @@ class Sanity(Benchmark):
     def metrics(self) -> Sequence[Metric]:
         found = [
             Metric("pointing_game", ("pointing",), mean_of_column, True, True, "is the maximum on the evidence"),
-            Metric("average_precision", ("average_precision",), mean_of_column, True, False, "of the evidence"),
+            Metric("average_precision", ("average_precision",), mean_of_column, True, False, _RANKED),
         ]
         if self.stages:
             what = "rank correlation with the map of the intact model, all weights drawn anew"

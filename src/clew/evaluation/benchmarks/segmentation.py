@@ -24,6 +24,9 @@ _COUNTED = (
 )  # fmt: skip
 
 
+_MAP = "average precision, mean over object and background, so that random has about a half, and over images"
+
+
 @benchmark(
     name="segmentation",
     version=1,
@@ -50,7 +53,7 @@ class Segmentation(Benchmark):
     @property
     def metrics(self) -> Sequence[Metric]:
         found = [
-            Metric("map", ("average_precision",), mean_of_column, True, True, "average precision, mean over images"),
+            Metric("map", ("average_precision",), mean_of_column, True, True, _MAP),
             Metric("pointing_game", ("pointing",), mean_of_column, True, False, "is the maximum on the object"),
         ]
         for i, limit in enumerate(self.threshold):
@@ -64,9 +67,23 @@ class Segmentation(Benchmark):
                 Metric(
                     f"miou{at}", parts, _miou, True, i == 0, "intersection over union, mean of object and background"
                 ),
-                Metric(f"pixel_accuracy{at}", (c["pixel_correct"], c["pixel_labelled"]), iou, True),
+                Metric(
+                    f"pixel_accuracy{at}",
+                    (c["pixel_correct"], c["pixel_labelled"]),
+                    iou,
+                    True,
+                    False,
+                    "share of pixels, object or not, on the right side of the threshold",
+                ),
                 Metric(f"f1{at}", (c["f1"],), mean_of_column, True, False, f"F1 of the object{of_rows}"),
-                Metric(f"foreground_recall{at}", (c["intersection_object"], "object_pixels"), iou, True),
+                Metric(
+                    f"foreground_recall{at}",
+                    (c["intersection_object"], "object_pixels"),
+                    iou,
+                    True,
+                    False,
+                    "share of the object's pixels above the threshold",
+                ),
             ]
         return found
 
@@ -154,7 +171,8 @@ def mask_in_frame(preprocess: Preprocess, example: Example) -> np.ndarray:
         raise InputError(
             "this protocol needs a mask of the object for each picture",
             expected="data with masks",
-            got=f"{example.id!r}",
+            got=f"none for {example.id!r}",
+            todo="put pictures into images/ and masks of the same names into masks/; perturbation needs none",
         )
     plain: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "rescale": 1.0, "fill": (0,), "rescale_first": False}
     nearest = replace(preprocess, **plain, channels=1, resample=Image.Resampling.NEAREST)

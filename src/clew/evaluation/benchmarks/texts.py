@@ -14,6 +14,17 @@ from ...inputs import Word, padding_of, word_spans
 from ...models import LoadedModel
 from ...targets import logits_of
 
+# What curves of flipped words are of, and their steps, in words. Of AUAC, the area under the activation curve, that is
+# the answer's probability; AU-MSE is the area under the mean squared error.
+WATCHED = {
+    "hits": "how often the answer is the first",
+    "evidence": "probability (activation) of the answer",
+    "logit": "logit of the answer",
+    "squared_error": "mean squared error (MSE) from what the whole text gives",
+}
+FLIPPED = {"generate": "put back into an empty text", "prune": "taken out of the text"}
+BETWEEN = "logit of the answer while words are put back, most relevant first (MERF) minus least first (LERF): area"
+
 
 def text_of(example: Example) -> str:
     """The text. Raises `InputError` where there is none."""

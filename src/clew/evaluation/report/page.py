@@ -13,6 +13,7 @@ from .groups import Group
 from .parts import CORRECTIONS, SHADED, Show, curve, extremes, head, pair_table, table_rows
 from .rows import RunLike, differing, flat
 from .tables import cost_names, heading, ordered
+from .words import verdicts, warnings
 
 _COSTS = {"forwards": "per example", "seconds": "per example", "cost": "passes of the model alone"}
 
@@ -82,7 +83,8 @@ def _table(
     failed = sum(failure.rows for failure in group.failures)
     return {
         "title": title,
-        "warnings": _warnings(group),
+        "warnings": warnings(group),
+        "verdicts": verdicts(group),
         "facts": _facts(group, failed),
         "caption": _caption(group, percent),
         "columns": [head(column, group) for column in group.columns],
@@ -120,22 +122,6 @@ def _table(
             for file, shard in run.manifest.get("shards", {}).items()
         ],
     }
-
-
-def _warnings(group: Group) -> list[str]:
-    said: list[str] = []
-    for run in group.runs:
-        if not run.manifest.get("complete", True):
-            said.append(f"{run.path} is not complete: these numbers are of the examples done so far.")
-    least, _ = group.kept
-    if least < group.examples:
-        said.append(
-            f"{group.examples - least} of {group.examples} examples are left out, as not every method has a value for "
-            "them. (A method without any value keeps none out.)"
-        )
-    if empty := [row.label for row in group.rows if not any(c.numbers[row.label].n for c in group.columns)]:
-        said.append(f"Without any value: {', '.join(empty)}.")
-    return said
 
 
 def _facts(group: Group, failed: int) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ def report(
     out = out / "report.html" if out.is_dir() or not out.suffix else out
     if out.suffix.lower() != ".html":
         raise OptionError("a report is a page", expected="a file ending in .html, or a folder", got=str(out))
-    groups = _groups(runs, level=level, correction=correction, examples=examples, seed=seed)
+    groups = report_groups(runs, level=level, correction=correction, examples=examples, seed=seed)
     shows = _shows(runs, show)
     page = report_page(groups, title=title or _title(runs), level=level, correction=correction, shows=shows)
     rows = [row for _, each in groups for row in table_records(each)]
@@ -67,11 +67,12 @@ def summary(
     forwards and seconds per example, cost in passes of the model alone (None where no run compared them). Raises as
     `report`.
     """
-    groups = _groups(runs, level=level, correction=correction, examples=0, curves=False, seed=seed)
+    groups = report_groups(runs, level=level, correction=correction, examples=0, curves=False, seed=seed)
     return [row for _, each in groups for row in table_records(each)]
 
 
-def _groups(runs: Sequence[RunLike], *, level: float, **options: Any) -> list[tuple[str, Group]]:
+def report_groups(runs: Sequence[RunLike], *, level: float = 0.95, **options: Any) -> list[tuple[str, Group]]:
+    """The tables of runs under their titles; `options` are those of `build_group`. Raises as `report`."""
     paths = [Path(run.path).resolve() for run in runs]
     if not runs or len(set(paths)) != len(runs):
         got = "none" if not runs else ", ".join(str(run.path) for run in runs)

@@ -12,6 +12,7 @@ from typing import Any
 from ...statistics import Interval
 from .groups import Column, Group
 from .rows import MethodRow
+from .words import verdicts, warnings
 
 FIELDS = ("run", "model", "method", "metric", "value", "low", "high", "n", "letters", "forwards", "seconds", "cost")
 _ARROWS = {True: "↑", False: "↓", None: ""}
@@ -109,7 +110,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_markdown(groups: Sequence[tuple[str, Group]]) -> str:
-    """A table for each group under its title: value, interval, letters; the best in bold."""
+    """A table for each group under its title: value, interval, letters; the best in bold; and what follows from it."""
     parts: list[str] = []
     for title, group in groups:
         head = ["method", *map(heading, group.columns), *cost_names(group)]
@@ -120,7 +121,8 @@ def as_markdown(groups: Sequence[tuple[str, Group]]) -> str:
                 for value, interval, given, best in cells
             ]
             lines.append(_piped([f"`{label}`", *shown, *costs]))
-        parts.append("\n".join([*lines, "", example_counts(group), *_undefined(group)]))
+        said = [line for words in (*verdicts(group), *warnings(group)) for line in ("", words)]
+        parts.append("\n".join([*lines, "", example_counts(group), *said, *_undefined(group)]))
     return "\n\n".join(parts) + "\n"
 
 
