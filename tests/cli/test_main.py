@@ -86,6 +86,25 @@ def test_explain_writes_safetensors_and_takes_targets(pictures, tmp_path):
     assert clew.Attribution.load(out).score < 1
 
 
+def test_the_terminal_says_in_words_what_was_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "a dull and shallow film . " * 120
+    Path("long.txt").write_text(text)
+    Path("short.txt").write_text("a joy")
+    model = clew.load("mini:reviews-bert")
+    asked = ["-m", "mini:reviews-bert", "--method", "saliency"]
+    done = run("explain", "long.txt", *asked, "--truncate", "--target", "positive / negative", "-o", "a.html")
+    shown = " ".join(done.output.split())
+    cut = int(clew.explain(model, text.strip(), method="saliency", truncate=True).checks["characters_cut"])
+    assert cut > 1000 and "(predicted: negative; on tokens that the tokenizer added: " in shown
+    assert f"characters cut: {cut:,})" in shown and f"… ({cut:,} characters cut)" in shown
+    assert 20 < shown.count("shallow") < 40  # of 120
+    done = run("explain", "long.txt", "short.txt", *asked, "--window", "32", "-o", "a.html")
+    shown = " ".join(done.output.split())
+    assert "windows: 1, of 32 tokens, one every 16)" in shown and "predicted" not in shown
+    assert 20 < shown.count("shallow") < 40 and " … " in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

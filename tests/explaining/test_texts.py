@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from support.tiny_tokenizers import CORPUS, tokenizer
@@ -148,6 +150,25 @@ def test_windows_are_explained_each_and_put_together():
     assert a.offsets[0].tolist() == [list(s) for s in spans]
     assert a.checks["windows"].tolist() == [len(starts)] and a.checks["window"] == "16 tokens, one every 5"
     assert a.target == ["good"]
+
+
+def test_texts_that_are_cut_are_no_reason_to_warn(reviews_bert, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(reviews_bert.tokenizer, "model_max_length", 16)
+    monkeypatch.setattr(
+        reviews_bert.tokenizer, "deprecation_warnings", {}
+    )  # where transformers keeps what it said once
+    logger, handler = logging.getLogger("transformers"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        for how in ({"truncate": True}, {"window": 16}):
+            clew.explain(reviews_bert, "a dull film " * 40, method="saliency", checks="full", **how)
+        assert said == []
+        reviews_bert.tokenizer("a dull film " * 40)
+        assert "indexing errors" in said[0]
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_every_text_tells_its_own_windows(reviews_bert):

@@ -144,7 +144,15 @@ class TextAttribution(Attribution):
                 found.append(Piece(piece[: -len(word)]))
             found.append(Piece(word, score, False, (column,)))
             at = stop
-        return [*found, Piece(text[at:])] if spans is not None and at < len(text) else found
+        found = [*found, Piece(text[at:])] if spans is not None and at < len(text) else found
+        return self._marked_cuts(example, found)
+
+    def _marked_cuts(self, example: int, pieces: list[Piece]) -> list[Piece]:
+        """The same, with what the model did not see as the number of its characters."""
+        cut = self.checks.get("characters_cut")
+        count = int(cut[example]) if isinstance(cut, Tensor) else 0
+        told = Piece(f" … ({count:,} characters cut) ")
+        return [told if 0 < count <= len(p.text) and p.score is None else p for p in pieces]
 
     # Looking
 

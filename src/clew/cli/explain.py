@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from ..attributions import Attribution, PairAttribution, TextAttribution, compare
 from ..datasets.stored import class_names
@@ -33,6 +34,7 @@ from .several import explain_several, several_inputs
 app = typer.Typer(add_completion=False)
 console = Console()
 
+LONGEST = 800  # characters of a text on the terminal; files have all of it
 ALONE = (".csv", ".json", ".npy", ".safetensors")  # files of one result
 
 
@@ -190,14 +192,40 @@ def _show(items: Sequence[NamedInput], results: Sequence[Attribution], each: int
             for j in range(i * each, (i + 1) * each):
                 console.print("  " + escape(_line(result, j)))
                 if isinstance(words, TextAttribution) and len(items) <= 20:
-                    console.print(words.to_rich(j))
+                    console.print(_shortened(words.to_rich(j)))
     for result in results:
         if "advice" in result.checks:
             console.print(f"[yellow]{escape(result.method)}: {escape(result.checks['advice'])}[/yellow]")
 
 
+def _shortened(shown: Text) -> Text:
+    """As much of a text as a terminal shows at a look."""
+    half = LONGEST // 2
+    return shown if len(shown) <= LONGEST else Text.assemble(shown[:half], " … ", shown[-half:])
+
+
 def _line(result: Attribution, example: int) -> str:
-    facts = result.facts(example)
-    shown = ("integration error", "non finite", "special share", "characters cut", "windows")
-    checks = ", ".join(f"{k} {facts[k]}" for k in shown if k in facts)
-    return f"{result.method}: {facts['target']}" + (f" ({checks})" if checks else "")
+    """What was explained, what the model says where that is something else, and what was verified."""
+    facts, said = result.facts(example), list[str]()
+    predicted = _predicted(result, example)
+    if predicted is not None and predicted != result.name_of_target(example):
+        said.append(f"predicted: {predicted}")
+    if "integration error" in facts:
+        said.append(f"integration error {facts['integration error']}")
+    if facts.get("non finite", "0") != "0":
+        said.append(f"scores that are not finite: {facts['non finite']}")
+    if "special share" in facts:
+        said.append(f"on tokens that the tokenizer added: {float(facts['special share']):.0%} of the scores")
+    if facts.get("characters cut", "0") != "0":
+        said.append(f"characters cut: {facts['characters cut']}")
+    if "windows" in facts:
+        said.append(f"windows: {facts['windows']}, of {facts['window']}")
+    return f"{result.method}: {facts['target']}" + (f" ({'; '.join(said)})" if said else "")
+
+
+def _predicted(result: Attribution, example: int) -> str | None:
+    """The class with the largest logit, where the outputs are classes with names."""
+    logits, labels = result.logits, result.labels
+    if logits is None or not labels or logits.shape != (len(result), len(labels)):
+        return None
+    return labels[int(logits[example].argmax())]

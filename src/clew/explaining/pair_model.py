@@ -59,7 +59,7 @@ def _same_tokens(texts: Any, inputs: Mapping[str, Any], tokenizer: Any) -> None:
     for i, text in enumerate(texts if isinstance(texts, list) else []):
         if not isinstance(text, str):
             continue
-        own = list(tokenizer(text)["input_ids"])
+        own = list(tokenizer(text, verbose=False)["input_ids"])
         found = inputs["input_ids"][i, : len(own)].tolist()
         if found != own[: len(found)]:
             raise CheckFailed(
