@@ -13,7 +13,7 @@ from support.commands import run
 
 import clew
 from clew.cli import main as cli
-from clew.cli.methods import entries
+from clew.cli.methods import entries, references
 from clew.demo import METHODS
 from clew.errors import ClewError, OptionError
 from clew.explainers import parse_method
@@ -34,7 +34,7 @@ def test_explain_writes_a_page_that_compares_methods(pictures, tmp_path):
     done = run("explain", *pictures, "-m", "mini:digits", "--method", "raw_attention", "--method", method, "-o", out)
     assert done.exit_code == 0, done.output
     text = out.read_text()
-    assert text.count("heatmap: raw_attention") == 3
+    assert text.count("heatmap: raw_attention") == 3 and ">clew: scene0.png, scene1.png, scene2.png<" in text
     assert "start_layer=2" in text
     assert "scene2.png" in done.output
     assert "integration error" in done.output
@@ -257,3 +257,16 @@ def test_texts_of_a_folder_alike(tmp_path):
     done = run("explain", tmp_path, "-m", "mini:reviews-bert", "--method", "raw_attention", "-o", out)
     assert done.exit_code == 1 and len(clew.Attribution.load(out)) == 1
     assert "b.txt is no text" in done.stderr and "c.txt is empty" in done.stderr and "._a" not in done.stderr
+
+
+def test_every_paper_of_a_method_has_its_reference():
+    for name, entry in entries().items():
+        papers = [] if name == "random" else entry.paper.split(";")
+        assert len(references(entry.paper)) == len(papers), name
+    every = run("methods", "--bibtex").output
+    written = (Path(clew.__file__).parent / "explainers" / "papers.bib").read_text("utf-8")
+    assert every.count("@") == written.count("\n@") == 28
+    assert "Achtibat, Reduan" in every and "2402.05602" in every
+    shown = run("methods", "transformer_attribution", "--bibtex").output
+    assert shown.startswith("@inproceedings{chefer2021a,") and shown.count("@") == 1
+    assert "by no paper" in run("methods", "random", "--bibtex").output
