@@ -234,6 +234,9 @@ def test_pages_of_pictures_say_model_prediction_and_colours(two, tmp_path):
     assert ">against</span> the target" in signed and "brighter counts more." not in signed
     assert ">against</span> the target" not in plain and "brighter counts more." in plain
     both = clew.compare(two, tmp_path / "a.html").read_text()
+    assert (
+        clew.compare(two[0], tmp_path / "c.html").read_text() == clew.compare(two[:1], tmp_path / "d.html").read_text()
+    )
     assert '<h1 dir="auto">clew: mini:digits</h1>' in both and "on black to yellow" in both
     assert "<title>mine</title>" in clew.compare(two, tmp_path / "b.html", title="mine").read_text()
 

@@ -203,6 +203,14 @@ def test_width_dots_and_colours_are_chosen(maps, words, tmp_path):
         clew.figure(words, cmap="viridis")
 
 
+def test_targets_are_whole_in_narrow_columns(digits):
+    image = clew.scenes().images[0]
+    targets = (1, 7, clew.Contrast(1, 7))
+    found = [clew.explain(digits, image, method="beyond_intuition_token", target=t) for t in targets]
+    texts = [t.get_text().replace("\n", " ") for t in clew.figure(found, width=3.25).texts]
+    assert any(t.endswith("one rather than seven") for t in texts)
+
+
 def test_one_scale_for_all(maps):
     drawn = clew.figure(maps, scale="all")
     largest = max(float(np.abs(axis.images[1].get_array()).max()) for axis in drawn.axes if len(axis.images) == 2)

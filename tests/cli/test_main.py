@@ -13,7 +13,7 @@ from support.commands import run
 
 import clew
 from clew.cli import main as cli
-from clew.cli.methods import entries
+from clew.cli.methods import entries, references
 from clew.demo import METHODS
 from clew.errors import ClewError, InputError, OptionError
 from clew.explainers import parse_method
@@ -36,7 +36,7 @@ def test_explain_writes_a_page_that_compares_methods(pictures, tmp_path):
     done = run("explain", *pictures, "-m", "mini:digits", "--method", "raw_attention", "--method", method, "-o", out)
     assert done.exit_code == 0, done.output
     text = out.read_text()
-    assert text.count("heatmap: raw_attention") == 3
+    assert text.count("heatmap: raw_attention") == 3 and ">clew: scene0.png, scene1.png, scene2.png<" in text
     assert "start_layer=2" in text
     assert "scene2.png" in done.output
     assert "integration error" in done.output
@@ -286,6 +286,7 @@ def test_texts_of_a_folder_alike(tmp_path):
     assert "b.txt is no text" in done.stderr and "c.txt is empty" in done.stderr and "._a" not in done.stderr
 
 
+<<<<<<< HEAD
 OWN = """
 import neighbour
 import clew
@@ -333,3 +334,16 @@ def test_plugins_that_are_none(tmp_path):
             run("--plugin", tmp_path / file, "models")
     with pytest.raises(OptionError, match="--plugin FILE"):
         clew.explainers.find_method("nothing_like_it")
+=======
+def test_every_paper_of_a_method_has_its_reference():
+    for name, entry in entries().items():
+        papers = [] if name == "random" else entry.paper.split(";")
+        assert len(references(entry.paper)) == len(papers), name
+    every = run("methods", "--bibtex").output
+    written = (Path(clew.__file__).parent / "explainers" / "papers.bib").read_text("utf-8")
+    assert every.count("@") == written.count("\n@") == 28
+    assert "Achtibat, Reduan" in every and "2402.05602" in every
+    shown = run("methods", "transformer_attribution", "--bibtex").output
+    assert shown.startswith("@inproceedings{chefer2021a,") and shown.count("@") == 1
+    assert "by no paper" in run("methods", "random", "--bibtex").output
+>>>>>>> wt-fig

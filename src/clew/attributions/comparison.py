@@ -21,7 +21,7 @@ from .text import TextAttribution
 
 @validate_call
 def compare(
-    attributions: Sequence[Attribution],
+    attributions: Sequence[Attribution] | Attribution,
     path: str | Path,
     *,
     title: str | None = None,
@@ -36,6 +36,7 @@ def compare(
     Raises `ClewError` where they do not hold the same number of examples, or not all images or all texts.
     """
     validate_arguments({"attributions": attributions}, compare)
+    attributions = [attributions] if isinstance(attributions, Attribution) else list(attributions)
     if methods is not None:
         if len(methods) != len(attributions):
             raise ClewError("headings to compare", expected=f"{len(attributions)}", got=list(methods))

@@ -78,7 +78,7 @@ def images_figure(
             "the figure is too narrow for its columns", expected=f"{least:.1f} inches or more", got=(width or 0) / 72
         )
     across = beside + behind + columns * (cell + _GAP)
-    titles = [fitted(name, cell, _WORDS, 6) for name in ["input", *names]]
+    titles = [fitted(name, cell, _WORDS, 12) for name in ["input", *names]]
     shapes = [picture.pixels.shape[0] / picture.pixels.shape[1] for picture in pictures]
     heights = [
         max(cell * min(max(shape, _FLAT), _TALL), words.of(label)[1])
@@ -117,7 +117,8 @@ def images_figure(
         high = min(sum(heights) + _GAP * (len(rows) - 1), 2.5 * 72)
         middle = (down - above + at + _GAP) / 2
         bar = axes(lefts[-1] + cell + 2 * _GAP, middle - high / 2, _BAR, high)
-        _draw_bar(drawn, bar, scales[0], "vertical", fitted(_UNIT[scale], high, 6.0, 2))
+        unit = fitted(_UNIT[scale], high, 6.0, 2)
+        _draw_bar(drawn, bar, scales[0], "vertical", unit if not unit.endswith("…") else "")
     else:
         for left, colours in zip(lefts[1:], scales, strict=True):
             _draw_bar(drawn, axes(left + 0.1 * cell, at - _BAR, 0.8 * cell, _BAR), colours, "horizontal", "")

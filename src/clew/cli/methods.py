@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import ast
+<<<<<<< HEAD
 import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+=======
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from unicodedata import normalize
+>>>>>>> wt-fig
 
 import typer
 from rich.console import Console
@@ -60,12 +68,37 @@ def _entry(function: ast.FunctionDef, decorator: ast.Call) -> MethodEntry:
     return MethodEntry(said["paper"], said["summary"], ast.get_docstring(function) or said["summary"], options)
 
 
+def references(paper: str) -> list[str]:
+    """BibTeX entries of what a method says it is by, such as "Chefer et al. 2021a, eq. 13-14; Qiang et al. 2022"."""
+    written = (_FOLDER / "papers.bib").read_text("utf-8")
+    known = {
+        entry.partition("{")[2].partition(",")[0]: entry for entry in re.findall(r"^@.*?^}$", written, re.M | re.S)
+    }
+    keys = [_key(part) for part in paper.split(";")]
+    return [known[key] for key in keys if key in known]
+
+
+def _key(paper: str) -> str:
+    """The first author and the year."""
+    found = re.match(r"(\w+).*?(\d{4}[a-z]?)", paper.strip())
+    plain = normalize("NFKD", found[1]).encode("ascii", "ignore").decode().lower() if found else ""
+    return plain + found[2] if found else ""
+
+
 @app.command()
-def methods(name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="The papers as BibTeX.")] = False,
+) -> None:
     """List the methods with their papers and options, or show one in full."""
     known = entries()
     if name is not None and name not in known:
         raise OptionError(f"no method {name!r}", got=repr(name), todo=close_matches(name, known))
+    if bibtex:
+        chosen = [known[name]] if name is not None else list(known.values())
+        found = [entry for one in chosen for entry in references(one.paper)]
+        typer.echo("\n\n".join(sorted(set(found))) or f"% {name} is by no paper")
+        return
     if name is not None:
         entry = known[name]
         console.print(f"[bold]{name}[/bold]  ({escape(entry.paper)})\n")
