@@ -286,7 +286,6 @@ def test_texts_of_a_folder_alike(tmp_path):
     assert "b.txt is no text" in done.stderr and "c.txt is empty" in done.stderr and "._a" not in done.stderr
 
 
-<<<<<<< HEAD
 OWN = """
 import neighbour
 import clew
@@ -334,7 +333,8 @@ def test_plugins_that_are_none(tmp_path):
             run("--plugin", tmp_path / file, "models")
     with pytest.raises(OptionError, match="--plugin FILE"):
         clew.explainers.find_method("nothing_like_it")
-=======
+
+
 def test_every_paper_of_a_method_has_its_reference():
     for name, entry in entries().items():
         papers = [] if name == "random" else entry.paper.split(";")
@@ -346,4 +346,3 @@ def test_every_paper_of_a_method_has_its_reference():
     shown = run("methods", "transformer_attribution", "--bibtex").output
     assert shown.startswith("@inproceedings{chefer2021a,") and shown.count("@") == 1
     assert "by no paper" in run("methods", "random", "--bibtex").output
->>>>>>> wt-fig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def test_a_run_has_a_row_for_each_example_and_method(digits, tmp_path):
     # A forward for each example: that the model is also called by itself, to check, is no cost of the method.
     assert sum(s["forwards"]["raw_attention"] for s in found.manifest["shards"].values()) == 5
     again = clew.Run(tmp_path / "run")
+    assert repr(found) == repr(again) and repr(found).endswith(f"{tmp_path / 'run'})")
     assert again.table.equals(table) and "segmentation" in repr(again)
     assert {row["method"] for row in again.summary()} == set(METHODS)
 
@@ -51,7 +53,7 @@ def test_a_report_is_written_into_the_folder_and_does_not_hinder_going_on(digits
 def test_a_run_without_a_folder_lasts_as_long_as_its_result(digits):
     found = run(digits, limit=2)
     path = found.path
-    assert path.is_dir() and found.table.num_rows == 4
+    assert path.is_dir() and found.table.num_rows == 4 and f"{path}, gone with this object: out=…" in repr(found)
     del found
     assert not path.exists()
 
@@ -250,3 +252,12 @@ def test_data_of_which_no_example_can_be_measured_are_refused_before_anything_is
     assert not calls and not (tmp_path / "run").exists()
     found = run(digits, None, [method], Odd(["a", "b"], {0: OSError("gone")}), limit=None)
     assert found.failed == 1  # one that can be measured is enough
+
+
+def test_what_is_no_model_and_no_data_is_told_what_would_be(digits, untyped):
+    for model in ("mini:digits", Path("mini:digits")):
+        with pytest.raises(InputError, match=r"clew\.load\('mini:digits'\)"):
+            clew.evaluate("segmentation", model, "mini:digits")
+    for data in ([("a film", "good")], {"text": ["a film"]}, 3):
+        with pytest.raises(OptionError, match=r"no data(.|\n)*text,label(.|\n)*clew\.Dataset"):
+            clew.evaluate("flipping", digits, data)

@@ -166,13 +166,10 @@ def explain(
             for result in results:
                 stdout.write(result.to_json(inputs=names, ascii_only=True))
         if out is not None:
-<<<<<<< HEAD
-            written = results[0].save(out, inputs=names) if out.suffix.lower() in ALONE else compare(results, out)
-=======
             files = ", ".join(item.name for item in items[:3]) + (", …" if len(items) > 3 else "")
             title = None if words_only else f"clew: {files}"  # of texts the words are there to be read
-            written = results[0].save(out) if out.suffix in ALONE else compare(results, out, title=title)
->>>>>>> wt-fig
+            alone = out.suffix.lower() in ALONE
+            written = results[0].save(out, inputs=names) if alone else compare(results, out, title=title)
             console.print(f"written: {escape(str(written))}")
     if found.errors:
         raise typer.Exit(1)

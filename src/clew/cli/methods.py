@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import ast
-<<<<<<< HEAD
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-=======
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 from unicodedata import normalize
->>>>>>> wt-fig
 
 import typer
 from rich.console import Console

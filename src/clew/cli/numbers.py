@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -45,7 +47,7 @@ def _breakable(name: str) -> str:
 
 def _number(column: Numbers, label: str) -> str:
     number = column.numbers[label]
-    if not number.n:
+    if not isfinite(number.value):
         return "–"
-    interval = "" if number.low != number.low else rf" \[{number.low:.3f}, {number.high:.3f}]"
+    interval = "" if not isfinite(number.low) else rf" \[{number.low:.3f}, {number.high:.3f}]"
     return f"{number.value:.3f}{interval} {column.letters.get(label, '')}".rstrip()

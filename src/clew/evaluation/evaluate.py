@@ -17,7 +17,7 @@ import torch
 
 from ..datasets import Dataset, fingerprint, open_dataset
 from ..datasets.bundled import data_of
-from ..errors import InputError, MissingDependency, OptionError, close_matches
+from ..errors import InputError, MissingDependency, OptionError, close_matches, short_repr
 from ..explaining import LoadedPair
 from ..files import refuse_names, temporary_folder
 from ..models import LoadedModel, find_architecture
@@ -101,7 +101,15 @@ def evaluate(
             with the differences.
         OptionError: unknown benchmarks, methods or options. Examples that fail are rows with an `error` instead.
     """
-    validate_arguments({"benchmark": benchmark, "data": data}, evaluate)
+    validate_arguments({"benchmark": benchmark}, evaluate)
+    if data is not None and not isinstance(data, (str, Path, Dataset)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            "these are no data that a benchmark takes",
+            expected="a folder, a file, a name, or a clew.Dataset",
+            got=f"{short_repr(data)} ({type(data).__name__})",
+            todo="write a csv with the columns text,label; or a class of your own, a clew.Dataset with name, ids and "
+            "read(index), which returns clew.Example(id=…, text=…, label=…), see docs/reference/data.md",
+        )
     if out is not None:
         refuse_names(out)
     begun = read_manifest(Path(out)) if out is not None and (Path(out) / MANIFEST).exists() else {}
@@ -162,6 +170,7 @@ def evaluate(
                 store.close()
     run = Run(folder)
     if out is None:
+        run.temporary = True
         weakref.finalize(run, shutil.rmtree, folder, ignore_errors=True)
     failed = run.errors
     if failed:
@@ -287,9 +296,10 @@ def classifier_of(model: LoadedModel, dataset: Dataset, zero_shot: str | None) -
     """The model that is evaluated: of an image–text model the classifier of the data's classes."""
     if not isinstance(model, LoadedModel):  # pyright: ignore[reportUnnecessaryIsInstance]
         todo = "LoadedModel(module, preprocess=…, tokenizer=…)"
-        raise InputError(
-            "a benchmark needs a loaded model", expected="clew.load(…)", got=type(model).__name__, todo=todo
-        )
+        got = type(model).__name__
+        if isinstance(model, (str, Path)):  # what the shell takes
+            got, todo = short_repr(str(model)), f"clew.evaluate(…, clew.load({short_repr(str(model))}), …)"
+        raise InputError("a benchmark needs a loaded model", expected="clew.load(…)", got=got, todo=todo)
     if zero_shot is None:
         if isinstance(model, LoadedPair):
             raise OptionError(

@@ -26,6 +26,7 @@ class Run:
         Raises `InputError` for a folder without a run, and for one of another version of its benchmark.
         """
         self.path = Path(path)
+        self.temporary = False  # whether its folder goes with it, as `evaluate` was told no other
         self.manifest: dict[str, Any] = read_manifest(self.path)
         self.benchmark: Benchmark = make_benchmark(self.manifest["benchmark"], self.manifest["protocol"])
         if self.benchmark.version != self.manifest["version"]:
@@ -90,4 +91,5 @@ class Run:
         m = self.manifest
         state = "" if m["complete"] else ", not complete"
         what = f"{m['benchmark']}, {m['model']['name']}, {m['data']['name']}"
-        return f"Run({what}: {len(m['methods'])} methods, {m['data']['examples']} examples{state}; {self.path})"
+        where = f"{self.path}, gone with this object: out=… keeps a run" if self.temporary else str(self.path)
+        return f"Run({what}: {len(m['methods'])} methods, {m['data']['examples']} examples{state}; {where})"

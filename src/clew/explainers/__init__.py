@@ -132,9 +132,8 @@ def find_method(method: str | Function | Method) -> Method:
         return Method(name, method, "", inspect.getdoc(method) or "", any_model=True)
     known = methods()
     if not isinstance(method, str) or method not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
-        todo = (
-            f"{close_matches(method, known)} One of your own has @clew.method above it; in the shell: --plugin FILE.py"
-        )
+        own = "@clew.method above it, in the shell clew --plugin FILE.py …"
+        todo = f"{close_matches(method, known)}; one of your own: {own}"
         if method in ("context_cite", "leave_one_out"):
             todo = f"its scores are of sentences or documents: clew.Sources(model, prompt).explain({method!r})"
         raise OptionError(f"no method {short_repr(method)}", got=short_repr(method), todo=todo)
