@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -79,6 +80,10 @@ def _on_ray(
         got = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise OptionError("no worker fits a machine of the cluster", expected=f"{cpus} CPUs and {gpus:g} GPUs", got=got)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
+    for method in work.methods.values():
+        module = sys.modules.get(method.method.function.__module__)
+        if module is not None and module.__name__.startswith("plugin_"):  # a file that workers cannot import
+            ray.cloudpickle.register_pickle_by_value(module)
     shared = ray.put((work, loaded))
     actors = [remote.remote(shared, bool(gpus)) for _ in range(min(workers or fit, fit))]
     running: dict[Any, tuple[int, Any, int]] = {}
