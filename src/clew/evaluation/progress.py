@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 EVERY = 30.0  # seconds between two lines
 Begin = Callable[[str, int, int], Callable[[int], None]]
@@ -22,7 +22,7 @@ def run_progress(show: bool) -> Generator[Begin]:
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
-        yield _lines
+        yield partial(_lines, partial(console.print, markup=False, highlight=False, soft_wrap=True))
         return
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
@@ -37,9 +37,9 @@ def run_progress(show: bool) -> Generator[Begin]:
         yield begin
 
 
-def _lines(what: str, total: int, there: int) -> Callable[[int], None]:
+def _lines(say: Callable[[str], None], what: str, total: int, there: int) -> Callable[[int], None]:
     if there:
-        print(_going_on(what, total, there), file=sys.stderr, flush=True)
+        say(_going_on(what, total, there))
     began, done, said = time.monotonic(), there, float("-inf")
 
     def advance(more: int) -> None:
@@ -48,7 +48,7 @@ def _lines(what: str, total: int, there: int) -> Callable[[int], None]:
         if done < total and now - said >= EVERY:
             said = now
             left = duration((now - began) / (done - there) * (total - done))
-            print(f"{what}: {done} of {total} examples, about {left} more", file=sys.stderr, flush=True)
+            say(f"{what}: {done} of {total} examples, about {left} more")
 
     return advance
 
