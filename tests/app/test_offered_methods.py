@@ -80,12 +80,13 @@ def test_what_was_chosen_stays_where_it_works():
     assert offer.kept([], ["d"]) == ["a"]
 
 
-def test_every_method_is_told_in_a_sentence_with_its_cost():
+def test_every_method_is_told_in_a_sentence_with_its_cost(monkeypatch):
     for name, method in clew.methods().items():
         said = sentence(name)
         assert method.summary[1:] in said and said[0].isupper() and said.endswith(".")
-    assert sentence("attn_lrp").endswith(f"Costs {cost('attn_lrp')}.") and cost("attn_lrp").startswith("about 3")
+    assert sentence("attn_lrp").endswith(f"Costs {cost('attn_lrp')}.") and " passes of the model" in cost("attn_lrp")
     assert cost("integrated_gradients").endswith("(n_steps=8)")
+    monkeypatch.setattr(offered_methods, "_costs", dict)
     assert sentence("tis").endswith("Cost not measured.")
     offer = Offer(list(clew.methods()), {})
     assert all(unescape(described(offer, [])).count(sentence(name)) == 1 for name in clew.methods())

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import clew
-from clew.attributions.figure import _images, _texts
 from clew.draw import lettering
 from clew.draw.generation_html import generation_fragment, generation_page, generation_png
 from clew.draw.lettering import Font, apply_fonts, cut, drawable, ticks, width_of, wrapped
@@ -63,16 +63,17 @@ def test_money_is_no_mathematics_wherever_matplotlib_draws(words, digits, tmp_pa
     svg = curves_svg([Line("a", np.arange(2.0), np.arange(2.0), None, 0)], words, words, "curve")
     assert re.sub(r"&amp;", "&", svg).count(words) >= 2
     result = clew.explain(digits, clew.scenes().images[:1], method="raw_attention")
-    figure = _images([result], [words], [words], "each", words)
+    figure = clew.figure([result], inputs=[words], methods=[words], caption=words)
     figure.draw_without_rendering()
-    assert words in figure.axes[0].get_ylabel() and words in figure.axes[1].get_title()
+    shown = [text.get_text().replace("\n", "") for text in figure.findobj(Text)]  # lines are as long as there is room
+    assert shown.count(words) == 3
     clew.figure([result], tmp_path / "a.pdf", inputs=[words], methods=[words], caption=words)
 
 
 def test_words_of_a_text_are_drawn_and_measured_as_they_are(tmp_path):
     text = r"costs $5 & $x^2$ \$ a_b $"
     a = clew.explain(clew.load("mini:reviews-bert"), text, method="saliency")
-    figure = _texts([a], ["$y$"], ["$z$"], "each", "$1 and $2")
+    figure = clew.figure([a], inputs=["$y$"], methods=["$z$"], caption="$1 and $2")
     figure.draw_without_rendering()
     (axes,) = figure.axes
     shown = "".join(t.get_text() for t in axes.texts)
@@ -204,9 +205,8 @@ def test_labels_of_rows_do_not_overlap():
         "a_long_name_of_a_class_that_goes_on",
     ]
     for rows in (names, [a.name_of_target(i) for i in range(5)]):
-        figure = _texts(
-            [a, a], rows, ["attn_lrp", "a very long heading of a column, with options(n_steps=8)" * 2], "each", "c"
-        )
+        headings = ["attn_lrp", "a very long heading of a column, with options(n_steps=8)" * 2]
+        figure = clew.figure([a, a], inputs=rows, methods=headings, caption="c")
         figure.draw_without_rendering()
         labels = [axes.yaxis.label.get_window_extent() for axes in figure.axes if axes.get_ylabel()]
         assert len(labels) == 5

@@ -16,7 +16,7 @@ from support.full_disk import full_after, longest_file
 from support.running import run
 
 import clew
-from clew.app.explain_tab import _zipped
+from clew.app.downloads import _zipped
 from clew.app.folders import Folders, own_folder
 from clew.attributions.figure import figure
 from clew.errors import WriteError
@@ -50,7 +50,7 @@ WRITERS = {
     "predictions": lambda out, results, run: write_top_k(out, {"doc": [0.5, 1.0]}, [1, 2]),
     "processor": lambda out, results, run: write_processor(out, "ViTImageProcessor", 8),
     "scenes": lambda out, results, run: write_scenes(out, images=torch.zeros(3).numpy()),
-    "zip": lambda out, results, run: _zipped(results, out),
+    "zip": lambda out, results, run: _zipped([Path(__file__)], out / "a.zip"),
 }
 
 

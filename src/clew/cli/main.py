@@ -24,7 +24,7 @@ COMMANDS = {
     "explain": "Explain what a model saw in pictures, or read in texts. What cannot be read is left out, with exit "
     "status 1.",
     "generate": "Let a model write, and show what in words, pictures or sound each of its tokens goes back to.",
-    "figure": "A figure for a paper: inputs downwards, methods across, on one scale, with a caption.",
+    "figure": "A figure for a paper: inputs downwards, methods across, with a bar of colours and a caption.",
     "methods": "List the methods with their papers and options, or show one in full.",
     "models": "List the bundled models and the families that can be explained as they are.",
     "doctor": "Try on a model everything that the explanations rely on, and list the operations that LRP meets with "
