@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from support.browser import Page, chromium, served, started
+from support.browser import Page, chromium, served
 
 import clew
 
@@ -16,11 +16,6 @@ BAD = ("serious", "critical")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("ui")
-
-
-@pytest.fixture(scope="module")
 def server(folder):
     chromium()
     clew.evaluate(
@@ -29,12 +24,6 @@ def server(folder):
     )  # fmt: skip
     with served(folder, "--runs", str(folder / "runs")) as (address, _):
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with started() as found:
-        yield found
 
 
 @pytest.fixture(params=["light", "dark"])

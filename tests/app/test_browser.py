@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.browser import Page, chromium, served, started
+from support.browser import Page, chromium, served
 
 import clew
 
@@ -31,11 +31,6 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("ui")
-
-
-@pytest.fixture(scope="module")
 def server(folder):
     chromium()
     run = clew.evaluate(
@@ -44,12 +39,6 @@ def server(folder):
     )  # fmt: skip
     with served(folder, "--runs", str(folder / "runs")) as (address, process):
         yield address, process, run
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with started() as found:
-        yield found
 
 
 @pytest.fixture

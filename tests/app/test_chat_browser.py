@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from support.browser import Page, chromium, served, started
+from support.browser import Page, chromium, served
 
 import clew
 
@@ -13,20 +13,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\"'{{7*7}} <style>*{display:none
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("ui")
-
-
-@pytest.fixture(scope="module")
 def server(folder):
     chromium()
     with served(folder, "--model", "mini:reviews-bert") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with started() as found:
         yield found
 
 

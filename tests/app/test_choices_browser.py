@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from support.browser import Page, chromium, served, started
+from support.browser import Page, chromium, served
 
 import clew
 from clew.app.offered_methods import cost
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("ui")
-
-
-@pytest.fixture(scope="module")
 def server(folder):
     chromium()
     with served(folder, "--model", "mini:digits", "--model", "mini:reverse") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with started() as found:
         yield found
 
 

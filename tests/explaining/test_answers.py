@@ -192,5 +192,7 @@ def test_an_answer_beyond_the_positions_is_refused():
     letters = " ".join("abcdefgh" * 5)
     with pytest.raises(InputError, match="does not take this input"):
         clew.explain_generation(clew.load("mini:reverse"), letters, answer=letters, method="saliency")
+    with pytest.raises(InputError, match="check token numbers and lengths"):
+        clew.explain_generation(small_gpt2(16), list(range(20)), method="saliency")
     with pytest.raises(InputError, match="does not take this input"):
         clew.Sources(small_gpt2(16), list(range(20)), answer=[1], context=[(0, 3)])

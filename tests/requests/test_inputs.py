@@ -1,6 +1,6 @@
 """What is typed as inputs: rows of tables are texts by their ids."""
 
-import pytest
+import pandas
 
 from clew.errors import InputError
 from clew.requests.inputs import read_texts
@@ -27,8 +27,6 @@ def test_rows_of_a_table_are_texts_by_their_ids(tmp_path):
 
 
 def test_parquet_too(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
     pandas.DataFrame({"id": [4, 2], "text": ["dull", "a joy"]}).to_parquet(tmp_path / "a.parquet")
     assert named(read_texts([str(tmp_path / "a.parquet")])) == [("4", "dull"), ("2", "a joy")]
 

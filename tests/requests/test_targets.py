@@ -90,7 +90,10 @@ def test_tokens_that_begin_with_a_space():
     assert target_of(" sad / happy") == clew.Contrast(" sad", "happy")
     assert target_of("sad /  happy") == clew.Contrast("sad", " happy")
     known = {"sad": [1], " sad": [2], " odd": [3]}
-    encode = lambda word: known.get(word, [7, 8])  # noqa: E731
+
+    def encode(word):
+        return known.get(word, [7, 8])
+
     assert [token_number(word, encode) for word in ("sad", " sad", "odd", " odd")] == [1, 2, 3, 3]
     with pytest.raises(TargetError, match=r"clew\.Contrast"):
         token_number("sad / happy", encode)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from ..attributions import Attribution, PairAttribution, TextAttribution, compare
+from ..attributions.names import predicted
 from ..datasets.stored import class_names
 from ..errors import OptionError
 from ..explainers import find_method, parse_method
@@ -210,9 +211,9 @@ def _shortened(shown: Text) -> Text:
 def _line(result: Attribution, example: int) -> str:
     """What was explained, what the model says where that is something else, and what was verified."""
     facts, said = result.facts(example), list[str]()
-    predicted = _predicted(result, example)
-    if predicted is not None and predicted != result.name_of_target(example):
-        said.append(f"predicted: {predicted}")
+    likeliest = predicted(result, example)
+    if likeliest is not None and likeliest != result.name_of_target(example):
+        said.append(f"predicted: {likeliest}")
     if "integration error" in facts:
         said.append(f"integration error {facts['integration error']}")
     if facts.get("non finite", "0") != "0":
@@ -224,11 +225,3 @@ def _line(result: Attribution, example: int) -> str:
     if "windows" in facts:
         said.append(f"windows: {facts['windows']}, of {facts['window']}")
     return f"{result.method}: {facts['target']}" + (f" ({'; '.join(said)})" if said else "")
-
-
-def _predicted(result: Attribution, example: int) -> str | None:
-    """The class with the largest logit, where the outputs are classes with names."""
-    logits, labels = result.logits, result.labels
-    if logits is None or not labels or logits.shape != (len(result), len(labels)):
-        return None
-    return labels[int(logits[example].argmax())]

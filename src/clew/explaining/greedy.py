@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..inputs import named_token_ids
+from ..seam import owning_model
+from ..subject import input_error
 
 # Settings of generation that would make anything but one sequence, a token at a time, ended by the model: as they are
 # where nobody set them.
@@ -49,7 +51,9 @@ def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> 
     try:
         with torch.no_grad():
             found: Any = model.generate(*words, **given, **settings)
-    except (ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+    except IndexError as error:  # a prompt beyond the positions that the model has
+        raise input_error(owning_model(model), error, (1, len(before)), is_text=True) from error
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise InputError(
             f"{type(model).__name__} cannot write after this prompt",
             expected="a model whose generate() goes on greedily",

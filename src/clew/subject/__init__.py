@@ -1,7 +1,7 @@
 """A model with its batch and its target, as a method sees it, and the trace of one pass."""
 
 from .discrepancy import LEAST_LOGIT, Discrepancy, tolerance
-from .input_errors import refusals_told
+from .input_errors import input_error, refusals_told
 from .integration_paths import PathRecord, scaled_along
 from .leaves import add_up, leaves_of, scaled_leaves, stream_result
 from .noise import noise_of

@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..errors import ClewError, InputError
+from ..errors import InputError
 from ..seam import DoublePrecision, Seam, in_callers_autocast, no_gradient_error, owning_model
 from ..shapes import at_least_float32
 from ..streams import Enough, Entrance, Entry, Frontier, ModelCall, Station
 from .discrepancy import Discrepancy
-from .input_errors import input_error, is_about_input
+from .input_errors import refusals_told
 from .integration_paths import PathRecord, baseline
 
 Leaves = dict[str, Tensor]
@@ -145,13 +145,9 @@ class StreamSubject:
             if within is not None:
                 stack.enter_context(within)
             stack.enter_context(entrance)  # it sees calls first: of what `within` makes of them it need not see all
-            try:
+            shape = next((tuple(tensor.shape) for tensor in self.call.tensors().values()), ())
+            with refusals_told(owning_model(self.model), shape, is_text=False):
                 output = self.model(*given.args, **given.kwargs)
-            except Exception as error:
-                if isinstance(error, ClewError) or not is_about_input(error):
-                    raise
-                shape = next(iter(self.call.tensors().values())).shape
-                raise input_error(owning_model(self.model), error, shape, is_text=False) from error
             if score_within is not None:
                 score_within(output)
         if not entrance.entries:
