@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from support.running import METHODS, files, lasting, run
 
 import clew
+from clew.cli.plugins import run_plugin
 from clew.errors import OptionError
 
 
@@ -97,3 +99,22 @@ def test_errors_of_workers_are_ours(cluster, digits, tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["shards"] == {}
     with pytest.raises(OptionError, match="no worker fits"):
         run(digits, tmp_path / "other", [wrong], engine="ray", threads=64)
+
+
+def test_workers_know_the_methods_of_a_plugin(cluster, digits, tmp_path, monkeypatch):
+    """A file of the user's, which workers cannot import; what it registers is undone."""
+    import clew.explainers as register
+
+    clew.methods()
+    monkeypatch.setattr(register, "_registered", dict(register._registered))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine_on_ray.py").write_text(
+        'import clew\n\nSIZE = 2.0\n\n\n@clew.method(paper="mine", summary="the same everywhere")\n'
+        "def same_on_ray(subject: clew.Subject):\n    return subject.x.new_full((subject.batch, 65), SIZE)\n"
+    )
+    run_plugin(tmp_path / "mine_on_ray.py")
+    try:
+        found = run(digits, tmp_path / "run", methods=["same_on_ray"], engine="ray")
+        assert found.failed == 0, found.errors[0]
+    finally:
+        del sys.modules["plugin_mine_on_ray"]
