@@ -39,17 +39,34 @@ def test_le_grad(setting, start, variant):
     assert_same(found, x, lambda image, t: newer_twins.le_grad(model, image, t, start, variant != "paper"))
 
 
+def llama_states(model, ids):
+    """What its blocks get, attend to and give, one text, in one graph."""
+    found, kept = newer_twins.States([], [], [], [], [], [], []), []
+    for layer in model.model.layers:
+        kept.append(layer.register_forward_pre_hook(lambda module, args: found.x.append(args[0][0])))
+        kept.append(layer.self_attn.register_forward_hook(lambda module, args, out: found.o.append(out[0][0])))
+    kept.append(model.model.norm.register_forward_pre_hook(lambda module, args: found.x.append(args[0][0])))
+    found.A = list(model(ids[None], output_attentions=True).attentions)
+    for hook in kept:
+        hook.remove()
+    found.mid = [x + u for x, u in zip(found.x[:-1], found.o, strict=True)]
+    return found
+
+
+@pytest.fixture
+def reader():
+    """A language model, a text and what it may go on with; the score of what leaves a block, at the last token."""
+    model, ids, target = tiny_text.build_text("llama", "eager"), tiny_text.texts()[0], 7
+    return model, ids, target, lambda left: model.lm_head(model.model.norm(left[-1]))[target]
+
+
 @pytest.mark.parametrize(("start", "padding"), [(0, 0), (2, 3)])
-def test_le_grad_of_next_tokens_asks_the_token_that_the_head_reads(start, padding):
-    model = tiny_text.build_text("llama", "eager")
-    ids, target = tiny_text.texts()[0], 7
-    found = model(ids[None], output_attentions=True, output_hidden_states=True)
+def test_le_grad_of_next_tokens_asks_the_token_that_the_head_reads(reader, start, padding):
+    model, ids, target, own = reader
+    found = llama_states(model, ids)
     maps = []
-    for block in range(start, len(found.attentions)):
-        left = found.hidden_states[block + 1]  # of the last block already behind the norm
-        left = left if block + 1 == len(found.attentions) else model.model.norm(left)
-        s = model.lm_head(left[0, -1])[target]
-        G = torch.autograd.grad(s, found.attentions[block], retain_graph=True)[0][0]
+    for block in range(start, len(found.A)):
+        G = torch.autograd.grad(own(found.x[block + 1]), found.A[block], retain_graph=True)[0][0]
         maps.append(G.clamp(min=0).mean((0, 1)))
     expected = sum(maps) / len(maps)
     given = {
@@ -58,6 +75,15 @@ def test_le_grad_of_next_tokens_asks_the_token_that_the_head_reads(start, paddin
     }
     seen = clew.explain(model, given, method="le_grad", target=target, start_layer=start).all_scores[0, padding:]
     torch.testing.assert_close(seen / seen.sum(), expected / expected.sum(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_in_flow_of_next_tokens_asks_the_token_that_the_head_reads(reader, gradient):
+    model, ids, target, own = reader
+    found = llama_states(model, ids)
+    P = newer_twins.flow(found, own(found.x[-1]), own, gradient=gradient)
+    seen = clew.explain(model, ids[None], method="in_flow", target=target, gradient=gradient).all_scores[0]
+    torch.testing.assert_close(seen, P[-1].detach(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", ["paper", "le_grad"])

@@ -168,16 +168,31 @@ def with_gradients(model, image, target, fixed):
 
 def in_flow(model, image, target, start=0, gradient=True, mlp=True):
     found, s = score(model, image, target)
-    G = torch.autograd.grad(s, found.A, retain_graph=True)
-    P = torch.eye(len(found.x[0]), dtype=image.dtype)
+
+    def own(left):
+        mean = model.norm(left).mean(0)
+        return model.forward_head(torch.stack([mean] * len(left))[None])[0, target]
+
+    P = flow(found, s, own, start, gradient, mlp)
+    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(P)))
+    return P[rows].mean(0)
+
+
+def flow(found, s, own, start=0, gradient=True, mlp=True):
+    """The product over blocks; `own` is the score of what leaves one. Attention may have an axis of one example."""
+
+    def gradients(of, *tensors):
+        return [g.view(g.shape[-3:]) for g in torch.autograd.grad(of, tensors, retain_graph=True)]
+
+    G = gradients(s, *found.A)
+    P = torch.eye(len(found.x[0]), dtype=s.dtype)
     for block in range(start, len(found.A)):
-        A, x, mid, left = found.A[block], found.x[block], found.mid[block], found.x[block + 1]
+        x, mid, left = found.x[block], found.mid[block], found.x[block + 1]
+        A = found.A[block].view(found.A[block].shape[-3:])
         I = torch.stack([(A[h].T @ G[block][h]).abs().mean() for h in range(len(A))])
         M = (I / I.sum())[:, None, None].mul(A).amax(0)
         if gradient:
-            mean = model.norm(left).mean(0)
-            own = model.forward_head(torch.stack([mean] * len(x))[None])[0, target]
-            M = (torch.autograd.grad(own, A, retain_graph=True)[0].mean(0) * M).clamp(min=0)
+            M = (gradients(own(left), found.A[block])[0].mean(0) * M).clamp(min=0)
         a_x, a_u = x.norm(dim=1), (mid - x).norm(dim=1)
         b_m, b_f = mid.norm(dim=1), (left - mid).norm(dim=1)
         a_x, a_u, b_m, b_f = a_x / (a_x + a_u), a_u / (a_x + a_u), b_m / (b_m + b_f), b_f / (b_m + b_f)
@@ -185,8 +200,7 @@ def in_flow(model, image, target, start=0, gradient=True, mlp=True):
         R = M @ torch.diag(a_u) + torch.diag(a_x)
         R = R @ torch.diag(q * b_f + b_m) if mlp else R
         P = R / R.sum(1, keepdim=True) @ P
-    rows = [0] if model.global_pool == "token" else list(range(model.num_prefix_tokens, len(P)))
-    return P[rows].mean(0)
+    return P
 
 
 class Fixed(torch.nn.Module):
