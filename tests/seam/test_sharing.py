@@ -23,7 +23,7 @@ from clew.errors import InputError
 from clew.explaining.explain import subject_of
 from clew.explaining.prepare import prepare
 from clew.lrp.relevance import propagate
-from clew.seam.torch_modes import in_callers_autocast, isolated_modes
+from clew.seam.torch_modes import in_callers_modes, isolated_modes
 from clew.subject.reached_rows import cached_rows
 
 HOME = str(Path(clew.__file__).parent)
@@ -404,7 +404,7 @@ def test_the_callers_autocast_is_only_around_the_model():
     @isolated_modes()
     def inside():
         outer = torch.is_autocast_enabled("cpu")
-        with in_callers_autocast():
+        with in_callers_modes():
             return outer, torch.is_autocast_enabled("cpu")
 
     assert inside() == (False, False)

@@ -21,6 +21,7 @@ from ..errors import InputError, MissingDependency, OptionError, close_matches, 
 from ..explaining import LoadedPair
 from ..files import refuse_names, temporary_folder
 from ..models import LoadedModel, find_architecture
+from ..seam import cpu_by_default
 from ..validation import validate_arguments, validate_call, validate_integer, validate_seed, validate_size
 from .benchmarks import Batch, Benchmark, make_benchmark
 from .engines import Engine, local, ray_engine
@@ -49,6 +50,7 @@ MOST_WORKERS = 10_000
 
 
 @validate_call
+@cpu_by_default()
 def evaluate(
     benchmark: str | Benchmark,
     model: LoadedModel,

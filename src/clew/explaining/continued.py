@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..inputs import Tokenizer, decode_incrementally, decoder, named_token_ids, special_ids
 from ..models import LoadedModel, forward_signature
-from ..seam import in_callers_autocast, owning_model
+from ..seam import in_callers_modes, owning_model
 from ..streams import ModelCall
 from ..subject import Discrepancy, refusals_told
 from ..targets import logits_of
@@ -154,7 +154,7 @@ def reads_later(written: Continued, module: nn.Module) -> bool:
     call, as a mask or types of tokens may decide that."""
     known, kind = _later.setdefault(owning_model(module), {}), frozenset(written.inputs)
     if kind not in known:
-        with torch.no_grad(), in_callers_autocast():
+        with torch.no_grad(), in_callers_modes():
             whole, alone = (_logits(module, written, n) for n in (len(written.ids), written.prompt))
         known[kind] = False
         last = written.prompt - 1

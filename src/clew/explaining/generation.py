@@ -16,6 +16,7 @@ from ..explainers import find_method, parse_method
 from ..inputs import BROKEN, TextBatch, refuse_unreadable
 from ..models import LoadedModel
 from ..progress import progress_bar
+from ..seam import cpu_by_default
 from ..targets import Each, Span, covered_tokens
 from ..validation import validate_call, validate_integer, validate_size
 from .continued import Continued, begun, has_several_inputs, reads_later, with_its_answer
@@ -29,6 +30,7 @@ MOST_TOKENS = 10_000  # of an answer: the matrix of its scores has as many rows
 
 
 @validate_call
+@cpu_by_default()
 def explain_generation(
     model: nn.Module | LoadedModel,
     prompt: Any,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import CheckFailed, ClewError, InputError, OptionError, UnknownArchitecture, short_repr
 from ..models import LoadedModel, Pair, find_pair, tower
-from ..seam import DoublePrecision, in_callers_autocast, is_quantized, isolated_modes
+from ..seam import DoublePrecision, in_callers_modes, is_quantized, isolated_modes
 from ..seam.twin import twin
 from .prepare import encoder_inputs, unwrap
 from .side_inputs import SideInputs, side_inputs
@@ -41,7 +41,7 @@ def encode_features(
         inputs = encoder_inputs(replace(model, model=made), chunk, is_text=some.side == "text", truncate=truncate)
         if not truncate:
             _same_tokens(chunk, inputs, model.tokenizer)
-        with in_callers_autocast(), DoublePrecision(made) if precise else nullcontext(), torch.no_grad():
+        with in_callers_modes(), DoublePrecision(made) if precise else nullcontext(), torch.no_grad():
             try:
                 found.append(made.encode(**inputs))
             except ClewError:

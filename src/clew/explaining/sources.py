@@ -16,7 +16,7 @@ from ..explainers import methods, parse_method
 from ..inputs import refuse_unreadable, score_words, special_ids
 from ..models import LoadedModel, as_loaded, supports_logits_to_keep
 from ..progress import progress_bar
-from ..seam import in_callers_autocast, owning_model
+from ..seam import cpu_by_default, in_callers_modes, owning_model
 from ..subject import refusals_told
 from ..targets import Span, covered_tokens, logits_of
 from ..validation import validate_arguments, validate_call, validate_integer, validate_size
@@ -43,6 +43,7 @@ class Sources:
     """
 
     @validate_call
+    @cpu_by_default()
     def __init__(
         self,
         model: Any,
@@ -116,6 +117,7 @@ class Sources:
         """
         return random_masks(len(self), num_ablations, ablation_keep_prob, seed)
 
+    @cpu_by_default()
     def token_log_odds(self, masks: Any, *, show_progress: bool = False) -> Float[Tensor, "ablation token"]:
         """`log p/(1−p)` of each token of the answer, in double precision, where sources stay as `masks` say: truth
         values (ablation, source).
@@ -151,7 +153,7 @@ class Sources:
         if supports_logits_to_keep(self._model):  # a large vocabulary for every token is not needed
             asked["logits_to_keep"] = kept.to(device)
         told = refusals_told(owning_model(self._model), tuple(ids.shape), is_text=True)
-        with torch.no_grad(), in_callers_autocast(), told:
+        with torch.no_grad(), in_callers_modes(), told:
             logits = logits_of(self._model(input_ids=ids, attention_mask=mask, **asked))
         if logits.ndim != 3:
             got = f"{type(self._model).__name__}, with logits {tuple(logits.shape)}"
@@ -184,6 +186,7 @@ class Sources:
     # Scores
 
     @validate_call
+    @cpu_by_default()
     def explain(
         self, method: str = "context_cite", *, part: Any = None, show_progress: bool = False, **options: Any
     ) -> TextAttribution:

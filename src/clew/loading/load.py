@@ -17,6 +17,7 @@ from ..explaining import LoadedPair
 from ..files import is_valid_filename, read_object
 from ..inputs import OWN_MODEL
 from ..models import DinoLinear, LoadedModel, find_pair, no_foreign_code
+from ..seam import cpu_by_default
 from ..targets import labels_by_index
 from ..validation import validate_arguments, validate_call
 from .any_hugging_face import is_sentence_encoder, load_adapter, load_sentence_encoder
@@ -42,6 +43,7 @@ SEVERAL_INPUTS = ("digits-chat", "reverse")  # those that take a picture with a 
 
 
 @validate_call
+@cpu_by_default()
 @torch.inference_mode(False)  # weights made in a caller's inference mode could never train
 def load(
     name: str | Path,

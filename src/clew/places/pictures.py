@@ -9,6 +9,7 @@ from itertools import groupby
 from math import isqrt
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,7 +107,7 @@ def _picture(values: Tensor, colours: Colours | None) -> Picture:
     return picture_of(values, *colours)
 
 
-_NONE = Picture(torch.zeros(1, 1, 3, dtype=torch.uint8).numpy(), (0.0, 0.0, 1.0, 1.0))
+_NONE = Picture(np.zeros((1, 1, 3), np.uint8), (0.0, 0.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""Torch's modes: explaining runs with gradients on and autocast off; the caller's modes are always restored."""
+"""Torch's modes: explaining runs with gradients on, autocast off and tensors on the CPU where nothing else is said.
+
+The user's model is called in the caller's autocast and default device; the caller's modes are always restored.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class _State(threading.local):
     """What a thread is doing."""
 
     depth = 0
-    autocast: tuple[tuple[str, torch.dtype], ...] = ()  # of the caller
+    autocast: tuple[tuple[str, torch.dtype], ...] = ()  # of the caller,
+    device: torch.device | None = None  # and the default device, if not the CPU
 
 
 _state = _State()
@@ -33,13 +37,28 @@ def depth() -> int:
 
 
 @contextmanager
+def cpu_by_default() -> Generator[None]:
+    """Around clew's own code: tensors are made on the CPU unless it says where, whatever the caller's default is."""
+    device = torch.get_default_device()
+    if device.type == "cpu":
+        yield
+        return
+    found, _state.device = _state.device, device
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        _state.device = found
+
+
+@contextmanager
 def isolated_modes() -> Generator[None]:
     """Around everything that explains: gradients are made whatever mode the caller is in, and outside of autocast.
 
     Used as a decorator: then an interrupt at any line of clew still comes by the code that puts back.
     """
     modes, grad = len_torch_function_stack(), torch.is_grad_enabled()
-    found = _state.depth, _state.autocast
+    found = _state.depth, _state.autocast, _state.device
     autocast = tuple((d, torch.get_autocast_dtype(d)) for d in _DEVICES if torch.is_autocast_enabled(d))
     try:
         _state.depth, _state.autocast = found[0] + 1, autocast
@@ -49,6 +68,7 @@ def isolated_modes() -> Generator[None]:
             for device, dtype in autocast:
                 stack.enter_context(torch.autocast(device, dtype, enabled=False))
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(cpu_by_default())
             yield
     finally:  # also after an interrupt inside the block above; harmless when already restored
         while len_torch_function_stack() > modes:
@@ -56,7 +76,7 @@ def isolated_modes() -> Generator[None]:
         for device, _ in autocast:
             torch.set_autocast_enabled(device, True)
         torch.set_grad_enabled(grad)
-        _state.depth, _state.autocast = found
+        _state.depth, _state.autocast, _state.device = found
 
 
 def callers_autocast() -> tuple[tuple[str, torch.dtype], ...]:
@@ -65,9 +85,11 @@ def callers_autocast() -> tuple[tuple[str, torch.dtype], ...]:
 
 
 @contextmanager
-def in_callers_autocast() -> Generator[None]:
-    """Around a call of the user's model: in the caller's autocast, if there is one."""
+def in_callers_modes() -> Generator[None]:
+    """Around a call of the user's model: in the caller's autocast and default device, if there are such."""
     with ExitStack() as stack:
         for device, dtype in _state.autocast:
             stack.enter_context(torch.autocast(device, dtype))
+        if _state.device is not None:
+            stack.enter_context(_state.device)
         yield

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..seam import DoublePrecision, Seam, in_callers_autocast, no_gradient_error, owning_model
+from ..seam import DoublePrecision, Seam, in_callers_modes, no_gradient_error, owning_model
 from ..shapes import at_least_float32
 from ..streams import Enough, Entrance, Entry, Frontier, ModelCall, Station
 from .discrepancy import Discrepancy
@@ -139,7 +139,7 @@ class StreamSubject:
         with ExitStack() as stack:
             if self.precise or precise:
                 stack.enter_context(DoublePrecision(self.model))
-            stack.enter_context(in_callers_autocast())
+            stack.enter_context(in_callers_modes())
             stack.enter_context(torch.set_grad_enabled(gradient))
             given = entrance.arguments()
             if within is not None:

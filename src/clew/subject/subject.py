@@ -25,7 +25,7 @@ from ..seam import (
     ReadoutRows,
     attend,
     few_rows,
-    in_callers_autocast,
+    in_callers_modes,
     layers_from,
     no_gradient_error,
     owning_model,
@@ -196,7 +196,7 @@ class Subject:
                 stack.callback(replace_output(at or self.bound.patches, x).remove)
             if self.precise:
                 stack.enter_context(DoublePrecision(self.model))
-            stack.enter_context(in_callers_autocast())
+            stack.enter_context(in_callers_modes())
             stack.enter_context(refusals_told(owning_model(self.model), self.given.shape, is_text=self.bound.is_text))
             return self.model(*args, **kwargs)
 

@@ -13,7 +13,7 @@ from ..attributions import STREAMS
 from ..errors import CheckFailed
 from ..lrp import missed_by
 from ..rules.rule_sets import RULE_SETS, rule_for, with_streams
-from ..seam import callers_autocast, floats_of, in_callers_autocast, owning_model
+from ..seam import callers_autocast, floats_of, in_callers_modes, owning_model
 from ..streams import ModelCall
 from ..subject import LEAST_LOGIT, Discrepancy, Result, StreamSubject
 from ..targets import comparable_outputs
@@ -67,7 +67,7 @@ def _compared(subject: StreamSubject, model: nn.Module) -> Iterator[Discrepancy]
     like = next(floats_of(model), None)
     if like is not None and like.dtype != next(floats_of(subject.model)).dtype:  # explained in another precision
         call = call.moved(like)
-    with in_callers_autocast(), torch.no_grad():
+    with in_callers_modes(), torch.no_grad():
         output = model(*call.args, **call.kwargs)
         scores = subject.score(output), subject.score(subject.clean_output)
     own, allowed = comparable_outputs(output), allowed_difference(model, explained[0].device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..inputs import BOOKKEEPING, TextBatch
 from ..models import NON_INPUT_ARGUMENTS, copy_cache
-from ..seam import callers_autocast, floats_in, in_callers_autocast, is_quantized, modules_of, owning_model
+from ..seam import callers_autocast, floats_in, in_callers_modes, is_quantized, modules_of, owning_model
 from ..seam.twin import twin
 from ..shapes import at_least_float32
 from ..subject import LEAST_LOGIT, Discrepancy, Subject
@@ -389,7 +389,7 @@ def strings_of(inputs: Any) -> list[Any] | None:
 @contextmanager
 def _plainly(model: nn.Module) -> Generator[None]:
     """Around a plain call: the caller's autocast, and no graph."""
-    with in_callers_autocast(), torch.no_grad():
+    with in_callers_modes(), torch.no_grad():
         if not any(map(is_quantized, modules_of(model))):
             yield
             return

@@ -1,0 +1,99 @@
+"""A caller's default device is for the caller's own tensors: clew says where it makes its own.
+
+On "meta" there are no numbers, so that a tensor which goes there by default ends in an error.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.running import run
+from support.tiny import TINY, build, images
+from support.tiny_text import build_text, padded, texts
+from torch import nn
+
+import clew
+
+FEW = {"beyond_intuition_head": {"n_steps": 2}, "dave": {"n_samples": 2}, "tis": {"n_masks": 6}}
+FEW |= {
+    "smoothgrad": {"n_samples": 2},
+    "integrated_gradients": {"n_steps": 3},
+    "beyond_intuition_token": {"n_steps": 2},
+}
+METHODS = clew.methods()
+
+
+def same(model, inputs, method, **options):
+    given = {"method": method, "target": 1, **FEW.get(method, {}), **options}
+    expected = clew.explain(model, inputs, **given)
+    with torch.device("meta"):
+        found = clew.explain(model, inputs, **given)
+        assert torch.get_default_device() == torch.device("meta")
+    assert torch.equal(found.all_scores, expected.all_scores)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pictures(method):
+    same(build("timm_token"), images(TINY["timm_token"].size), method)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.images])
+def test_texts(method):
+    same(build_text("llama"), padded(texts()[:2]), method)
+
+
+class MakesItsOwn(nn.Module):
+    """A model that makes a tensor wherever tensors are made by default."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.made_on = []
+
+    def forward(self, x):
+        self.made_on.append(torch.zeros(3).device.type)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("method", ["input_x_gradient", "attn_lrp", "integrated_gradients"])
+def test_a_model_is_called_under_the_callers_default(method):
+    model = MakesItsOwn().eval()
+    inputs = torch.randn(2, 6)
+    with torch.device("meta"):
+        clew.explain(model, inputs, method=method, target=1)
+    assert set(model.made_on) == {"meta"}
+    same(model, inputs, method)
+
+
+def test_after_an_error_the_callers_default_is_back():
+    def broken(output):
+        raise RuntimeError("a fault in the user's own function")
+
+    model, inputs = MakesItsOwn().eval(), torch.ones(2, 6)
+    with torch.device("meta"):
+        with pytest.raises(RuntimeError, match="user's own"):
+            clew.explain(model, inputs, target=broken)
+        assert torch.get_default_device() == torch.device("meta")
+
+
+def test_from_loading_to_a_benchmark():
+    expected = run(clew.load("mini:digits"), limit=2).table.column("scores")
+    with torch.device("meta"):
+        found = run(clew.load("mini:digits"), limit=2).table.column("scores")
+    assert found.equals(expected)
+
+
+def test_answers_and_their_sources(writer):
+    context, prompt = "once upon a time. there was a cat.", "once upon a time. there was a cat. what was there?"
+
+    def explained():
+        asked = clew.Sources(writer, prompt, context=context, answer=" a cat")
+        return [
+            clew.explain_generation(writer, prompt, max_new_tokens=2, method="attn_lrp").scores,
+            asked.explain().scores,
+            asked.log_odds(torch.ones(1, 2, dtype=torch.bool, device="cpu")),
+        ]
+
+    expected = explained()
+    with torch.device("meta"):
+        assert all(map(torch.equal, explained(), expected))
