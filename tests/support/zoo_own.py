@@ -213,7 +213,7 @@ class InPlace(nn.Module):
         table[:, 0] = 0.5
         table[:, 1:3] += table[:, 3:5]
         x = self.first(table).relu_()
-        y = torch.zeros(len(x), 2, WIDTH, dtype=x.dtype)
+        y = torch.zeros(len(x), 2, WIDTH, dtype=x.dtype, device=x.device)
         y[:, 0] = self.second(x)
         y[:, 1] = self.mark
         y[:, 1, 3:] += x[:, 3:]
@@ -280,7 +280,7 @@ class LookedUp(nn.Module):
         else:  # a beginning of its own, and padding to a whole number of fours
             begun = torch.cat([torch.full_like(ids[:, :1], 1), ids], 1)
             x = self.looked(self.words(F.pad(begun, (0, -begun.shape[1] % 4), value=0)))
-        steps = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+        steps = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)[:, None]
         x = x + torch.tanh(self.mix(x.cumsum(1) / steps))
         return self.head(x.amax(1))
 

@@ -236,4 +236,4 @@ def late_interaction(kernel: str) -> Made:
     question = F.normalize(noise(5, 16, seed=7), dim=-1)
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": noise(2, 3, 32, 32)}
     model = made("ColPaliForRetrieval", config, kernel)
-    return model, given, lambda output: (question @ output.embeddings.mT).amax(-1).sum(-1)
+    return model, given, lambda output: (question.to(output.embeddings) @ output.embeddings.mT).amax(-1).sum(-1)

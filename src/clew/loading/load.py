@@ -77,7 +77,7 @@ def load(
         quantize: "4bit" or "8bit" by bitsandbytes (Hugging Face models; the extra `quantize`).
         mean: of the pixels' normalisation, where a checkpoint was trained with other values than the named model.
         std: the same.
-        device: where to hold it.
+        device: where to hold it, quantised or not.
         dtype: how to hold it.
         **model_args: passed to `timm.create_model` or `from_pretrained`, for example `img_size`, `global_pool` or
             `device_map="auto"`, which spreads a model over devices.
@@ -98,7 +98,7 @@ def load(
     probe = LinearHead(linear, interleaved) if linear is not None else None
     if kind == "mini" and rest:
         _refuse(text, checkpoint=checkpoint, linear=linear, task=task, **model_args)
-        found = _load_mini(rest, _quantized({}, quantize))
+        found = _load_mini(rest, _quantized({}, quantize, device))
     elif kind == "timm" and rest:
         _refuse(text, quantize=quantize, task=task)
         found = load_timm(rest, None, checkpoint, probe, model_args)
@@ -107,9 +107,9 @@ def load(
         found = load_open_clip(rest, checkpoint, model_args)
     elif kind == "hf" and rest:
         _refuse(text, linear=linear)
-        found = load_hf(rest, text, checkpoint, _quantized(model_args, quantize), task=task, dtype=dtype)
+        found = load_hf(rest, text, checkpoint, _quantized(model_args, quantize, device), task=task, dtype=dtype)
     elif os.path.isdir(text):
-        found = _load_folder(Path(text), checkpoint, probe, _quantized(model_args, quantize), task, dtype)
+        found = _load_folder(Path(text), checkpoint, probe, _quantized(model_args, quantize, device), task, dtype)
     else:
         raise LoadError(
             f"no model {text[:200]!r}",
@@ -195,8 +195,8 @@ def _load_folder(
     return load_hf(str(folder), str(folder), checkpoint, model_args, task=task, dtype=dtype)
 
 
-def _quantized(model_args: dict[str, Any], quantize: str | None) -> dict[str, Any]:
-    """The arguments that make transformers load a model in 4 or 8 bits."""
+def _quantized(model_args: dict[str, Any], quantize: str | None, device: str | torch.device) -> dict[str, Any]:
+    """The arguments that make transformers load a model in 4 or 8 bits, which is not moved afterwards."""
     if quantize is None:
         return model_args
     if quantize not in ("4bit", "8bit"):
@@ -206,4 +206,4 @@ def _quantized(model_args: dict[str, Any], quantize: str | None) -> dict[str, An
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit")
-    return {"device_map": "auto", **model_args, "quantization_config": config}
+    return {"device_map": {"": device}, **model_args, "quantization_config": config}

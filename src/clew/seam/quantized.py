@@ -11,6 +11,7 @@ where that will happen: a model is explained as its user's calls compute, whethe
 from __future__ import annotations
 
 import copy
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -133,7 +134,9 @@ def kernel_difference(module: Any) -> Tensor:
     eight = type(module.weight).__name__ == "Int8Params"  # which warn when they are not given half precision
     dtype = torch.float16 if eight else getattr(module, "compute_dtype", None) or torch.float32
     x = torch.randn(2, module.in_features, generator=generator, device="cpu").to(module.weight.device, dtype)
-    with torch.enable_grad():  # an input with a gradient is not packed for
+    # An input with a gradient is not packed for. Warnings of bitsandbytes are of its kernel, which is only tried here.
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="bitsandbytes")
         own = type(module).forward(module, x.requires_grad_()).detach().float()
     found = F.linear(x.detach().float(), float_weight(module).float())
     own = own if module.bias is None else own - module.bias.float()

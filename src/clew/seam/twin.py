@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -77,6 +79,8 @@ class _Twins:
                     own[name] = self._instead(value)
             if own["_parameters"] and is_quantized(new):
                 (self._set_apart if self._as_is else _in_floats)(new)
+            if isinstance(new, nn.RNNBase) and not self._as_is:
+                _without_cudnn(new)
         return made
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -230,6 +234,21 @@ def _in_floats(new: nn.Module) -> None:
     """A quantised layer of a twin computes with floats, inside what accelerate wrapped around it, where it did."""
     own = vars(new)
     own["_old_forward" if "_old_forward" in own else "forward"] = float_forward(new)
+
+
+def _without_cudnn(new: nn.RNNBase) -> None:
+    """A recurrent layer of a twin runs by torch's own kernels: cuDNN's have no backward pass in evaluation mode."""
+    own, layer_of = vars(new), weakref.ref(new)  # of which the function will be a part
+    inside = "_old_forward" if "_old_forward" in own else "forward"
+    given: Any = own.get(inside)
+
+    def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else nullcontext():
+            return (
+                type(layer_of()).forward(layer_of(), x, *args, **kwargs) if given is None else given(x, *args, **kwargs)
+            )
+
+    own[inside] = forward
 
 
 def _same(a: Any, b: Any) -> bool:
