@@ -17,7 +17,7 @@ SOURCE = Path(clew.__file__).parent
 
 # A room imports only from rooms above it; imports inside functions count. The first are single files.
 ROOMS = [
-    "version", "errors", "shapes", "progress", "registry", "literals", "validation", "pickles",
+    "version", "errors", "shapes", "traversal", "progress", "registry", "literals", "validation", "pickles",
     "files",
     "statistics",
     "rules",

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clew
 from clew.errors import InputError
-from clew.inputs import images
+from clew.inputs import images, picture_of, pictures_of
 
 
 @pytest.fixture
@@ -191,3 +191,23 @@ def test_dim_tensors_of_a_loaded_model_are_no_pictures_to_compare_with():
     x = 0.1 * model.preprocess.batch(clew.scenes().images[:2])[0]
     for given in (x, x.numpy(), list(x), {"pixel_values": x}):
         assert "pixels" not in clew.explain(model, given, method="raw_attention").checks["verified"]
+
+
+def test_pictures_of_tensors_are_those_made_one_by_one():
+    """In their own colours where mean and deviation fit; stretched where they were normalised by others."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    colours = torch.rand(20, 3, 6, 9)
+    scale, shift = (torch.tensor(v).view(-1, 1, 1) for v in (std, mean))
+    batch = (colours - shift) / scale
+    batch[7] *= 40
+    found = pictures_of(batch, mean, std)
+    for i, (picture, x) in enumerate(zip(found, batch, strict=True)):
+        if i == 7:
+            expected = ((x - x.min()) / (x.max() - x.min()) * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        else:
+            expected = clew.Picture.of(x, mean, std).pixels
+        assert picture.pixels.shape == (6, 9, 3) and picture.box == (0, 0, 9, 6)
+        assert np.abs(picture.pixels.astype(int) - expected).max() <= 1  # of a half float32 may round otherwise
+    grey = pictures_of(torch.tensor([0.0, 1.0, 2.0, 4.0]).view(1, 1, 2, 2))[0].pixels
+    assert grey[..., 0].tolist() == [[0, 63], [127, 255]] and (grey == grey[..., :1]).all()
+    assert picture_of(torch.cat([batch[0], batch[0]])).pixels.shape == (6, 9, 3)

@@ -5,6 +5,7 @@ from .generation_html import generation_fragment, generation_page, generation_pn
 from .lettering import Ruler, apply_fonts, fitted, language_of, slant, wrapped
 from .page import Cell
 from .plots import (
+    BEYOND,
     Bars,
     Panel,
     Picture,

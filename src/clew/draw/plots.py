@@ -46,7 +46,7 @@ class Picture:
         return Picture(pixels, (left, top, right, bottom))
 
 
-_BEYOND = 0.25  # of the range of colours: resizing overshoots, but not by more
+BEYOND = 0.25  # of the range of colours: resizing overshoots, but not by more
 
 
 def _pixels(image: Any, mean: Any, std: Any) -> NDArray[np.uint8]:
@@ -70,7 +70,7 @@ def _pixels(image: Any, mean: Any, std: Any) -> NDArray[np.uint8]:
         raise InputError("mean and std of the channels", expected=expected, got=f"{mean} and {std}") from error
     colours = values.astype(np.float64) * scale + shift
     low, high = float(colours.min()), float(colours.max())
-    if not (low >= -_BEYOND and high <= 1 + _BEYOND):
+    if not (low >= -BEYOND and high <= 1 + BEYOND):
         raise InputError(
             "these are not the colours of a picture",
             expected="x * std + mean from 0 to 1",

@@ -15,14 +15,14 @@ from ..attributions import Attribution, StreamsAttribution, normalized
 from ..draw import Picture
 from ..errors import OptionError, UnknownArchitecture
 from ..explainers import Method, methods
-from ..inputs import holds_pictures, picture_of
+from ..inputs import holds_pictures, pictures_of
 from ..models import LoadedModel, how_to_declare
 from ..places import Entries, Pixels, Places, Words
-from ..seam import floats_of
 from ..seam.twin import twin
 from ..streams import ModelCall
 from ..subject import Result, StreamSubject
 from ..targets import Each, Resolved, Similarity, Target, config_labels, flatten_targets, labels_by_index
+from ..traversal import floats_of
 from ..verification import verify_streams
 from ..verification.thread_state import verifying
 from ..version import __version__
@@ -271,7 +271,7 @@ def places_of(ready: AnyModel, subject: StreamSubject, name: str, scores: Tensor
         pictures: Sequence[Picture] = ready.pictures
         if len(pictures) != len(scores):
             drawn = given.shape == scores.shape and given.shape[1] in (1, 3)
-            pictures = [picture_of(x, *colours_of(loaded)) for x in given.detach().cpu()] if drawn else ()
+            pictures = pictures_of(given, *colours_of(loaded)) if drawn else ()
         return Pixels((patch[0], patch[1]) if patch is not None and in_patches else (1, 1), pictures)
     if scores.ndim == 2:
         columns = ready.columns or {}

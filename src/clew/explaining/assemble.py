@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..attributions import Attribution, ImageAttribution, TextAttribution, normalized, normalized_pixels, require_range
 from ..errors import InputError, OptionError
 from ..inputs import TextBatch
-from ..seam import is_quantized, modules_of
+from ..seam import is_quantized
 from ..subject import Result, Subject, repeated
 from ..targets import logits_of
+from ..traversal import modules_of
 from ..verification import ResultToVerify, UserCall, verify_result
 from ..verification.thread_state import verifying
 from ..version import __version__

@@ -22,14 +22,15 @@ from ..inputs import (
     described,
     holds_pictures,
     items_of,
-    picture_of,
+    pictures_of,
     pil_images,
     refuse_labelled_batch,
 )
 from ..models import Architecture, BoundArchitecture, LoadedModel, find_architecture, moved
-from ..seam import is_quantized, modules_of
+from ..seam import is_quantized
 from ..seam.twin import twin
 from ..targets import config_labels, labels_by_index
+from ..traversal import modules_of
 from .prepare_text import text_inputs
 
 
@@ -209,11 +210,11 @@ def image_inputs(
     if isinstance(inputs, Mapping):
         given = _of_mapping(inputs, name, channels)
         main = next(iter(given.values()))
-        return given, [picture_of(image, *colours_of(loaded)) for image in main]
+        return given, pictures_of(main, *colours_of(loaded))
     if not holds_pictures(inputs):
         batch = batch_of(inputs, channels)
         _reject_nan(batch)
-        return {name: batch}, [picture_of(image, *colours_of(loaded)) for image in batch]
+        return {name: batch}, pictures_of(batch, *colours_of(loaded))
     if loaded is None or loaded.preprocess is None:
         refuse_labelled_batch(items_of(inputs))
         arrays = not isinstance(items_of(inputs)[0], Image.Image)

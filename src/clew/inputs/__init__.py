@@ -16,9 +16,10 @@ from .images import (
     refuse_labelled_batch,
     refuse_unreadable,
 )
-from .preprocessing import IMAGE_SUFFIXES, Backend, Preprocess, as_rgb, open_image, picture_of
+from .preprocessing import IMAGE_SUFFIXES, Backend, Preprocess, as_rgb, open_image
 from .preprocessor_config import height_width
 from .sources import places_of, source_spans
+from .tensor_pictures import picture_of, pictures_of
 from .text_batch import TextBatch, arrange, read_mask, token_number
 from .token_ids import Tokenizer, as_numbers, named_token_ids, padding_of, special_ids
 from .token_texts import BROKEN, decode_incrementally, split_by_spans

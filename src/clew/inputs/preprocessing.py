@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -30,7 +29,7 @@ from .preprocessor_config import (
     side,
 )
 
-__all__ = ["IMAGE_SUFFIXES", "Backend", "Preprocess", "as_rgb", "open_image", "picture_of"]
+__all__ = ["IMAGE_SUFFIXES", "Backend", "Preprocess", "as_rgb", "open_image"]
 
 logger = logging.getLogger("clew")
 
@@ -382,15 +381,3 @@ def _numbers(name: str, given: Any, least: float) -> tuple[float, ...] | None:
 
 def _border(mean: Sequence[float]) -> tuple[int, ...]:
     return tuple(round(255 * value) for value in mean)
-
-
-def picture_of(tensor: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Picture:
-    """A picture of a tensor (channel, height, width) in its own colours, where `mean` and `std` fit; else stretched."""
-    values = tensor.detach().float().cpu()
-    values = values[:3] if values.shape[0] >= 3 else values[:1].expand(3, -1, -1)
-    if mean is not None and std is not None:
-        with suppress(InputError):  # normalised by others, or noise
-            return Picture.of(values, mean, std)
-    low, high = values.amin(), values.amax()
-    scaled = (values - low) / (high - low).clamp(min=1e-12) * 255
-    return Picture.of(scaled.permute(1, 2, 0).to(torch.uint8))

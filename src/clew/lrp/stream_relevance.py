@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from ..attributions import STREAMS
 from ..errors import CaptureError, ClewError
 from ..rules.rule_sets import rule_set, streams_in, with_streams
-from ..seam import floats_of, owning_model
+from ..seam import owning_model
 from ..shapes import at_least_float32
 from ..subject import StreamSubject
 from ..subject.stream_subject import Leaves
 from ..targets import logits_of
+from ..traversal import floats_of
 from . import operations as operations  # fills the tape's table
 from .audit import AuditedCall, AuditedTape
 from .changes import with_copies

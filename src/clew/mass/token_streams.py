@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..seam import floats_of
 from ..shapes import at_least_float32
 from ..subject import Discrepancy, StreamSubject, tolerance
+from ..traversal import floats_of
 from . import operations as operations  # fills the table
 from .mass_pass import MassPass
 from .own_functions import with_own_functions

@@ -19,5 +19,4 @@ from .skipped_blocks import SkippedBlocks, last_of_tokens
 from .sparse_pass import SparsePass
 from .torch_calls import by_position, tensors_in, torch_functions
 from .torch_modes import callers_autocast, cpu_by_default, in_callers_modes, isolated_modes
-from .traversal import floats_in, floats_of, modules_of
 from .twin import original, owning_model

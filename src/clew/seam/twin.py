@@ -74,8 +74,8 @@ class _Twins:
             self._configure()
         for new in self._new:
             own = vars(new)
-            for name, value in own.items():
-                if type(value) not in _PLAIN and name not in _COMMON:
+            for name in own.keys() - _COMMON:
+                if type(value := own[name]) not in _PLAIN:
                     own[name] = self._instead(value)
             if own["_parameters"] and is_quantized(new):
                 (self._set_apart if self._as_is else _in_floats)(new)
@@ -243,10 +243,10 @@ def _without_cudnn(new: nn.RNNBase) -> None:
     given: Any = own.get(inside)
 
     def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
+        layer: Any = layer_of()
+        call = functools.partial(type(layer).forward, layer) if given is None else given
         with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else nullcontext():
-            return (
-                type(layer_of()).forward(layer_of(), x, *args, **kwargs) if given is None else given(x, *args, **kwargs)
-            )
+            return call(x, *args, **kwargs)
 
     own[inside] = forward
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LoadError
+from ..traversal import modules_of
 
 Kind = Literal["classes", "labels", "values", "embedding", "tokens"]
 """Classes exclude each other, labels do not; values are of a regression; tokens are places or words."""
@@ -121,7 +122,7 @@ def _problem(model: nn.Module) -> tuple[Kind, int | None]:
     own: Any = getattr(model, "config", None)
     if own is not None:
         return _PROBLEMS.get(_of(own, "problem_type"), "classes"), None
-    for part in model.modules():
+    for part in modules_of(model):
         config: Any = vars(part).get("config")  # an attribute that modules lack takes long to look for
         if _of(config, "problem_type") in _PROBLEMS and isinstance(_of(config, "num_labels"), int):
             return _PROBLEMS[_of(config, "problem_type")], _of(config, "num_labels")

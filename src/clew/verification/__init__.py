@@ -80,7 +80,7 @@ def verify_result(subject: Subject, call: UserCall, made: ResultToVerify, *, aga
         found["forward_difference"] = own.difference
         found |= own.told
         measured += [own.measured] if own.measured is not None else []
-    errors = torch.stack([m.error.detach().double().cpu() for m in measured]).tolist()
+    errors = torch.stack([m.error.detach().cpu().double() for m in measured]).tolist()
     worst: dict[str, float] = {}
     wrong: list[tuple[float, Discrepancy]] = []
     for error, one in zip(errors, measured, strict=True):

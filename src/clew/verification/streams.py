@@ -13,10 +13,11 @@ from ..attributions import STREAMS
 from ..errors import CheckFailed
 from ..lrp import missed_by
 from ..rules.rule_sets import RULE_SETS, rule_for, with_streams
-from ..seam import callers_autocast, floats_of, in_callers_modes, owning_model
+from ..seam import callers_autocast, in_callers_modes, owning_model
 from ..streams import ModelCall
 from ..subject import LEAST_LOGIT, Discrepancy, Result, StreamSubject
 from ..targets import comparable_outputs
+from ..traversal import floats_of
 from .user_call import allowed_difference
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()

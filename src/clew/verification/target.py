@@ -76,6 +76,8 @@ class _RecomputedScores:
         self._answers = answer_logits_of(subject.clean_output, asked=asked)
         try:
             self._logits = None if self._answers is not None else at_least_float32(logits_of(subject.clean_output))
+            if self._logits is not None and self._logits.ndim == 2:  # read number by number, which a GPU waits for
+                self._logits = self._logits.detach().cpu()
         except ClewError:
             self._logits = None
         self.misnamed = 0

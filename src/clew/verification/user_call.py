@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from ..inputs import BOOKKEEPING, TextBatch
 from ..models import NON_INPUT_ARGUMENTS, copy_cache
-from ..seam import callers_autocast, floats_in, in_callers_modes, is_quantized, modules_of, owning_model
+from ..seam import callers_autocast, in_callers_modes, is_quantized, owning_model
 from ..seam.twin import twin
 from ..shapes import at_least_float32
 from ..subject import LEAST_LOGIT, Discrepancy, Subject
 from ..targets import comparable_outputs, kept_rows
+from ..traversal import floats_in, modules_of
 
 _AGAIN = 64  # a signature that is known is called again every so many results: less than 2 % of a forward pass
 _KEPT = 16  # signatures of one model that are remembered,
@@ -40,7 +41,7 @@ _ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
 
 def allowed_difference(model: nn.Module, device: torch.device) -> float:
     """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
-    modules = list(modules_of(model))
+    modules = modules_of(model)
     floats = {p.dtype for p in floats_in(modules)}
     if not floats or any(map(is_quantized, modules)) or callers_autocast():
         return 0.1

@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 
-def modules_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The model and all modules inside it, each once, in no particular order."""
-    seen: set[int] = set()
-    rest = [model]
-    while rest:
-        module = rest.pop()
-        if id(module) not in seen:
-            seen.add(id(module))
-            yield module
-            rest += [child for child in vars(module).get("_modules", {}).values() if child is not None]
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """The model and all modules inside it, each once, the outer ones first."""
+    found, seen = [model], {id(model)}
+    for module in found:  # which grows
+        for child in module.__dict__.get("_modules", {}).values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                found.append(child)
+    return found
 
 
 def floats_of(model: nn.Module) -> Iterator[Tensor]:
