@@ -83,7 +83,7 @@ def test_a_gpu_gives_what_the_cpu_gives(dtype):
     one = clew.load("mini:reviews-llama")
     other = clew.load("mini:reviews-llama", device="cuda", dtype=dtype)
     for method in METHODS:
-        a, b = (clew.explain(m, TEXTS, method=method, target=0) for m in (one, other))
+        a, b = (clew.explain(m, TEXTS, method=method) for m in (one, other))
         assert agreement(a, b) > (0.999 if dtype == torch.float32 else 0.97), method
 
 
@@ -171,7 +171,8 @@ def four_bits(request, tmp_path):
         load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested,
         bnb_4bit_compute_dtype=torch.float32,
     )  # fmt: skip
-    model = LlamaForSequenceClassification.from_pretrained(tmp_path, quantization_config=four).eval()
+    there = {"quantization_config": four, "device_map": {"": "cpu"}}  # on the GPU by default, where there is one
+    model = LlamaForSequenceClassification.from_pretrained(tmp_path, **there).eval()
     return model, [part for part in model.modules() if is_quantized(part)]
 
 
