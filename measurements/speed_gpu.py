@@ -30,7 +30,7 @@ PICTURES = {
     "beyond_intuition_head": {}, "integrated_gradients": {"n_steps": 20}, "attn_lrp": {}, "pa_lrp": {}, "res_lrp": {},
     "libra_input_x_gradient": {}, "le_grad": {}, "token_tm": {},
 }  # fmt: skip
-WORDS = ["raw_attention", "generic_attribution", "beyond_intuition_head", "attn_lrp", "cp_lrp", "pa_lrp", "in_flow"]
+WORDS = ["raw_attention", "generic_attribution", "beyond_intuition_head", "attn_lrp", "cp_lrp", "pa_lrp"]
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -42,12 +42,11 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def ratio(call: Callable[[], object], plain: Callable[[], object], least: float = 0.7) -> float:
-    """Of the time of `call` to a plain pass, over at least five rounds and `least` seconds."""
-    for _ in range(2):
-        call()
+    """Of the time of `call` to a plain pass, over at least two rounds and `least` seconds."""
+    call()
     found = list[float]()
     began = time.perf_counter()
-    while len(found) < 5 or time.perf_counter() - began < least:
+    while len(found) < 2 or time.perf_counter() - began < least:
         before = seconds(plain)
         taken = seconds(call)
         found.append(taken / ((before + seconds(plain)) / 2))
@@ -70,6 +69,7 @@ def column(
     """What one column of a table says: milliseconds of a plain pass, ratios to it, memory."""
     for _ in range(3):
         plain()
+    backward()
     found: dict[str, Any] = {"plain": 1e3 * statistics.median(seconds(plain) for _ in range(10))}
     rows = {"forward and backward": backward, **calls}
     found["ratio"], found["memory"] = {}, {}
