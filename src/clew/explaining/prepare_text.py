@@ -264,14 +264,16 @@ def _token_strings(
 ) -> list[list[str]]:
     """What each token looks like: its piece of the text where that is known, else what the tokenizer makes of it."""
 
-    numbers: list[list[int]] = ids.tolist()
+    # As lists: a GPU is waited for at each number that is read of a tensor.
+    numbers, real, added = (t.tolist() for t in (ids, mask, special))
+    spans = offsets.tolist() if offsets is not None and texts else None
     whole: dict[int, list[str]] = {}  # texts with characters of several tokens, spelled out
 
     def string(i: int, j: int) -> str:
-        if not mask[i, j]:
+        if not real[i][j]:
             return ""
-        if offsets is not None and texts and not special[i, j]:
-            a, b = offsets[i, j].tolist()
+        if spans is not None and not added[i][j]:
+            a, b = spans[i][j]
             if a < b:
                 return texts[i][a:b]
         number = numbers[i][j]
@@ -284,8 +286,8 @@ def _token_strings(
     def _character(i: int, j: int, decode: Callable[[Sequence[int]], str]) -> str:
         """The character that a token is a part of."""
         if i not in whole:
-            columns = mask[i].nonzero().flatten().tolist()
-            marked = {numbers[i][c] for c in columns if special[i, c]}
+            columns = [c for c, there in enumerate(real[i]) if there]
+            marked = {numbers[i][c] for c in columns if added[i][c]}
             strings = decode_incrementally([numbers[i][c] for c in columns], decode, marked)
             for before, after in zip(range(len(strings)), range(1, len(strings)), strict=False):
                 strings[after] = strings[after] or strings[before]

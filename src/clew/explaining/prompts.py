@@ -112,12 +112,13 @@ def read_prompt(prompt: Any, model: nn.Module, tokenizer: Tokenizer | None) -> P
     types: Any = values.get("token_type_ids")
     offsets: Any = values.get("offset_mapping")
     numbers: list[int] = ids[0].tolist()
+    spans: list[list[int]] = [] if offsets is None or not found.texts else offsets[0].tolist()
     return PromptAndAnswer(
         ids=[numbers[c] for c in columns],
         prompt=len(columns),
         text=found.texts[0] if found.texts else "",
-        spans=[] if offsets is None or not found.texts else [tuple(offsets[0, c].tolist()) for c in columns],
-        types=None if types is None or not bool(types.any()) else [int(types[0, c]) for c in columns],
+        spans=[(spans[c][0], spans[c][1]) for c in columns] if spans else [],
+        types=None if types is None or not bool(types.any()) else types[0, columns].tolist(),
         checks=checks,
     )
 

@@ -92,7 +92,7 @@ def few_rows(bound: BoundArchitecture, target_rows: Tensor | None, input_ids: Te
     if bound.pooled or readout.patches_weight:
         return None
     if readout.by_target:
-        return None if target_rows is None else sorted({int(row) for row in target_rows.flatten() if row >= 0})
+        return None if target_rows is None else sorted({row for row in target_rows.flatten().tolist() if row >= 0})
     if readout.last or readout.end:
         return None if input_ids is None else sorted(set(only_rows(readout, input_ids).tolist()))
     return readout.rows

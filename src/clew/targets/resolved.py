@@ -258,7 +258,8 @@ def _of_tokens(
     for i, one in enumerate(targets_per_example(target, batch)):
         if isinstance(one, Span):
             assert rows is not None
-            said = [int(ids[i, row + 1]) for row in rows[i].tolist() if row >= 0]
+            numbers = ids[i].tolist()
+            said = [numbers[row + 1] for row in rows[i].tolist() if row >= 0]
             plus[i, : len(said)] = torch.tensor(said)
             names.append(text.decode(said) if text.decode is not None else f"{len(said)} tokens")
             continue

@@ -32,12 +32,12 @@ def check_tokenization(
     """Token numbers (batch, position) as the model gets them, against the tokenizer's own of each string."""
     if strings is None or not callable(tokenizer):
         return
-    wrong = 0
+    wrong, numbers, lengths = 0, given.tolist(), text.lengths.tolist()
     for i, one in enumerate(strings):
         first, second = one if isinstance(one, tuple) else (one, None)
         encoded: Any = tokenizer(first, second, verbose=False)  # which warns of texts that are cut here
         own = list(encoded["input_ids"])
-        found = given[i, : int(text.lengths[i])].tolist()
+        found = numbers[i][: lengths[i]]
         cut = any(int(text.checks[name][i]) for name in ("characters_cut", "tokens_cut") if name in text.checks)
         doubled = own[:1] == own[1:2] and found == own[1:]  # the beginning that a written-out template brings
         wrong += found[: len(own)] != own and not cut and not doubled

@@ -67,6 +67,14 @@ def _nth(value: Any, i: int, batch: int) -> Any:
     return value[i] if isinstance(value, (list, tuple)) and len(value) == batch else value
 
 
+def _largest(logits: Tensor) -> list[list[int]]:
+    """The classes of the largest of logits (example, class): several may be equal; none where one is NaN."""
+    found: list[list[int]] = [[] for _ in logits]
+    for example, index in (logits == logits.amax(1, keepdim=True)).nonzero().tolist():
+        found[example].append(index)
+    return found
+
+
 class _RecomputedScores:
     """Scores made again, example by example; `misnamed` counts names that are those of something else."""
 
@@ -76,10 +84,15 @@ class _RecomputedScores:
         self._answers = answer_logits_of(subject.clean_output, asked=asked)
         try:
             self._logits = None if self._answers is not None else at_least_float32(logits_of(subject.clean_output))
-            if self._logits is not None and self._logits.ndim == 2:  # read number by number, which a GPU waits for
+            if self._logits is not None and self._logits.ndim == 2:
                 self._logits = self._logits.detach().cpu()
+                self._largest = _largest(self._logits)
         except ClewError:
             self._logits = None
+        # Lists and numbers are read once: a GPU is waited for each time.
+        self._ids: list[list[int]] = [] if text is None else text.input_ids.tolist()
+        self._mask: list[list[bool]] = [] if text is None else text.mask.tolist()
+        self._kept = kept_rows(subject.constant.get("logits_to_keep"), subject.clean_output)
         self.misnamed = 0
 
     @property
@@ -97,10 +110,12 @@ class _RecomputedScores:
         if self._logits is None:
             return None
         if self._logits.ndim == 2:
-            return self._of_classes(one, self._logits[i // self._subject.each].detach(), name)
+            return self._of_classes(one, i // self._subject.each, name)
         return self._of_tokens(one, i, name)
 
-    def _of_classes(self, one: Any, logits: Tensor, name: str) -> Tensor | None:
+    def _of_classes(self, one: Any, example: int, name: str) -> Tensor | None:
+        assert self._logits is not None
+        logits = self._logits[example]
         if one is None and name.startswith(("norm of", "feature ")):  # an embedding, which has no classes
             return logits.norm() if name.startswith("norm of") else None
         if isinstance(one, Contrast):
@@ -109,10 +124,9 @@ class _RecomputedScores:
                 f"{one} rather than {other}" for one, other in zip(self._names(a), self._names(b), strict=True)
             }
             return self._value(logits, a) - self._value(logits, b)
-        if bool(logits.isnan().any()):
+        if not self._largest[example]:
             return None
-        largest = (logits == logits.max()).nonzero().flatten()  # several may be equal
-        chosen = largest.tolist() if one is None else [self._class(one)]
+        chosen = self._largest[example] if one is None else [self._class(one)]
         self.misnamed += not any(name in self._names(i) for i in chosen)
         return self._value(logits, chosen[0])
 
@@ -121,8 +135,8 @@ class _RecomputedScores:
         assert self._logits is not None
         if text is None or subject.target_rows is None:
             return None
-        real = text.mask[i].nonzero().flatten().tolist()
-        ids = text.input_ids[i, real].tolist()
+        real = self._real(i)
+        ids = [self._ids[i][column] for column in real]
         causal, inner = subject.bound.task == "causal-lm", one
         rows, wanted = [len(ids) - 1], list[Any]()
         if isinstance(one, Span):
@@ -144,7 +158,7 @@ class _RecomputedScores:
 
     def _slots(self, i: int, rows: list[int]) -> list[int]:
         """Where rows of a text are in the output, which may hold some rows only."""
-        kept = kept_rows(self._subject.constant.get("logits_to_keep"), self._subject.clean_output)
+        kept = self._kept
         if kept is None:
             return rows
         if not set(rows) <= set(kept):
@@ -152,6 +166,10 @@ class _RecomputedScores:
                 "the model was asked for other rows of the text than the target reads", expected=rows, got=kept
             )
         return [kept.index(row) for row in rows]
+
+    def _real(self, i: int) -> list[int]:
+        """Columns of the tokens of a text."""
+        return [column for column, there in enumerate(self._mask[i]) if there]
 
     def _places(self, start: Any, stop: Any, nth: int | None, i: int, real: list[int]) -> list[int]:
         assert self._text is not None
@@ -169,8 +187,7 @@ class _RecomputedScores:
     def _answer(self, one: Any, i: int) -> Tensor | None:
         assert self._answers is not None and self._text is not None
         if isinstance(one, Span):
-            real = self._text.mask[i].nonzero().flatten().tolist()
-            places = self._places(one.start, one.stop, one.nth, i, real)
+            places = self._places(one.start, one.stop, one.nth, i, self._real(i))
         elif self._subject.target_rows is not None:  # the answer that was found best
             places = self._subject.target_rows[i].tolist()
         else:
