@@ -17,6 +17,7 @@ from .explaining import LoadedPair, PreparedBatch, SideInputs, encode_features, 
 from .explaining.any_model import AnyModel, subject_of_any
 from .explaining.explain import explain
 from .explaining.prepare import prepare
+from .explaining.prompts import device_of
 from .explaining.side_inputs import side_inputs
 from .loading import LoadedModel
 from .lrp import propagate
@@ -34,7 +35,8 @@ from .models import (
 )
 from .seam import is_quantized, isolated_modes, original
 from .targets import Token, answer_logits_of, logits_of
-from .verification import check_pixels
+from .traversal import modules_of
+from .verification import check_pixels, tf32_error
 
 
 @isolated_modes()
@@ -71,7 +73,7 @@ def doctor(
         return examine_any(model, inside, inputs, target, rules)
     before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
-    tolerance = 2e-2 if half else 1e-4
+    tolerance = 2e-2 if half else max(1e-4, tf32_error(modules_of(inside), device_of(inside)))
     try:
         declared = architecture or find_architecture(inside)
         example = _example(model, inside, declared.bind(inside)) if inputs is None else inputs

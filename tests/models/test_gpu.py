@@ -85,7 +85,7 @@ def test_architectures_of_texts(name):
     first = inputs["attention_mask"].argmax(1).tolist()
     target = [clew.Token(i + 3, 1) for i in first] if "tokens" in name else None if "answers" in name else 1
     for method in TEXT_METHODS:
-        same(*explained(model, moved, inputs, method, target=target), 1e-6)  # cos and sin of positions are in float32
+        same(*explained(model, moved, inputs, method, target=target), 1e-4)  # cos and sin of positions are in float32
 
 
 @pytest.mark.parametrize("name", list(PAIRS))
@@ -121,7 +121,7 @@ def test_any_model(name):
                 results.append(found)
         assert len(results) == 2 or (len(errors) == 2 and method == "attention_rollout"), errors
         if results:
-            same(*results, 1e-5)  # of models that compute in float32 inside
+            same(*results, 1e-4)  # of models that compute in float32 inside
 
 
 # From loading to files

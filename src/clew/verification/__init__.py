@@ -23,6 +23,7 @@ from ..subject import Discrepancy, Result, Subject
 from .attention import check_attention, check_chain, check_gradients, check_projection, check_readout
 from .placement import check_patches, check_pixels, check_text_placement, check_tokenization, padding_share
 from .relevance import check_relevance
+from .rounding import tf32_error
 from .streams import unseen_operations, verify_streams
 from .target import check_target
 from .user_call import UserCall, compare_forward, strings_of
@@ -32,6 +33,7 @@ __all__ = [
     "ResultToVerify",
     "UserCall",
     "check_pixels",
+    "tf32_error",
     "unseen_operations",
     "verify_result",
     "verify_streams",

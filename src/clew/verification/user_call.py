@@ -27,7 +27,8 @@ from ..seam.twin import twin
 from ..shapes import at_least_float32
 from ..subject import LEAST_LOGIT, Discrepancy, Subject
 from ..targets import comparable_outputs, kept_rows
-from ..traversal import floats_in, modules_of
+from ..traversal import modules_of
+from .rounding import allowed_difference
 
 _AGAIN = 64  # a signature that is known is called again every so many results: less than 2 % of a forward pass
 _KEPT = 16  # signatures of one model that are remembered,
@@ -35,19 +36,6 @@ _INPUTS = 4  # and inputs of one signature
 _LARGEST = 2**24  # numbers of an output or input that are remembered at most
 # Keys of a tokenizer's output that are not inputs of a model.
 _BOOKS = (*NON_INPUT_ARGUMENTS, *BOOKKEEPING)
-
-_ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
-
-
-def allowed_difference(model: nn.Module, device: torch.device) -> float:
-    """What the dtype explains of a difference; kernels of quantised layers round more, and so may TF32."""
-    modules = modules_of(model)
-    floats = {p.dtype for p in floats_in(modules)}
-    if not floats or any(map(is_quantized, modules)) or callers_autocast():
-        return 0.1
-    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-        return 2e-2
-    return max(_ALLOWED.get(dtype, 0.1) for dtype in floats)
 
 
 @dataclass(frozen=True)
@@ -224,9 +212,8 @@ class _Call:
             largest.append(difference.amax())
         words = "the pass that was explained, against the model called as its user calls it"
         absolute = float(torch.stack(largest).amax())
-        measured = Discrepancy(
-            "forward", torch.stack(errors).amax(), allowed_difference(self.call.model, self.subject.given.device), words
-        )
+        allowed = allowed_difference(self.call.model, self.subject.given.device, precise=self.subject.precise)
+        measured = Discrepancy("forward", torch.stack(errors).amax(), allowed, words)
         return ForwardComparison(absolute, measured), measured
 
     # The model's own call
