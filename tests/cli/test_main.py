@@ -342,6 +342,8 @@ def test_every_paper_of_a_method_has_its_reference():
     every = run("methods", "--bibtex").output
     written = (Path(clew.__file__).parent / "explainers" / "papers.bib").read_text("utf-8")
     assert every.count("@") == written.count("\n@") == 28
+    blocks = [block for block in every.split("\n@") if block.strip()]
+    assert all("title = {" in block and "author = {" in block and "year = {" in block for block in blocks)
     assert "Achtibat, Reduan" in every and "2402.05602" in every
     shown = run("methods", "transformer_attribution", "--bibtex").output
     assert shown.startswith("@inproceedings{chefer2021a,") and shown.count("@") == 1
