@@ -11,7 +11,8 @@ from torch import nn
 from ..seam import callers_autocast, is_quantized
 from ..traversal import floats_in, modules_of
 
-_ALLOWED = {torch.float64: 1e-5, torch.float32: 3e-4}
+ALWAYS_ALLOWED = 1e-5
+_ALLOWED = {torch.float64: ALWAYS_ALLOWED, torch.float32: 3e-4}
 _SHORT = 0.1  # half precision, and kernels of quantised layers
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
