@@ -16,7 +16,7 @@ from .explaining.any_model import AnyModel, subject_of_any
 from .lrp import propagate_to_streams
 from .mass import propagate_mass, site_graph
 from .models import LoadedModel, architecture_inside
-from .seam import Seam
+from .seam import Seam, in_callers_modes
 from .streams import ABOUT_INPUT
 from .subject import Result, StreamSubject
 from .verification import verify_streams
@@ -46,7 +46,7 @@ def examine_any(
         ready = AnyModel.of(model, inside, inputs, None)
     except ClewError as error:
         return [Finding("inputs", False, str(error))]
-    with torch.no_grad():  # some models place hooks of their own when they are first called
+    with torch.no_grad(), in_callers_modes():  # some models place hooks of their own when they are first called
         inside(*ready.call.args, **ready.call.kwargs)
     before = state(inside)
     findings: list[Finding] = []

@@ -5,6 +5,9 @@ On "meta" there are no numbers, so that a tensor which goes there by default end
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from support.running import run
@@ -81,6 +84,18 @@ def test_from_loading_to_a_benchmark():
     with torch.device("meta"):
         found = run(clew.load("mini:digits"), limit=2).table.column("scores")
     assert found.equals(expected)
+
+
+def test_benchmarks_call_the_model_under_the_callers_default(digits):
+    """And leave it as it was."""
+    made_on = []
+    watched = dataclasses.replace(digits, model=copy.deepcopy(digits.model))
+    watched.model.register_forward_pre_hook(lambda *_: made_on.append(torch.zeros(3).device.type))
+    for benchmark in ("perturbation", "segmentation"):
+        with torch.device("meta"):
+            run(watched, benchmark=benchmark, limit=2, show_progress=False)
+            assert torch.get_default_device() == torch.device("meta")
+        assert set(made_on) == {"meta"}, benchmark
 
 
 def test_answers_and_their_sources(writer):

@@ -22,6 +22,7 @@ from ..errors import CaptureError, ClewError, InputError, MissingDependency, Opt
 from ..explainers import Method
 from ..explaining.explain import explain
 from ..models import LoadedModel
+from ..seam import in_callers_modes
 from ..verification.thread_state import is_verifying
 from .benchmarks import Batch, Benchmark, Values
 
@@ -248,7 +249,7 @@ class _ShardRun:
             return
         args, more = call
         taken: list[float] = []
-        with torch.no_grad():
+        with torch.no_grad(), in_callers_modes():
             for _ in range(_PASSES):
                 start = _now()
                 self.loaded.model(*args, **more)

@@ -140,7 +140,7 @@ def _written_on(start: Continued, module: nn.Module, count: int) -> Continued:
     """The likeliest token each time, by a pass over all before it, until one that ends the text."""
     ends = named_token_ids(getattr(module, "generation_config", None) or getattr(module, "config", None), "eos")
     found = start
-    with torch.no_grad():
+    with torch.no_grad(), in_callers_modes():
         for _ in range(count):
             best = int(logits_of(module(**found.inputs))[0, -1].argmax())
             if best in ends:

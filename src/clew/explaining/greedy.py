@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..inputs import named_token_ids
-from ..seam import owning_model
+from ..seam import in_callers_modes, owning_model
 from ..subject import input_error
 
 # Settings of generation that would make anything but one sequence, a token at a time, ended by the model: as they are
@@ -49,7 +49,7 @@ def written_by(model: Any, inputs: Mapping[str, Any], name: str, count: int) -> 
     # Words alone by position: not every `generate` calls them as the model does.
     words = [given.pop(name)] if all(not v.is_floating_point() for v in _tensors(given)) and name == "input_ids" else []
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_callers_modes():
             found: Any = model.generate(*words, **given, **settings)
     except IndexError as error:  # a prompt beyond the positions that the model has
         raise input_error(owning_model(model), error, (1, len(before)), is_text=True) from error

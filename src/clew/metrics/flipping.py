@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError, OptionError
 from ..inputs import refuse_unreadable
 from ..models import LoadedModel
+from ..seam import in_callers_modes
 from ..targets import head_of, logits_of
 from ..validation import validate_arguments, validate_call, validate_float, validate_integer, validate_size
 from .curves import TENTHS, Curves
@@ -162,7 +163,7 @@ class _Forward:
         ids, attention = self.ids.expand(len(erased), -1), self.attention.expand(len(erased), -1)
         if self.masks:
             attention = attention.masked_fill(erased, 0)
-        with _replaced(self.module, erased, self.replacement):
+        with _replaced(self.module, erased, self.replacement), in_callers_modes():
             logits = logits_of(self.module(input_ids=ids, attention_mask=attention))
         return logits[:, self.last] if logits.ndim == 3 else logits
 
@@ -178,7 +179,7 @@ def _replaced(module: nn.Module, erased: Tensor, by: int | str | None) -> Genera
         raise OptionError("this model's word embeddings are not known", expected="a Hugging Face model", got=by)
 
     def hook(_module: nn.Module, _given: Any, found: Tensor) -> Tensor:
-        other = words.forward(torch.tensor(by, device=erased.device)) if isinstance(by, int) else torch.zeros(())
+        other = words.forward(torch.tensor(by, device=erased.device)) if isinstance(by, int) else found.new_zeros(())
         return torch.where(erased[..., None], other.to(found), found)
 
     handle = words.register_forward_hook(hook)

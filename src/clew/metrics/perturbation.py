@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError, OptionError, close_matches, optional_import
 from ..inputs import refuse_unreadable
 from ..models import LoadedModel
+from ..seam import in_callers_modes
 from ..targets import Scale, head_of, logits_of
 from ..validation import validate_arguments, validate_call, validate_float, validate_size
 from .curves import TENTHS, Curves
@@ -207,4 +208,8 @@ def forward_of(model: Any) -> Callable[[Tensor], Tensor]:
     """From inputs to logits."""
     module = model.model if isinstance(model, LoadedModel) else model
 
-    return lambda x: logits_of(module(x))
+    def forward(x: Tensor) -> Tensor:
+        with in_callers_modes():
+            return logits_of(module(x))
+
+    return forward

@@ -22,6 +22,7 @@ from ...inputs import decode_incrementally, decoder
 from ...metrics.perturbation import copied_logits
 from ...models import LoadedModel, is_declared
 from ...places import Places, Words
+from ...seam import in_callers_modes
 from ...streams import ModelCall
 from ...targets import Scale, Target, head_of, logits_of
 
@@ -211,7 +212,7 @@ class StreamBatch:
         return found, head_of(self.ready.given, task).scale(found.shape[-1])
 
     def _output(self, call: ModelCall) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), in_callers_modes():
             return self.ready.given(*call.args, **call.kwargs)
 
     def _target(self, target: Target, call: ModelCall, output: Any) -> AnyTarget:

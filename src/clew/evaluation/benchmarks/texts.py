@@ -12,6 +12,7 @@ from ...datasets import Example
 from ...errors import InputError, OptionError
 from ...inputs import Word, padding_of, word_spans
 from ...models import LoadedModel
+from ...seam import in_callers_modes
 from ...targets import logits_of
 
 # What curves of flipped words are of, and their steps, in words. Of AUAC, the area under the activation curve, that is
@@ -96,7 +97,7 @@ def logits_without(loaded: LoadedModel, ids: Tensor, gone: Tensor, chunk: int) -
         mask = torch.zeros(len(some), longest, dtype=torch.long)
         for row, k in enumerate(some):
             batch[row, : len(rows[k])], mask[row, : len(rows[k])] = rows[k], 1
-        with torch.no_grad():
+        with torch.no_grad(), in_callers_modes():
             out = logits_of(loaded.model(input_ids=batch.to(device), attention_mask=mask.to(device)))
         found |= dict(zip(some, out.float().cpu(), strict=True))
     return torch.stack([found[k] for k in range(len(rows))])
@@ -106,6 +107,6 @@ def next_token_logits(loaded: LoadedModel, text: str) -> Tensor:
     """Logits (token,) of what comes after a text."""
     given = loaded.tokenizer(text, return_tensors="pt")
     device = next(loaded.model.parameters()).device
-    with torch.no_grad():
+    with torch.no_grad(), in_callers_modes():
         out = loaded.model(input_ids=given["input_ids"].to(device))
     return logits_of(out)[0, -1].float().cpu()
