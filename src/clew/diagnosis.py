@@ -33,7 +33,7 @@ from .models import (
     is_declared,
     tower,
 )
-from .seam import is_quantized, isolated_modes, original
+from .seam import in_callers_device, is_quantized, isolated_modes, original
 from .targets import Token, answer_logits_of, logits_of
 from .traversal import modules_of
 from .verification import check_pixels, tf32_error
@@ -62,7 +62,7 @@ def doctor(
     explain): where input enters and why, gradients, completeness along a path, rules and account, and what attention
     was seen, so that one knows which methods work on it.
     """
-    model = as_loaded(model)
+    model, target = as_loaded(model), in_callers_device(target)
     inside = unwrap(model.model if isinstance(model, LoadedModel) else model)
     pair = find_pair(inside) if architecture is None else None
     if pair is not None:

@@ -1,4 +1,4 @@
-"""A GPU is waited for at each number that is read of a tensor: so they are read together, however many there are."""
+"""A GPU is waited for at each number that is read of a tensor: so they are read together (pictures 16 at a time)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def same(model, inputs, method, **options):
     expected = clew.explain(model, inputs, **given)
     with torch.device("meta"):
         found = clew.explain(model, inputs, **given)
-        assert torch.get_default_device() == torch.device("meta")
+        assert torch.empty(0).device.type == "meta"
     assert torch.equal(found.all_scores, expected.all_scores)
 
 
@@ -68,6 +68,47 @@ def test_a_model_is_called_under_the_callers_default(method):
     same(model, inputs, method)
 
 
+@pytest.mark.parametrize("method", ["input_x_gradient", "attn_lrp", "integrated_gradients", "raw_attention"])
+def test_a_target_is_called_under_the_callers_default(method):
+    made_on = []
+
+    def one(output):
+        made_on.append(torch.zeros(1).device.type)
+        return (output if isinstance(output, torch.Tensor) else output.logits)[:, 1]
+
+    declared = method == "raw_attention"
+    model = build("timm_token") if declared else MakesItsOwn().eval()
+    inputs = images(TINY["timm_token"].size) if declared else torch.randn(2, 6)
+    with torch.device("meta"):
+        found = clew.explain(model, inputs, method=method, target=one)
+    assert set(made_on) == {"meta"} and found.target[0] == "one"
+
+
+def test_a_model_explained_within_another_has_its_callers_default():
+    inner, seen = MakesItsOwn().eval(), []
+
+    class Outer(MakesItsOwn):
+        def forward(self, x):
+            with torch.device("cpu"):
+                clew.explain(inner, torch.ones(1, 6), method="input_x_gradient", target=1)
+            seen.extend(inner.made_on)
+            return super().forward(x)
+
+    model, inputs = Outer().eval(), torch.randn(2, 6)
+    with torch.device("meta"):
+        clew.explain(model, inputs, method="input_x_gradient", target=1)
+    assert set(seen) == {"cpu"} and set(model.made_on) == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_strings(name):
+    model = clew.load(f"mini:reviews-{name}")
+    same(model, ["a good film", "a shallow title"], "raw_attention")
+    for benchmark in ("flipping", "rationale"):
+        with torch.device("meta"):
+            run(model, benchmark=benchmark, data="mini:reviews", limit=1)
+
+
 def test_after_an_error_the_callers_default_is_back():
     def broken(output):
         raise RuntimeError("a fault in the user's own function")
@@ -76,7 +117,7 @@ def test_after_an_error_the_callers_default_is_back():
     with torch.device("meta"):
         with pytest.raises(RuntimeError, match="user's own"):
             clew.explain(model, inputs, target=broken)
-        assert torch.get_default_device() == torch.device("meta")
+        assert torch.empty(0).device.type == "meta"
 
 
 def test_from_loading_to_a_benchmark():
@@ -94,7 +135,7 @@ def test_benchmarks_call_the_model_under_the_callers_default(digits):
     for benchmark in ("perturbation", "segmentation"):
         with torch.device("meta"):
             run(watched, benchmark=benchmark, limit=2, show_progress=False)
-            assert torch.get_default_device() == torch.device("meta")
+            assert torch.empty(0).device.type == "meta"
         assert set(made_on) == {"meta"}, benchmark
 
 

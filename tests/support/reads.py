@@ -13,7 +13,19 @@ from torch.overrides import TorchFunctionMode
 READS = frozenset({
     Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.tolist, Tensor.cpu,
     Tensor.numpy, Tensor.nonzero, Tensor.unique, Tensor.equal, torch.nonzero, torch.unique, torch.equal,
+    Tensor.__array__, Tensor.__contains__, Tensor.__format__, Tensor.masked_select, torch.masked_select, torch.argwhere,
 })  # fmt: skip
+
+
+def _reads(func: Any, args: Any) -> bool:
+    """Whether a call reads numbers, moves a tensor to the CPU, or selects by truth values, which have to be counted."""
+    if func is torch.where:
+        return len(args) == 1
+    if func is Tensor.to:
+        return "cpu" in args[1:2]
+    by = args[1] if func is Tensor.__getitem__ else ()
+    chosen = by if isinstance(by, tuple) else (by,)
+    return func in READS or any(isinstance(one, Tensor) and one.dtype == torch.bool for one in chosen)
 
 
 class _Reads(TorchFunctionMode):
@@ -22,7 +34,7 @@ class _Reads(TorchFunctionMode):
         self.found: Counter[str] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in READS:
+        if _reads(func, args):
             self.found[func.__name__] += 1
         return func(*args, **(kwargs or {}))
 

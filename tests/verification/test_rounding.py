@@ -28,6 +28,12 @@ def test_by_dtype_and_kernel(model, device, allowed):
     assert allowed_difference(model, device, precise=False) == (3e-4 if model is CONVOLVED else allowed)
 
 
+def test_recurrent_layers_are_explained_without_the_kernel_that_rounds():
+    layer = nn.GRU(3, 4)
+    assert allowed_difference(layer, GPU, precise=False) == allowed_difference(layer, GPU, precise=True) == 5e-3
+    assert allowed_difference(layer, CPU, precise=False) == 3e-4
+
+
 def test_products_that_are_rounded_by_the_older_switch():
     before = torch.get_float32_matmul_precision()
     try:

@@ -24,7 +24,7 @@ from ..models import (
     supports_logits_to_keep,
 )
 from ..progress import progress_bar
-from ..seam import isolated_modes
+from ..seam import in_callers_device, isolated_modes
 from ..streams import ModelCall
 from ..subject import Subject
 from ..targets import Similarity, Target, covered_tokens, flatten_targets, head_of, logits_of, resolve, rows_of
@@ -106,6 +106,7 @@ def explain(
     inputs, target = column_as_list(inputs), column_as_list(target)
     refuse_unreadable(inputs)
     refuse_unreadable(target, "the target")
+    target = in_callers_device(target)
     if isinstance(method, str) and "(" in method:  # as tables and the command line write it
         method, own = parse_method(method)
         options = own | options

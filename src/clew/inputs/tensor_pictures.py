@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,6 @@ from ..draw import BEYOND, Picture
 
 _AT_ONCE = 16  # of a large batch there is no second one in memory
 _EACH = (1, 2, 3)
-
 
 Numbers = Sequence[float] | None  # of each channel
 
@@ -42,7 +42,7 @@ def _pictures_of(batch: Tensor, mean: Numbers, std: Numbers) -> list[Picture]:
         shown = own[0]
     height, width = shown.shape[2:]
     pixels = shown.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
-    return [Picture(one, (0.0, 0.0, float(width), float(height))) for one in pixels]
+    return [Picture(np.ascontiguousarray(one), (0.0, 0.0, float(width), float(height))) for one in pixels]
 
 
 def _in_own_colours(values: Tensor, mean: Numbers, std: Numbers) -> tuple[Tensor, Tensor] | None:

@@ -74,7 +74,7 @@ def load(
         labels: names of the classes, in a list or by their numbers, where the model does not bring them.
         task: what a Hugging Face model is to do, where its configuration does not say so: "classification",
             "causal-lm", "token-classification", "question-answering", "image-classification" or "image-text".
-        quantize: "4bit" or "8bit" by bitsandbytes (Hugging Face models; the extra `quantize`).
+        quantize: "4bit" or "8bit" by bitsandbytes, on `device` (Hugging Face models; the extra `quantize`).
         mean: of the pixels' normalisation, where a checkpoint was trained with other values than the named model.
         std: the same.
         device: where to hold it, quantised or not.

@@ -18,5 +18,5 @@ from .row_sparse import input_gradient, linear_of, rows_read
 from .skipped_blocks import SkippedBlocks, last_of_tokens
 from .sparse_pass import SparsePass
 from .torch_calls import by_position, tensors_in, torch_functions
-from .torch_modes import callers_autocast, cpu_by_default, in_callers_modes, isolated_modes
+from .torch_modes import callers_autocast, cpu_by_default, in_callers_device, in_callers_modes, isolated_modes
 from .twin import original, owning_model

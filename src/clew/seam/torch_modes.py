@@ -8,8 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch._C import (
     _len_torch_function_stack as len_torch_function_stack,  # pyright: ignore[reportPrivateUsage]
 )
@@ -39,7 +42,7 @@ def depth() -> int:
 @contextmanager
 def cpu_by_default() -> Generator[None]:
     """Around clew's own code: tensors are made on the CPU unless it says where, whatever the caller's default is."""
-    device = torch.get_default_device()
+    device = torch.empty(0).device  # `torch.get_default_device` knows of `with torch.device(…)` from torch 2.8 on
     if device.type == "cpu":
         yield
         return
@@ -90,6 +93,33 @@ def in_callers_modes() -> Generator[None]:
     with ExitStack() as stack:
         for device, dtype in _state.autocast:
             stack.enter_context(torch.autocast(device, dtype))
-        if _state.device is not None:
-            stack.enter_context(_state.device)
+        stack.enter_context(_callers_device())
         yield
+
+
+def in_callers_device(function: Any) -> Any:
+    """A user's own function as one that makes its tensors where the caller's are made; anything else as it is."""
+    if _state.device is None or not callable(function) or isinstance(function, Tensor):
+        return function
+
+    @wraps(function, updated=())
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with _callers_device():
+            return function(*args, **kwargs)
+
+    return called
+
+
+@contextmanager
+def _callers_device() -> Generator[None]:
+    """Around code of the user: what it explains in turn has this default device for its caller's."""
+    device = _state.device
+    if device is None:
+        yield
+        return
+    _state.device = None
+    try:
+        with device:
+            yield
+    finally:
+        _state.device = device

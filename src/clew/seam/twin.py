@@ -12,7 +12,6 @@ import functools
 import types
 import weakref
 from collections import OrderedDict
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from .quantized import apart, float_forward, is_quantized
 
 _ORIGINAL = "_twin_of"
+_WITHOUT_CUDNN = "_given_with_cudnn"  # set on the functions that stand for recurrent layers
 _WANTED = "wanted_gradient"  # set on weights whose originals ask for a gradient
 # What every module has: nothing in it refers to other modules, but for its children.
 _COMMON = frozenset(vars(nn.Module())) | {_ORIGINAL}
@@ -74,13 +74,13 @@ class _Twins:
             self._configure()
         for new in self._new:
             own = vars(new)
-            for name in own.keys() - _COMMON:
+            for name in [name for name in own if name not in _COMMON]:
                 if type(value := own[name]) not in _PLAIN:
                     own[name] = self._instead(value)
             if own["_parameters"] and is_quantized(new):
                 (self._set_apart if self._as_is else _in_floats)(new)
-            if isinstance(new, nn.RNNBase) and not self._as_is:
-                _without_cudnn(new)
+            if isinstance(new, nn.RNNBase):
+                _without_cudnn(new, as_is=self._as_is)
         return made
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -236,19 +236,33 @@ def _in_floats(new: nn.Module) -> None:
     own["_old_forward" if "_old_forward" in own else "forward"] = float_forward(new)
 
 
-def _without_cudnn(new: nn.RNNBase) -> None:
+def _without_cudnn(new: nn.RNNBase, *, as_is: bool) -> None:
     """A recurrent layer of a twin runs by torch's own kernels: cuDNN's have no backward pass in evaluation mode."""
     own, layer_of = vars(new), weakref.ref(new)  # of which the function will be a part
     inside = "_old_forward" if "_old_forward" in own else "forward"
-    given: Any = own.get(inside)
+    given: Any = own.pop(inside, None)
+    given = vars(given)[_WITHOUT_CUDNN] if hasattr(given, _WITHOUT_CUDNN) else given  # of a twin of a twin
+    if given is not None:
+        own[inside] = given
+    if as_is or not _may_run_by_cudnn(new):
+        return
 
-    def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
         layer: Any = layer_of()
         call = functools.partial(type(layer).forward, layer) if given is None else given
-        with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else nullcontext():
-            return call(x, *args, **kwargs)
+        before = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False
+        try:
+            return call(*args, **kwargs)
+        finally:
+            torch.backends.cudnn.enabled = before
 
+    setattr(forward, _WITHOUT_CUDNN, given)
     own[inside] = forward
+
+
+def _may_run_by_cudnn(layer: nn.Module) -> bool:
+    return any(weight.device.type != "cpu" for weight in layer.parameters())
 
 
 def _same(a: Any, b: Any) -> bool:

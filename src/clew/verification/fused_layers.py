@@ -14,6 +14,8 @@ from torch import nn
 
 from ..traversal import modules_of
 
+FUSED_ERROR = 5e-3  # of the largest logit: more is no other GELU
+
 
 def has_fused_layers(model: nn.Module) -> bool:
     """Whether a model has layers that inference may fuse."""

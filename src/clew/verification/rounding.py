@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,27 +20,32 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTra
 def allowed_difference(model: nn.Module, device: torch.device, *, precise: bool) -> float:
     """The largest difference, relative to the largest logit, that a model's dtypes and kernels explain.
 
-    `precise`: what was explained was computed in float64. Else it is rounded as the call is, by the same convolutions.
+    `precise`: what was explained was computed in float64.
     """
     modules = modules_of(model)
     floats = {p.dtype for p in floats_in(modules)}
     if not floats or any(map(is_quantized, modules)) or callers_autocast():
         return _SHORT
-    tf32 = tf32_error(modules if precise else (), device) if torch.float32 in floats else 0.0
+    tf32 = tf32_error(modules, device, alike=not precise) if torch.float32 in floats else 0.0
     return max(tf32, *(_ALLOWED.get(dtype, _SHORT) for dtype in floats))
 
 
-def tf32_error(modules: Iterable[nn.Module], device: torch.device) -> float:
-    """What TF32 explains on a GPU, where products or convolutions of float32 are rounded to it; 0 where they are not.
+def tf32_error(modules: Sequence[nn.Module], device: torch.device, *, alike: bool = False) -> float:
+    """What TF32 explains on a GPU, where float32 is rounded to it; 0 where it is not.
 
-    Torch rounds convolutions so unless it is told not to; products only where it is told to.
+    Torch rounds convolutions and recurrent layers so unless it is told not to; products only where it is told to.
+    `alike`: two passes by the same convolutions are compared, but recurrent layers of an explained one are not rounded.
     """
     if device.type != "cuda":
         return 0.0
     if _is_tf32(torch.backends.cuda.matmul):
         return 2e-2
-    conv = _is_tf32(getattr(torch.backends.cudnn, "conv", torch.backends.cudnn))
-    return 5e-3 if conv and any(isinstance(module, _CONVOLUTIONS) for module in modules) else 0.0
+    cudnn, kinds = torch.backends.cudnn, list[type[nn.Module]]()
+    if not alike and _is_tf32(getattr(cudnn, "conv", cudnn)):
+        kinds += _CONVOLUTIONS
+    if _is_tf32(getattr(cudnn, "rnn", cudnn)):
+        kinds.append(nn.RNNBase)
+    return 5e-3 if any(isinstance(module, tuple(kinds)) for module in modules) else 0.0
 
 
 def _is_tf32(backend: Any) -> bool:

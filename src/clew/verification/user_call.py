@@ -353,7 +353,7 @@ class _Call:
         if context and not hasattr(tokenizer, "inner"):
             options = {"padding": "max_length", "max_length": context, "truncation": True, "padding_side": "right"}
         encoded: Any = tokenizer(first, second, **options)
-        given = {k: torch.tensor([list(v)]) for k, v in encoded.items() if k not in _BOOKS}
+        given = {k: torch.tensor([list(v)], device="cpu") for k, v in encoded.items() if k not in _BOOKS}
         if getattr(model, "reads_padding", False):  # which is then seen like any token
             given.pop("attention_mask", None)
         if context and hasattr(tokenizer, "inner"):
@@ -378,7 +378,7 @@ def strings_of(inputs: Any) -> list[Any] | None:
 
 @contextmanager
 def _plainly(model: nn.Module) -> Generator[None]:
-    """Around a plain call: the caller's autocast, and no graph."""
+    """Around a plain call: the caller's autocast and default device, and no graph."""
     with in_callers_modes(), torch.no_grad():
         if not any(map(is_quantized, modules_of(model))):
             yield
