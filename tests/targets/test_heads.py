@@ -34,6 +34,19 @@ def bert(**options):
     return transformers.BertForSequenceClassification(transformers.BertConfig(**sizes | options)).double().eval()
 
 
+def test_of_several_parts_the_outermost_tells_what_the_outputs_are():
+    inner, middle, whole = nn.Linear(4, 3), nn.Sequential(), nn.Sequential()
+    inner.config = {"problem_type": "multi_label_classification", "num_labels": 3}
+    middle.add_module("inner", inner)
+    beside = nn.Linear(4, 1)
+    beside.config = {"problem_type": "regression", "num_labels": 1}
+    whole.add_module("deep", middle)
+    whole.add_module("beside", beside)
+    assert head_of(whole).kind == "values"
+    del whole.beside
+    assert head_of(whole).kind == "labels"
+
+
 def by_hand(model, value):
     """The score and gradient × input of each token, by plain autograd."""
     x = model.get_input_embeddings()(IDS).detach().requires_grad_()
