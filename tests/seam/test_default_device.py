@@ -13,6 +13,7 @@ import torch
 from support.running import run
 from support.tiny import TINY, build, images
 from support.tiny_text import build_text, padded, texts
+from support.zoo_common import NEWER
 from torch import nn
 
 import clew
@@ -102,13 +103,9 @@ def test_a_model_explained_within_another_has_its_callers_default():
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_strings(name):
+    if name == "bert" and not NEWER:
+        pytest.skip("transformers 4 makes a mask of its own by default")
     model = clew.load(f"mini:reviews-{name}")
-    words = model.tokenizer("a good film", return_tensors="pt")
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model.model(input_ids=words["input_ids"])
-    except (RuntimeError, NotImplementedError):
-        pytest.skip("the model itself makes tensors by default, in this release of transformers")
     same(model, ["a good film", "a shallow title"], "raw_attention")
     for benchmark in ("flipping", "rationale"):
         with torch.device("meta"):
