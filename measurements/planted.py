@@ -18,10 +18,10 @@ from clew.datasets.bundled import letters, questions
 from clew.minis.asked_digits import compose_asked
 
 METHODS = (
-    "attn_lrp", "cp_lrp", "res_lrp", "libra_input_x_gradient", "generic_attribution", "gradient_attention_rollout", "attention_rollout", "raw_attention",
-    "beyond_intuition_head", "beyond_intuition_head(feedback=False)", "transformer_attribution", "partial_lrp",
-    "attention_gradcam", "beyond_intuition_token", "integrated_gradients(n_steps=16)", "input_x_gradient", "saliency",
-    "random",
+    "attn_lrp", "cp_lrp", "res_lrp", "libra_input_x_gradient", "generic_attribution", "gradient_attention_rollout",
+    "attention_rollout", "raw_attention", "beyond_intuition_head", "beyond_intuition_head(feedback=False)",
+    "transformer_attribution", "partial_lrp", "attention_gradcam", "beyond_intuition_token",
+    "integrated_gradients(n_steps=16)", "input_x_gradient", "saliency", "random",
 )  # fmt: skip
 
 
