@@ -35,8 +35,7 @@ from .models import (
 )
 from .seam import in_callers_device, is_quantized, isolated_modes, original
 from .targets import Token, answer_logits_of, logits_of
-from .traversal import modules_of
-from .verification import check_pixels, tf32_error
+from .verification import check_pixels, rounds_to_tf32
 
 
 @isolated_modes()
@@ -73,7 +72,7 @@ def doctor(
         return examine_any(model, inside, inputs, target, rules)
     before = state(inside)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in inside.parameters())
-    tolerance = 2e-2 if half else max(1e-4, tf32_error(modules_of(inside), device_of(inside)))
+    tolerance = 2e-2 if half else 1e-4
     try:
         declared = architecture or find_architecture(inside)
         example = _example(model, inside, declared.bind(inside)) if inputs is None else inputs
@@ -163,7 +162,9 @@ def doctor(
             single, everyone = {k: v[:, :count] for k, v in single.items()}, everyone[:count]
         alone = explain(inside, single, target=target[last:] if target else None, **options).scores[0]
         difference = float((everyone - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
-        return difference <= tolerance, f"largest relative difference {difference:.1e}"
+        # Kernels of other shapes round otherwise.
+        allowed = max(tolerance, 5e-3) if rounds_to_tf32(inside, device_of(inside)) else tolerance
+        return difference <= allowed, f"largest relative difference {difference:.1e}"
 
     def ruled() -> tuple[bool, str]:
         with torch.no_grad():

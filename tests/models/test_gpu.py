@@ -226,12 +226,11 @@ def test_a_model_is_explained_in_double_precision_and_called_as_it_is():
         side = getattr(model, "patch_embed", None)
         x = torch.randn(2, 3, *(side.img_size if side is not None else (model.config.image_size,) * 2), device=DEVICE)
         found = clew.explain(model.to(DEVICE), x, method="attn_lrp", compute_dtype=torch.float64)
-        assert found.checks["forward_difference"] < 5e-3
+        assert "forward" in found.checks["verified"]  # a difference beyond what float32 allows would have been refused
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_quantised_models_are_explained_as_what_their_weights_stand_for(bits):
-    pytest.importorskip("bitsandbytes")
     packed = clew.load("mini:reviews-llama", quantize=bits, device=DEVICE)
     assert next(packed.model.parameters()).device.type == torch.device(DEVICE).type
     floats = clew.load("mini:reviews-llama", device=DEVICE)

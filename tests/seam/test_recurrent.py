@@ -85,9 +85,8 @@ def test_a_twin_of_a_twin_runs_its_own_layer():
     assert torch.equal(second(x), model(x))
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="a switch of torch 2.9")
 def test_torchs_newer_switches_of_tf32_are_left_alone():
-    if not hasattr(torch.backends.cudnn, "conv"):
-        pytest.skip("switches of torch 2.9")
     before = torch.backends.cudnn.conv.fp32_precision
     try:
         torch.backends.cudnn.conv.fp32_precision = "ieee"

@@ -6,40 +6,35 @@ import pytest
 import torch
 from torch import nn
 
-from clew.verification.rounding import allowed_difference
+from clew.verification.rounding import allowed_difference, rounds_to_tf32
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CONVOLVED, PLAIN = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))
 
 
 @pytest.mark.parametrize(
-    ("model", "device", "allowed"),
+    ("model", "device", "allowed", "rounds"),
     [
-        (PLAIN, CPU, 3e-4),
-        (CONVOLVED, CPU, 3e-4),
-        (PLAIN, GPU, 3e-4),
-        (CONVOLVED, GPU, 5e-3),
-        (nn.Conv1d(3, 4, 2).double(), GPU, 1e-5),
-        (nn.Linear(3, 4).bfloat16(), GPU, 0.1),
+        (PLAIN, CPU, 3e-4, False),
+        (CONVOLVED, CPU, 3e-4, False),
+        (PLAIN, GPU, 3e-4, False),
+        (CONVOLVED, GPU, 3e-4, True),
+        (nn.Linear(3, 4).double(), GPU, 1e-5, False),
+        (nn.Linear(3, 4).bfloat16(), GPU, 0.1, False),
     ],
 )
-def test_by_dtype_and_kernel(model, device, allowed):
-    assert allowed_difference(model, device, precise=True) == allowed
-    assert allowed_difference(model, device, precise=False) == (3e-4 if model is CONVOLVED else allowed)
-
-
-def test_recurrent_layers_are_explained_without_the_kernel_that_rounds():
-    layer = nn.GRU(3, 4)
-    assert allowed_difference(layer, GPU, precise=False) == allowed_difference(layer, GPU, precise=True) == 5e-3
-    assert allowed_difference(layer, CPU, precise=False) == 3e-4
+def test_by_dtype_and_kernel(model, device, allowed, rounds):
+    assert allowed_difference(model, device) == allowed
+    assert rounds_to_tf32(model, device) == rounds
 
 
 def test_products_that_are_rounded_by_the_older_switch():
     before = torch.get_float32_matmul_precision()
     try:
         torch.backends.cuda.matmul.allow_tf32 = True
-        assert allowed_difference(PLAIN, GPU, precise=True) == 2e-2
-        assert allowed_difference(nn.Linear(3, 4).double(), GPU, precise=True) == 1e-5
+        assert allowed_difference(PLAIN, GPU) == 2e-2 and rounds_to_tf32(PLAIN, GPU)
+        assert allowed_difference(nn.Linear(3, 4).double(), GPU) == 1e-5
+        assert allowed_difference(PLAIN, CPU) == 3e-4 and not rounds_to_tf32(PLAIN, CPU)
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -50,8 +45,8 @@ def test_the_newer_switch_after_which_the_older_cannot_be_read():
     before = matmul.fp32_precision, conv.fp32_precision
     try:
         conv.fp32_precision = "ieee"
-        assert allowed_difference(CONVOLVED, GPU, precise=True) == 3e-4
+        assert not rounds_to_tf32(CONVOLVED, GPU)
         matmul.fp32_precision = "tf32"
-        assert allowed_difference(PLAIN, GPU, precise=True) == 2e-2
+        assert allowed_difference(PLAIN, GPU) == 2e-2 and rounds_to_tf32(PLAIN, GPU)
     finally:
         matmul.fp32_precision, conv.fp32_precision = before

@@ -29,7 +29,7 @@ _ROWS = 32  # bitsandbytes packs so many rows of a weight together
 
 def is_quantized(module: nn.Module) -> bool:
     """Whether a layer's weight is packed."""
-    return type(module.__dict__["_parameters"].get("weight")).__name__ in _PACKED
+    return type(vars(module)["_parameters"].get("weight")).__name__ in _PACKED
 
 
 def float_weight(module: Any) -> Tensor:

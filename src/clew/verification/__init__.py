@@ -23,7 +23,7 @@ from ..subject import Discrepancy, Result, Subject
 from .attention import check_attention, check_chain, check_gradients, check_projection, check_readout
 from .placement import check_patches, check_pixels, check_text_placement, check_tokenization, padding_share
 from .relevance import check_relevance
-from .rounding import tf32_error
+from .rounding import rounds_to_tf32
 from .streams import unseen_operations, verify_streams
 from .target import check_target
 from .user_call import UserCall, compare_forward, strings_of
@@ -33,7 +33,7 @@ __all__ = [
     "ResultToVerify",
     "UserCall",
     "check_pixels",
-    "tf32_error",
+    "rounds_to_tf32",
     "unseen_operations",
     "verify_result",
     "verify_streams",

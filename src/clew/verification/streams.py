@@ -89,7 +89,7 @@ def _compared(subject: StreamSubject, model: nn.Module) -> Iterator[Discrepancy]
     with in_callers_modes(), torch.no_grad():
         output = model(*call.args, **call.kwargs)
         scores = subject.score(output), subject.score(subject.clean_output)
-    own, allowed = comparable_outputs(output), allowed_difference(model, explained[0].device, precise=subject.precise)
+    own, allowed = comparable_outputs(output), allowed_difference(model, explained[0].device)
     words = "the pass that was explained, against the model called as its user calls it"
     if len(own) != len(explained):
         yield Discrepancy("forward", torch.tensor(torch.inf), allowed, words)

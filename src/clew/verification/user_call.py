@@ -214,7 +214,7 @@ class _Call:
         absolute = float(torch.stack(largest).amax())
         error, allowed = torch.stack(errors).amax().cpu(), ALWAYS_ALLOWED
         if not error <= allowed:  # what the model's weights allow takes longer to find out
-            allowed = allowed_difference(self.call.model, self.subject.given.device, precise=self.subject.precise)
+            allowed = allowed_difference(self.call.model, self.subject.given.device)
         measured = Discrepancy("forward", error, allowed, words)
         return ForwardComparison(absolute, measured), measured
 
