@@ -107,6 +107,19 @@ def test_a_batch_is_its_texts_alone(reviews_bert):
             assert [w.text for w in together.words()[i]] == text.split()
 
 
+def test_tokens_of_each_text_are_its_own_pieces(reviews_bert):
+    texts = ["tonight was shallow", "Oslo says uncle", "a common shallow title"]
+    found = clew.explain(reviews_bert, texts, method="raw_attention")
+    for i, text in enumerate(texts):
+        words = found.mask[i] & ~found.special[i]
+        shown = [token for token, word in zip(found.tokens[i], words, strict=True) if word]
+        assert shown == [text[a:b] for a, b in spans_by_the_tokenizer(reviews_bert, text)]
+
+
+def spans_by_the_tokenizer(model, text):
+    return model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+
 def test_a_pair_is_shown_as_one_text():
     model = model_for(tokenizer("wordpiece"))
     a = clew.explain(model, ("is it café?", "naïve owners"), method="saliency")
