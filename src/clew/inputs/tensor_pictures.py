@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,13 +35,13 @@ def _pictures_of(batch: Tensor, mean: Numbers, std: Numbers) -> list[Picture]:
     own = _in_own_colours(values, mean, std)
     if own is None or not own[1].all():
         low, high = values.amin(_EACH, True), values.amax(_EACH, True)
-        shown = (values - low) / (high - low).clamp(min=1e-12) * 255
+        shown = (values - low).div_((high - low).clamp_(min=1e-12)).mul_(255)
         shown = shown if own is None else torch.where(own[1], own[0], shown)
     else:
         shown = own[0]
     height, width = shown.shape[2:]
-    pixels = shown.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
-    return [Picture(np.ascontiguousarray(one), (0.0, 0.0, float(width), float(height))) for one in pixels]
+    pixels = torch.stack(shown.to(torch.uint8).unbind(1), -1).cpu().numpy()
+    return [Picture(one, (0.0, 0.0, float(width), float(height))) for one in pixels]
 
 
 def _in_own_colours(values: Tensor, mean: Numbers, std: Numbers) -> tuple[Tensor, Tensor] | None:

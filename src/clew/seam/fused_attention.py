@@ -27,6 +27,6 @@ class FusedAttention:
         """The same call with keys and values repeated, where groups of heads share them."""
         more = self.query.shape[-3] // self.key.shape[-3] if self.enable_gqa else 1
         if more == 1:
-            return replace(self, enable_gqa=False)
+            return replace(self, enable_gqa=False) if self.enable_gqa else self
         key, value = (repeat(t, more, dim=-3) for t in (self.key, self.value))
         return replace(self, key=key, value=value, enable_gqa=False)

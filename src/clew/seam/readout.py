@@ -18,7 +18,9 @@ def take(maps: Tensor, rows: Rows) -> Tensor:
     if isinstance(rows, Tensor) and rows.ndim == 2:
         index = rows[:, None, :, None].expand(-1, maps.shape[1], -1, maps.shape[3])
         return maps.gather(2, index.to(maps.device))
-    return maps[:, :, rows]
+    if isinstance(rows, slice):
+        return maps if rows == slice(None) else maps[:, :, rows]
+    return maps.index_select(2, rows.to(maps.device))
 
 
 @dataclass(frozen=True)

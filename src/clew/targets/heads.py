@@ -124,7 +124,11 @@ def _problem(model: nn.Module) -> tuple[Kind, int | None]:
         return _PROBLEMS.get(_of(own, "problem_type"), "classes"), None
     for part in modules_of(model):
         config: Any = vars(part).get("config")  # an attribute that modules lack takes long to look for
-        if _of(config, "problem_type") in _PROBLEMS and isinstance(_of(config, "num_labels"), int):
+        if (
+            config is not None
+            and _of(config, "problem_type") in _PROBLEMS
+            and isinstance(_of(config, "num_labels"), int)
+        ):
             return _PROBLEMS[_of(config, "problem_type")], _of(config, "num_labels")
     return "classes", None
 
