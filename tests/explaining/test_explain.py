@@ -165,7 +165,7 @@ def test_half_precision_gives_float32_scores_close_to_the_exact_ones(method, dty
 
 
 def test_probabilities_do_not_overflow_in_half_precision():
-    from clew.seam.capture import Attention
+    from clew.seam.attention import Attention
 
     q = torch.full((1, 1, 2, 64), 60.0, dtype=torch.float16)
     v = torch.ones(1, 1, 2, 4, dtype=torch.float16)

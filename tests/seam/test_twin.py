@@ -12,7 +12,7 @@ from torch import nn
 
 import clew
 from clew.seam.module_hooks import replace_output
-from clew.seam.twin import original, owning_model, twin, wanted_gradient
+from clew.seam.twin import freeze, original, owning_model, twin, wanted_gradient
 
 
 def everything(model):
@@ -53,6 +53,38 @@ def test_a_twin_is_the_model_to_the_last_bit_and_shares_its_memory():
     with torch.no_grad():  # a training step beside it is seen
         model.head.bias.add_(1.0)
     assert torch.equal(made(x), model(x).detach())
+
+
+def test_weights_that_are_not_frozen_are_those_of_the_model_until_they_are():
+    model = tiny.build("timm_token")
+    made = twin(model, frozen=False)
+    assert all(mine is own for mine, own in zip(made.parameters(), model.parameters(), strict=True))
+    freeze(made)
+    for mine, own in zip(made.parameters(), model.parameters(), strict=True):
+        assert mine.data_ptr() == own.data_ptr() and not mine.requires_grad and wanted_gradient(mine)
+        assert own.requires_grad
+    tied = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    tied[1].weight = tied[0].weight
+    made = twin(tied, frozen=False)
+    freeze(made)
+    assert made[1].weight is made[0].weight is not tied[0].weight
+
+
+@pytest.mark.parametrize("method", ["raw_attention", "attention_rollout"])
+def test_looking_at_a_gradient_makes_no_graph_of_the_weights(method, monkeypatch):
+    """Methods without gradients leave weights as they are, until a gradient is looked at: it leads to none of them."""
+    monkeypatch.setattr("clew.subject.reached_rows._AGAIN", 1)
+    model, x = tiny.build("timm_token"), tiny.images((32, 32))
+    saved = []
+
+    def packed(tensor):
+        saved.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor):
+        clew.explain(model, x, method=method, target=1)
+    before_the_last = {p.data_ptr() for block in model.blocks[:-1] for p in block.parameters()}
+    assert saved and not before_the_last & set(saved)
 
 
 def test_weights_that_are_tied_stay_tied():
@@ -180,8 +212,8 @@ def test_the_doctor_compares_a_twin_with_the_model_itself(monkeypatch):
 
     model, x = tiny.build("timm_token"), tiny.images((32, 32))
 
-    def other(model):
-        made = twin(model)
+    def other(model, **options):
+        made = twin(model, **options)
         made.head.weight.data = made.head.weight.data * 1.05
         return made
 

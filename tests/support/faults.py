@@ -11,8 +11,8 @@ from torch import nn
 
 from clew.inputs.preprocessing import Preprocess
 from clew.inputs.text_batch import TextBatch
-from clew.seam.capture import Attention
-from clew.subject.trace import Trace
+from clew.seam.attention import Attention, Mixed
+from clew.subject.trace import Trace, mean_heads
 from clew.targets import Resolved
 
 FAULTS = {}
@@ -68,6 +68,42 @@ names(
     gradients_of_another_head=result_of(Trace, "gradients", lambda d: {k: g.roll(1, 1) for k, g in d.items()}),
     gradients_halved=result_of(Trace, "gradients", lambda d: {k: g / 2 for k, g in d.items()}),
 )
+
+
+def at_twice_the_scale(f, q, *args, **kwargs):
+    return f(2 * q, *args, **kwargs)
+
+
+MIXED = part("seam.mixed_pass")
+names(
+    attention_written_out_at_twice_the_scale=lambda p: wrapped(p, MIXED, "softmax_rows", at_twice_the_scale),
+    attention_written_out_of_the_next_key=result_of(MIXED, "softmax_rows", lambda A: A.roll(1, -1)),
+    attention_written_out_of_another_head=result_of(MIXED, "softmax_rows", lambda A: A.roll(1, 1)),
+    attention_written_out_uniform=result_of(MIXED, "softmax_rows", lambda A: torch.full_like(A, 1 / A.shape[-1])),
+)
+
+
+@fault
+def kept_maps_of_the_next_key(patch):
+    patch.setattr(MIXED, "Mixed", lambda mix, rows, maps, few: Mixed(mix, rows, maps.roll(1, -1), few))
+
+
+@fault
+def kept_maps_of_one_head(patch):
+    def change(f, self, *args, **kwargs):
+        kept, self._mix = self._mix, lambda A: kept(A[:, :1])
+        try:
+            return f(self, *args, **kwargs)
+        finally:
+            self._mix = kept
+
+    patch.setattr(MIXED, "Mixed", lambda mix, rows, maps, few: Mixed(mean_heads, rows, maps, few))
+    wrapped(patch, MIXED.MixedPass, "_sdpa", change)
+
+
+@fault
+def other_rows_than_the_head_reads_are_computed(patch):
+    wrapped(patch, SUBJECT, "few_rows", lambda f, *a: None if (rows := f(*a)) is None else [row + 1 for row in rows])
 
 
 @fault

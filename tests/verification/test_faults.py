@@ -19,7 +19,7 @@ from clew.verification import user_call
 
 METHODS = {
     "images": ["raw_attention", "generic_attribution", "beyond_intuition_token", "integrated_gradients", "attn_lrp",
-               "lrp(rules='z_plus')"],
+               "lrp(rules='z_plus')", "attention_rollout"],
     "texts": ["attention_rollout", "gradient_attention_rollout", "beyond_intuition_head", "input_x_gradient", "pa_lrp",
               "transformer_attribution"],
     "decoder": ["attention_rollout", "attention_gradcam", "beyond_intuition_token", "saliency", "pa_lrp", "cp_lrp"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,7 @@ class Method:
     `seeds`: its option `seed` may be one number for each example. `any_model`: it needs no declaration of a model, and
     with `by_mass` computes without one in another way, by token mass. `images`: it explains images only.
     `only_named`: it takes hundreds of passes, so that a run of all methods has it only where it is named.
+    `without_gradients`: of a declared model it asks for no gradient.
     """
 
     name: str
@@ -43,10 +45,15 @@ class Method:
     by_mass: bool = False
     images: bool = False
     only_named: bool = False
+    without_gradients: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """Option names and defaults, read from the function's signature."""
+        return dict(self._defaults)
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -87,11 +94,12 @@ def method(
     by_mass: bool = False,
     images: bool = False,
     only_named: bool = False,
+    without_gradients: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a method under its own name. Raises `ClewError` for a name that is taken.
 
     `any_model`: it explains models that are not declared, too: it takes a `StreamSubject`. `by_mass`: so it does, but a
-    declared model inside a wrapper is explained as declared. `images`, `only_named`: see `Method`.
+    declared model inside a wrapper is explained as declared. `images`, `only_named`, `without_gradients`: see `Method`.
     """
 
     def add(function: Function) -> Function:
@@ -100,8 +108,9 @@ def method(
         known = _registered if _is_own(function.__module__) else methods()
         if name in known:
             raise ClewError(f"a method named {name!r} is registered already", todo="choose another name")
-        kinds = {"seeds": seeds, "any_model": any_model or by_mass, "by_mass": by_mass}
-        _registered[name] = Method(name, function, paper, summary, **kinds, images=images, only_named=only_named)
+        kinds = {"seeds": seeds, "any_model": any_model or by_mass, "by_mass": by_mass, "images": images}
+        kinds |= {"only_named": only_named, "without_gradients": without_gradients}
+        _registered[name] = Method(name, function, paper, summary, **kinds)
         return function
 
     return add
@@ -130,14 +139,15 @@ def find_method(method: str | Function | Method) -> Method:
     if callable(method):
         name = getattr(method, "__name__", type(method).__name__)
         return Method(name, method, "", inspect.getdoc(method) or "", any_model=True)
-    known = methods()
-    if not isinstance(method, str) or method not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
+    import_submodules(__name__)
+    if not isinstance(method, str) or method not in _registered:  # pyright: ignore[reportUnnecessaryIsInstance]
+        known = methods()
         own = "@clew.method above it, in the shell clew --plugin FILE.py …"
         todo = f"{close_matches(method, known)}; one of your own: {own}"
         if method in ("context_cite", "leave_one_out"):
             todo = f"its scores are of sentences or documents: clew.Sources(model, prompt).explain({method!r})"
         raise OptionError(f"no method {short_repr(method)}", got=short_repr(method), todo=todo)
-    return known[method]
+    return _registered[method]
 
 
 def is_released(variant: str, *names: str) -> bool:

@@ -48,8 +48,9 @@ def random(subject: Subject | StreamSubject, *, seed: int | Sequence[int] = 0) -
 
 
 @method(
-    paper="Vaswani et al. 2017", summary="attention of the last block from the readout, mean over heads", by_mass=True
-)
+    paper="Vaswani et al. 2017", summary="attention of the last block from the readout, mean over heads", by_mass=True,
+    without_gradients=True,
+)  # fmt: skip
 def raw_attention(subject: Subject | StreamSubject, *, layer: int | None = None, variant: str = "paper") -> Result:
     """`mean_h A_l[readout]` of one block (default: the last). Class-agnostic.
 
@@ -70,8 +71,9 @@ def raw_attention(subject: Subject | StreamSubject, *, layer: int | None = None,
 
 
 @method(
-    paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks", by_mass=True
-)
+    paper="Abnar & Zuidema 2020, eq. 1", summary="attention plus identity, multiplied through the blocks", by_mass=True,
+    without_gradients=True,
+)  # fmt: skip
 def attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | None = None) -> Result:
     """`M_l = (mean_h A_l + I)`, rows normalised to 1; `scores = readout · M_{L-1} ⋯ M_start`. Class-agnostic.
 
@@ -80,7 +82,7 @@ def attention_rollout(subject: Subject | StreamSubject, *, start_layer: int | No
     if isinstance(subject, StreamSubject):
         return mass.mass_method(subject, mass.rollout, mass.halves, start_layer=start_layer)
     layers = subject.layers_from(start_layer, 0)
-    trace = subject.run(layers)
+    trace = subject.run(layers, mix=mean_heads, readout_only=True)
     began, maps = trace.start(), list[Tensor]()
     r = began
     for layer in reversed(layers):

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from ..attributions import Attribution, ImageAttribution, TextAttribution, normalized, normalized_pixels, require_range
 from ..errors import InputError, OptionError
 from ..inputs import TextBatch
-from ..seam import is_quantized
+from ..seam import quantized_layers
 from ..subject import Result, Subject, repeated
 from ..targets import logits_of
-from ..traversal import modules_of
 from ..verification import ResultToVerify, UserCall, verify_result
 from ..verification.thread_state import verifying
 from ..version import __version__
@@ -199,7 +198,7 @@ def _checked(
     found: dict[str, Any] = {"non_finite": (~torch.isfinite(scores)).sum(-1), **subject.target.checks}
     if subject.backend is not None:
         found["attention"] = subject.backend
-    if packed := sum(map(is_quantized, modules_of(subject.model))):
+    if packed := quantized_layers(subject.model):
         found["weights"] = f"{packed} quantised layers, explained with their weights in floats"
     if settings.checks != "off":
         made = replace(made, quantised=packed > 0)

@@ -142,7 +142,9 @@ def explain(
             anything = AnyModel.of(model, module, inputs, compute_dtype, truncate=truncate)
             return explain_any(anything, chosen, target, score, options, settings, at, progress)
     with progress_bar(chosen.name, show_progress) as progress:
-        ready = prepare(model, inputs, architecture, compute_dtype, truncate=truncate)
+        ready = prepare(
+            model, inputs, architecture, compute_dtype, truncate=truncate, gradients=not chosen.without_gradients
+        )
         subject = subject_of(ready, target, score, details=details, progress=progress, verify=checks != "off")
         if ready.text is None:
             subject.grid()  # a declaration that does not fit is told before anything runs
@@ -196,6 +198,7 @@ def subject_of(ready: PreparedBatch, target: Target = None, score: str = "logit"
         fix,
         per_row=per_row,
         precise=ready.precise,
+        frozen=ready.frozen,
         mask=None if text is None or text.has_no_padding else text.to_model_order(text.mask),
         target_rows=rows,
         constant=constant,

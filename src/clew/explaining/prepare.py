@@ -48,6 +48,7 @@ class PreparedBatch:
     text: TextBatch | None = None
     loaded: LoadedModel | None = None
     preprocess: Any = None  # what made the model's input of pictures, if something did
+    frozen: bool = True  # whether the model's weights are left out of any graph
 
     @property
     def device(self) -> torch.device:
@@ -67,17 +68,19 @@ def prepare(
     compute_dtype: torch.dtype | None = None,
     *,
     truncate: bool = False,
+    gradients: bool = True,
 ) -> PreparedBatch:
     """Check a model and its inputs, and bring the inputs to the model's device and dtype.
 
     With a `compute_dtype` other than its own, a copy of the model takes its place; in float64 its casts are left out.
-    `truncate` cuts texts to the model's positions.
+    `truncate` cuts texts to the model's positions. `gradients`: whether passes will make a graph, which weights are
+    left out of.
     """
     loaded = model if isinstance(model, LoadedModel) else None
     module = unwrap(loaded.model if loaded is not None else model)
     if compute_dtype is not None:
         module = in_dtype(module, compute_dtype)
-    module = twin(module)
+    module = twin(module, frozen=gradients)
     bound = (architecture or find_architecture(module)).bind(module)
     pictures: Sequence[Picture] = ()
     text: TextBatch | None = None
@@ -94,17 +97,17 @@ def prepare(
         labels = None
     made = loaded.preprocess if loaded is not None and text is None and holds_pictures(inputs) else None
     return PreparedBatch(
-        module, bound, here, labels, name, compute_dtype == torch.float64, pictures, text, loaded, made
+        module, bound, here, labels, name, compute_dtype == torch.float64, pictures, text, loaded, made, gradients
     )
 
 
 def refuse_unexplainable(module: nn.Module) -> None:
     """Raise `InputError` for a model in training mode, and for those whose insides no torch function shows."""
-    odd: list[nn.Module] = [
-        part
-        for part in modules_of(module)
-        if part.training or isinstance(part, torch.jit.ScriptModule) or "ao.nn.quantized" in type(part).__module__
-    ]
+    parts = modules_of(module)
+    kinds = set(map(type, parts))
+    packed_kinds = {kind for kind in kinds if "ao.nn.quantized" in kind.__module__}
+    unseen_kinds = packed_kinds | {kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)}
+    odd = [part for part in parts if part.training or type(part) in unseen_kinds]
     if not odd:
         return
     hidden = next((part for part in odd if isinstance(part, torch.jit.ScriptModule)), None)
@@ -115,7 +118,7 @@ def refuse_unexplainable(module: nn.Module) -> None:
             got=type(hidden).__name__,
             todo="explain the model before torch.jit.script or torch.jit.trace",
         )
-    packed = next((part for part in odd if "ao.nn.quantized" in type(part).__module__), None)
+    packed = next((part for part in odd if type(part) in packed_kinds), None)
     if packed is not None:
         raise InputError(
             "int8 kernels have no weights in floats and no gradients, so they cannot be explained",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CaptureError, ClewError, OptionError
 from ..rules.rule_sets import rule_set, streams_in, with_streams
-from ..seam import Attention, Capture, GradientProbe
+from ..seam import Attention, Capture, GradientProbe, few_of
 from ..shapes import at_least_float32
 from ..subject import Subject, Trace, repeated
 from ..targets import answer_logits_of, logits_of
@@ -161,7 +161,7 @@ def _traced(subject: Subject, seam: Capture, output: Any, score: Tensor, parts: 
     trace = Trace(subject.bound, seam.records, output, score, subject.read, subject.mask, subject.each, subject.length)
     if subject.verify:
         for layer, record in seam.records.items():
-            record.gradient_probe = GradientProbe.at_some_rows(record.o, layer == subject.last)
+            record.gradient_probe = GradientProbe(few_of(record.o.shape[2], record.o.device), layer == subject.last)
             for part in parts:
                 record.gradient_probe.record(part.gradients[layer])
         subject.traces.append(trace)

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..seam import Attention
+from ..seam import BLOCK, Attention
 from ..shapes import at_least_float32
 from ..subject import Discrepancy, tolerance
-
-_BLOCK = 2**23  # numbers of attention that are made at a time
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Site:
     def blocks(self) -> Iterator[slice]:
         """Rows of queries, some at a time, so that no whole map is kept."""
         queries = self.o.shape[-2]
-        step = max(1, _BLOCK // max(1, self.o.shape[:-2].numel() * self.v.shape[-2]))
+        step = max(1, BLOCK // max(1, self.o.shape[:-2].numel() * self.v.shape[-2]))
         for first in range(0, queries, step):
             yield slice(first, first + step)
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from ..models import BoundArchitecture
 from ..shapes import Values
-from .capture import Attention, Capture
+from .attention import Attention
+from .capture import Capture
 
 
 def layers_from(start_layer: int | None, default: int, depth: int, last: int) -> range:

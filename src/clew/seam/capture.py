@@ -6,9 +6,7 @@ because its inner calls are hidden), and written out by hand as a softmax betwee
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -17,108 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CaptureError
-from ..shapes import Attn, Hidden, Keys, Outputs, Queries, Values, at_least_float32
+from .attention import Attention, GradientProbe, few_of
 from .fused_attention import FusedAttention
-from .interception import Seam
+from .interception import AUTOCAST, Seam
 from .matrix_product import MatrixProduct, matrix_product
 from .multi_head import multi_head_attention
-from .readout import Rows, take
 from .row_sparse import SparseLinear, rows_read
 
 Leaf = tuple[int, Literal["v", "o", "hidden"]]
-
-
-@dataclass
-class GradientProbe:
-    """What autograd itself said of `∂score/∂o`, seen by a hook: at a few `rows` (row,), (batch, head, row, dim) for
-    each backward pass; and of the `last` attention which rows it `reached` at all, (batch, query) each."""
-
-    rows: Tensor
-    last: bool
-    at_rows: list[Tensor] = field(default_factory=list[Tensor])
-    reached: list[Tensor] = field(default_factory=list[Tensor])
-
-    @classmethod
-    def at_some_rows(cls, o: Outputs, last: bool) -> GradientProbe:
-        """One of a few rows of an attention's output."""
-        count = o.shape[2]
-        return cls(torch.tensor(sorted({0, count // 3, 2 * count // 3, count - 1}), device=o.device), last)
-
-    def record(self, g: Tensor) -> None:
-        """A gradient that comes by."""
-        self.at_rows.append(g.detach()[:, :, self.rows.to(g.device)])
-        if self.last:
-            self.reached.append(g.detach().abs().amax((1, 3)) > 0)
-
-
-@dataclass
-class Attention:
-    """What the seam saw of one attention call; `v` and `o` are nodes of the graph where there is one, and so are the
-    block's `output` and, where the graph starts at one, its input `hidden`. `beside` is what a block returns beside its
-    output, `token_first` whether that is (token, batch, width). `call` is what the attention module was called with,
-    where the block's input is kept."""
-
-    v: Values
-    o: Outputs
-    backend: Literal["sdpa", "eager"]
-    q: Queries | None = None
-    k: Keys | None = None
-    scale: float | None = None
-    mask: Tensor | None = None
-    causal: bool = False
-    probs: Attn | None = None
-    hidden: Hidden | None = None
-    output: Hidden | None = None
-    beside: tuple[Any, ...] | None = None
-    token_first: bool = False
-    gradient_probe: GradientProbe | None = None
-    call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-
-    def repeated(self, each: int) -> Attention:
-        """The same attention with every example so often, without a graph."""
-
-        def more(t: Tensor | None) -> Any:
-            # A mask of one entry broadcasts.
-            if t is None or t.ndim < 4 or t.shape[0] == 1 != self.v.shape[0]:
-                return t
-            return t.detach().repeat_interleave(each, 0)
-
-        tensors = {name: more(getattr(self, name)) for name in ("v", "o", "q", "k", "mask", "probs")}
-        for name in ("hidden", "output"):
-            value: Tensor | None = getattr(self, name)
-            tensors[name] = None if value is None else value.detach().repeat_interleave(each, 0)
-        return replace(self, **tensors)
-
-    @torch.no_grad()
-    def probabilities(self, rows: Rows = slice(None)) -> Attn:
-        """`A[:, :, rows]`, softmax over keys: as the model computed it, or again from `q` and `k` (SDPA).
-
-        `rows` are a slice, the same numbers for all examples (row,), or numbers for each (batch, row).
-        """
-        if self.probs is not None:
-            return take(self.probs.detach(), rows)
-        assert self.q is not None and self.k is not None
-        # In half precision the product itself would round, and could overflow.
-        q, k = at_least_float32(take(self.q.detach(), rows)), at_least_float32(self.k.detach())
-        scale = self.scale if self.scale is not None else 1 / math.sqrt(q.shape[-1])
-        logits = (q * scale) @ k.mT
-        queries, keys = self.q.shape[-2], k.shape[-2]
-        if self.mask is not None:
-            mask = self.mask.detach()[(None,) * (4 - self.mask.ndim)]
-            mask = take(mask.expand(len(q) if isinstance(rows, Tensor) else -1, -1, queries, keys), rows)
-            if mask.dtype == torch.bool:  # a query that sees nothing gets nothing, as from torch's own kernels
-                A = logits.masked_fill(~mask, -math.inf).softmax(-1)
-                return A.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-            logits = logits + mask
-        if self.causal:
-            places = torch.arange(queries, device=q.device)[rows]
-            later = torch.arange(keys, device=q.device) > places[..., None]
-            logits.masked_fill_(later[:, None] if later.ndim == 3 else later, -math.inf)
-        return logits.softmax(-1)
-
-    def attention_gradient(self, g_o: Tensor, rows: Rows = slice(None)) -> Attn:
-        """`∂score/∂A[:, :, rows] = g_O Vᵀ`, exact for `O = A V`, from `g_O = ∂score/∂O`."""
-        return at_least_float32(take(g_o, rows)) @ at_least_float32(self.v.detach()).mT
 
 
 class Capture(Seam):
@@ -166,6 +70,7 @@ class Capture(Seam):
         self._layer: int | None = None
         self._batch, self._token_first, self._probe_gradients = batch, token_first, probe_gradients
         self._steps_have_examples_first = examples_first
+        self._few_rows: dict[tuple[int, torch.device], Tensor] = {}
         # Tensors between the two matrix products of hand-written attention, by id; kept alive so no id is reused.
         self._logits: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
@@ -236,6 +141,13 @@ class Capture(Seam):
         self._probs.clear()
         self._factors.clear()
 
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _LOOKED_AT and not self._logits:  # most calls, at the least cost
+            return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is F.linear and self._sparse_after is not None:
             pulls = self._pulls if self.records else None
@@ -254,6 +166,12 @@ class Capture(Seam):
         if self._logits and isinstance(result, Tensor):
             self._follow(func, args, result)
         return result
+
+    def _few_of(self, queries: int, device: torch.device) -> Tensor:
+        """The same rows of all blocks alike."""
+        if (queries, device) not in self._few_rows:
+            self._few_rows[queries, device] = few_of(queries, device)
+        return self._few_rows[queries, device]
 
     def require(self) -> None:
         """Raise `CaptureError` where a block of those that are kept showed no attention."""
@@ -367,7 +285,8 @@ class Capture(Seam):
         if layer in self._hidden:
             attention.hidden, attention.call = self._inputs.pop(layer, None), self._calls.pop(layer, None)
         if self._probe_gradients:
-            attention.gradient_probe = GradientProbe.at_some_rows(attention.o, layer == len(self._blocks) - 1)
+            rows = self._few_of(attention.o.shape[2], attention.o.device)
+            attention.gradient_probe = GradientProbe(rows, layer == len(self._blocks) - 1)
             if attention.o.requires_grad:
                 attention.o.register_hook(attention.gradient_probe.record)
         self.records[layer] = attention
@@ -392,4 +311,6 @@ def _linear(
 _PRODUCTS = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, Tensor.matmul, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__}
 )
+_ATTENTION = _PRODUCTS | {F.scaled_dot_product_attention, F.multi_head_attention_forward, torch.einsum}
+_LOOKED_AT = _ATTENTION | AUTOCAST
 _SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from .torch_modes import depth
 
 # Products, which autocast makes in its dtype.
-_AUTOCAST: frozenset[Any] = frozenset({
+AUTOCAST: frozenset[Any] = frozenset({
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.scaled_dot_product_attention, torch.matmul, torch.mm, torch.bmm,
     torch.addmm, torch.baddbmm, torch.einsum, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.baddbmm,
     Tensor.__matmul__, Tensor.__rmatmul__,
@@ -30,6 +30,8 @@ _AUTOCAST: frozenset[Any] = frozenset({
 _ASKED: frozenset[Any] = frozenset(
     getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout", "is_cuda")
 )
+
+_autocast_is_on: Callable[[], bool] = torch._C._is_any_autocast_enabled  # pyright: ignore[reportPrivateUsage]
 
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any], Any]
@@ -82,7 +84,7 @@ class Seam(TorchFunctionMode):
     ) -> Any:
         if func in _ASKED or self._within != depth():  # or another model is explained in the middle of this pass
             return func(*args, **(kwargs or {}))
-        if func in _AUTOCAST:
+        if func in AUTOCAST and _autocast_is_on():
             args, kwargs = self._cast(args, kwargs or {})
         return self.call(func, args, kwargs or {})
 

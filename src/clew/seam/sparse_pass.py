@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import CaptureError
 from ..models import BoundArchitecture
-from .capture import Attention, Capture
+from .attention import Attention
+from .capture import Capture
 from .fused_attention import FusedAttention
 from .patch_convolution import patch_convolution
 

@@ -17,35 +17,53 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..traversal import modules_of
 from .quantized import apart, float_forward, is_quantized
 
 _ORIGINAL = "_twin_of"
 _WITHOUT_CUDNN = "_given_with_cudnn"  # set on the functions that stand for recurrent layers
+_QUANTIZED = "_quantized_layers"  # how many a twin has
 _WANTED = "wanted_gradient"  # set on weights whose originals ask for a gradient
 # What every module has: nothing in it refers to other modules, but for its children.
 _COMMON = frozenset(vars(nn.Module())) | {_ORIGINAL}
-_HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)  # fmt: skip
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# The numbers of hooks that are called in another way. No two hooks have one number, so that modules may share these.
+_HOOK_NUMBERS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
 _SWITCHES = ("grad_checkpointing", "gradient_checkpointing")
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None), type, torch.Size, torch.dtype, torch.device})
 
 
-def twin(model: nn.Module, *, as_is: bool = False) -> nn.Module:
-    """Modules of the same classes, attributes and hooks, which share all weights, with weights left out of any graph.
+def twin(model: nn.Module, *, as_is: bool = False, frozen: bool = True) -> nn.Module:
+    """Modules of the same classes, attributes and hooks, which share all weights. `frozen` weights are left out of any
+    graph; others are those of the model, for passes that make none.
 
     Also changed: checkpointing is off, whose recomputation the seam would not see; what was compiled runs as it was
     written; attention packages that bypass torch functions give way to SDPA, no cache is kept; quantised layers compute
     with floats. `as_is` changes nothing of all this: a twin that is called as the model is, for layers that change
     when they are called.
     """
-    return _Twins(as_is).of(model)
+    return _Twins(as_is, frozen).of(model)
+
+
+def freeze(model: nn.Module) -> None:
+    """Leave the weights of a twin out of any graph from here on."""
+    twins = _Twins(as_is=False, frozen=True)
+    for part in modules_of(model):
+        own = vars(part)
+        for name in ("_parameters", "_buffers"):
+            if held := own[name]:
+                own[name] = {k: t if t is None else twins.tensor(t) for k, t in held.items()}
 
 
 def original(module: nn.Module) -> nn.Module:
     """The module that a module of a twin stands for; any other module itself."""
     return vars(module).get(_ORIGINAL, module)
+
+
+def quantized_layers(model: nn.Module) -> int:
+    """How many layers of a model, or of a twin, have packed weights."""
+    known = vars(model).get(_QUANTIZED)
+    return sum(map(is_quantized, modules_of(model))) if known is None else known
 
 
 def owning_model(model: nn.Module) -> nn.Module:
@@ -63,24 +81,29 @@ def wanted_gradient(weight: Tensor) -> bool:
 class _Twins:
     """The modules of one model and what stands for them."""
 
-    def __init__(self, as_is: bool) -> None:
-        self._as_is = as_is
+    def __init__(self, as_is: bool, frozen: bool) -> None:
+        self._as_is, self._frozen = as_is, frozen
         self._made: dict[int, Any] = {}  # modules, tensors, functions and configurations, by the id of the original
         self._new: list[nn.Module] = []
+        self._numbers = [(name, OrderedDict[int, bool]()) for name in _HOOK_NUMBERS]
 
     def of(self, model: nn.Module) -> nn.Module:
         made = self._module(model)
         if not self._as_is:
             self._configure()
+        quantized = 0
         for new in self._new:
             own = vars(new)
             for name in [name for name in own if name not in _COMMON]:
                 if type(value := own[name]) not in _PLAIN:
                     own[name] = self._instead(value)
             if own["_parameters"] and is_quantized(new):
+                quantized += 1
                 (self._set_apart if self._as_is else _in_floats)(new)
             if isinstance(new, nn.RNNBase):
                 _without_cudnn(new, as_is=self._as_is)
+        if self._new:
+            vars(made)[_QUANTIZED] = quantized
         return made
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -95,17 +118,19 @@ class _Twins:
             self._made[id(module)] = found = self._module(old["_modules"]["_orig_mod"])
             return found
         new: nn.Module = object.__new__(type(module))
+        own = old.copy()
+        object.__setattr__(new, "__dict__", own)
         self._made[id(module)] = new
         self._new.append(new)
-        own = vars(new)
-        own.update(old)
-        own[_ORIGINAL] = old.get(_ORIGINAL, module)
+        own.setdefault(_ORIGINAL, module)
         for name in _HOOKS:
-            hooks = old.get(name)
-            own[name] = hooks.copy() if hooks else OrderedDict()
+            own[name] = hooks.copy() if (hooks := own[name]) else OrderedDict()
+        for name, shared in self._numbers:
+            own[name] = numbers.copy() if (numbers := own.get(name)) else shared
         for name in ("_parameters", "_buffers"):
-            own[name] = {k: t if t is None else self._tensor(t) for k, t in old[name].items()} if old[name] else {}
-        children = old["_modules"]
+            held = own[name]
+            own[name] = {k: t if t is None else self.tensor(t) for k, t in held.items()} if held else {}
+        children = own["_modules"]
         own["_modules"] = {k: m if m is None else self._module(m) for k, m in children.items()} if children else {}
         if not self._as_is:
             for name in _SWITCHES:
@@ -115,9 +140,9 @@ class _Twins:
                 own["_compiled_call_impl"] = None
         return new
 
-    def _tensor(self, tensor: Tensor) -> Tensor:
+    def tensor(self, tensor: Tensor) -> Tensor:
         """The same numbers, in the same memory, outside of any graph."""
-        wanted = tensor.requires_grad
+        wanted = tensor.requires_grad and self._frozen
         if self._as_is or not (wanted or tensor.is_inference()):
             return tensor
         found = self._made.get(id(tensor))
@@ -144,6 +169,8 @@ class _Twins:
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if type(value) in (list, tuple):
+            if _PLAIN.issuperset(map(type, value)):
+                return value
             items = [self._instead(v) for v in value]
             return value if all(map(_same, items, value)) else type(value)(items)
         if type(value) in (dict, OrderedDict):

@@ -6,9 +6,12 @@ from collections import OrderedDict
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ..models import BoundArchitecture
+from ..seam import Capture, owning_model
+from .trace import gradients_of
 
 _KEPT = 64  # of one model
 _AGAIN = 64  # determined again every so many results
@@ -37,6 +40,18 @@ def should_refresh(model: nn.Module, key: Any) -> bool:
     """Whether the rows are to be seen: where they are not known, and now and then."""
     _asked[model] = _asked.get(model, 0) + 1
     return cached_rows(model, key) is None or _asked[model] % _AGAIN == 0
+
+
+def see_rows(subject: Any) -> None:
+    """See which rows the score reaches, in a pass that leaves none out; nothing where no gradient leads there."""
+    last, bound = subject.last, subject.bound
+    seam = Capture(bound.blocks, bound.attentions, len(subject.given), keep=frozenset({last}), leaf=(last, "o"))
+    with seam, torch.enable_grad():
+        score = subject.score(subject.forward())
+    if score.requires_grad:
+        gradient = gradients_of(score, [seam.records[last].o], subject.each)[0]
+        reached = (gradient.abs().amax((1, 3)) > 0).unflatten(0, (-1, subject.each)).any(1)
+        cache_rows(owning_model(subject.model), subject.reach_key, reached)
 
 
 def cache_rows(model: nn.Module, key: Any, rows: Tensor) -> None:

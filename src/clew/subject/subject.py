@@ -6,6 +6,7 @@ of the model, a text as the output of a module (its word embeddings, or the firs
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,9 +23,12 @@ from ..seam import (
     Change,
     DoublePrecision,
     Leaf,
+    Mix,
+    MixedPass,
     ReadoutRows,
     attend,
     few_rows,
+    freeze,
     in_callers_modes,
     layers_from,
     no_gradient_error,
@@ -43,9 +47,11 @@ from .input_errors import refusals_told, refused_cache
 from .input_gradient import input_gradient
 from .integration_paths import PathRecord, baseline, chunk_size, in_chunks
 from .parts import Parts
-from .reached_rows import cache_key, should_refresh
+from .reached_rows import cache_key, see_rows, should_refresh
 from .token_changes import scores_where
 from .trace import Trace, repeated, some_rows
+
+_turns = itertools.count()  # of what a pass keeps mixed, one block is verified per result, in turn
 
 Score = Callable[[Any, Tensor | None], Tensor]
 ImageChange = Callable[[Tensor, Tensor | None], Tensor]
@@ -79,6 +85,7 @@ class Subject:
     covered: Callable[[Any], Tensor] | None = None  # which tokens of each text a span is, (batch, token)
     change: ImageChange | None = None  # what becomes of images before the model gets them, see `copies_of`
     verify: bool = False  # whether what a check needs is kept
+    frozen: bool = True  # whether weights are left out of any graph, as they are before one is made
     traces: list[Trace] = field(default_factory=list[Trace], init=False)  # passes on the input as it is
     relevance: list[Any] = field(default_factory=list[Any], init=False)  # what passes under LRP rules found
     pulls: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]], init=False)
@@ -216,29 +223,44 @@ class Subject:
         x: Tensor | None = None,
         rows: Tensor | None = None,
         readout_only: bool = False,
+        mix: Mix | None = None,
     ) -> Trace:
         """One forward pass in the seam, keeping `attention` (and block inputs `hidden`, and `outputs`) of some layers.
 
         `one_head`: layers whose attention is computed as no model's is, see `Capture`; nothing is verified then.
         `leaf=(layer, "v" | "o" | "hidden")` starts the graph there (at "hidden", what enters the block); without it no
         graph is built. `x` replaces `path_input`, holding the examples `rows` (default: all, in order). `readout_only`
-        spares what the head does not read of the last block, for targets that are logits. Raises `CaptureError` where a
-        block shows no attention.
+        spares what the head does not read of the last block, for targets that are logits. `mix` is all that will be
+        asked of attention, by `chain`: then the pass keeps what it makes of each, if it can. Raises `CaptureError`
+        where a block shows no attention.
         """
         self.refuse_cache()
         states, changed = (frozenset(hidden), frozenset(outputs)), frozenset(one_head)
         verified, wanted_graph = self.verify and x is None and not changed, leaf is not None
         keep = frozenset(attention) | ({self.last} if verified else set())
-        # Which rows the score reaches is seen by a gradient of the last block's tail.
-        if verified and leaf is None and should_refresh(owning_model(self.model), self.reach_key):
-            leaf = (self.last, "o")
-        reads = self.rows_read if readout_only and self.per_row and leaf == (self.last, "o") else None
         batch = (self.given if x is None else x[:: self.each]).shape[0]
-        seam = Capture(
-            self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=states[0], outputs=states[1],
-            one_head=changed, leaf=leaf, reads=reads, token_first=any(states) and self.token_first(batch),
-            probe_gradients=verified, pulls=self.pulls if self.verify else None,
-        )  # fmt: skip
+        reads = self.rows_read if readout_only and self.per_row else None
+        # The output of other tasks has logits of more tokens; padded texts would be looked at anew for other lengths.
+        few = reads if mix is not None and self.bound.task == "classification" and self.mask is None else None
+        # Which rows the score reaches is seen by a gradient of the last block's tail, if all of it is computed.
+        refresh = verified and leaf is None and should_refresh(owning_model(self.model), self.reach_key)
+        leaf = (self.last, "o") if refresh and few is None else leaf
+        if (leaf is not None or refresh) and not self.frozen:
+            freeze(self.model)
+            self.frozen = True
+        if mix is not None:
+            shown = sorted(keep)[next(_turns) % len(keep)] if verified else None
+            seam = MixedPass(
+                self.bound.blocks, self.bound.attentions, batch, mix, keep=keep, last=self.last, reads=few, leaf=leaf,
+                shown=shown,
+            )  # fmt: skip
+        else:
+            seam = Capture(
+                self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=states[0], outputs=states[1],
+                one_head=changed, leaf=leaf, reads=reads if wanted_graph and leaf == (self.last, "o") else None,
+                token_first=any(states) and self.token_first(batch),
+                probe_gradients=verified, pulls=self.pulls if self.verify else None,
+            )  # fmt: skip
         with seam, torch.set_grad_enabled(leaf is not None):
             output = self.forward(x, rows, at=self._entrance if self.bound.is_text else None)
         self.shorter = seam.shorter or self.shorter
@@ -252,6 +274,8 @@ class Subject:
         trace = Trace(self.bound, seam.records, output, score, reader, mask, self.each, self.length)
         if verified:
             self.traces.append(trace)
+        if refresh and few is not None:
+            see_rows(self)
         return trace
 
     def head(self, states: Hidden, like: Trace, *, at_pool: bool = False, mean: bool = False) -> Trace:

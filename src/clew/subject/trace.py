@@ -14,13 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models import BoundArchitecture
-from ..seam import Attention, ReadoutRows
+from ..seam import BLOCK, Attention, Mix, ReadoutRows
 from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores, at_least_float32
-
-# Elements of one block of attention rows: 2**23 float32 are 32 MB.
-_BLOCK = 2**23
-
-Mix = Callable[..., Tensor]
 
 
 @dataclass
@@ -114,7 +109,7 @@ class Trace:
         attention = self.layers[layer]
         per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
         found = weights.new_zeros(*attention.v.shape[:2], weights.shape[1], attention.v.shape[2])
-        for rows in _reached(weights, max(1, _BLOCK // per_row)):
+        for rows in _reached(weights, max(1, BLOCK // per_row)):
             A = attention.probabilities(_on(rows, attention.v)).to(weights)
             found += torch.einsum("brq,bhqk->bhrk", weights[..., rows], A)
         return found
@@ -152,27 +147,35 @@ class Trace:
         self.normalized |= normalize
         attention = self[layer]
         pool = self.bound.pooled and layer == self.bound.last
-        own = r.new_ones(1, 1) if kept is None else kept.to(r)
-        out = r.new_zeros(*r.shape[:2], attention.v.shape[2]) if pool else r * own[:, None]
+        own = None if kept is None else kept.to(r)[:, None]
+        out = r.new_zeros(*r.shape[:2], attention.v.shape[2])
         for rows, C in self._mixed(r, layer, mix, gradient):
-            weight = r[..., rows]
+            weight, here = r[..., rows], 1.0 if own is None else own[..., rows]
             if normalize:
-                here = own if kept is None else own[:, rows]
-                sums = C.sum(-1) + (0 if pool else here)
-                weight = weight * torch.where(sums == 0, 0.0, 1 / sums)[:, None]
-                if not pool:
-                    out[..., rows] = out[..., rows] + (weight - r[..., rows]) * here[:, None]
-            out = out + weight @ C
+                sums = C.sum(-1)[:, None]
+                sums = sums if pool else sums + here
+                weight = (weight / sums).masked_fill_(sums == 0, 0.0)
+            out = torch.baddbmm(out, weight, C)
+            if pool:
+                continue
+            stays = weight if own is None else weight * here
+            if isinstance(rows, slice):
+                out[..., rows].add_(stays)
+            else:
+                out.index_add_(-1, rows, stays)
         return self.over_tokens(out, layer)
 
     def _mixed(
         self, r: QueryRows, layer: int, mix: Mix, gradient: Outputs | Sequence[Outputs]
     ) -> Iterable[tuple[slice | Tensor, Tensor]]:
-        """`C_l` for the queries that `r` reaches, a block of them at a time."""
+        """`C_l` for the queries that `r` reaches, a block of them at a time; as the pass kept it, where it did."""
         attention = self[layer]
+        if attention.mixed is not None and attention.mixed.mix is mix and not len(gradient):
+            yield _on(attention.mixed.rows, r), attention.mixed.maps.to(r)
+            return
         gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
-        for rows in _reached(r, max(1, _BLOCK // per_row)):
+        for rows in _reached(r, max(1, BLOCK // per_row)):
             A = attention.probabilities(_on(rows, attention.v)).to(r.dtype)
             yield rows, mix(A, *(attention.attention_gradient(g, _on(rows, g)).to(A) for g in gradients)).to(r.device)
 

@@ -26,24 +26,24 @@ def check_attention(subject: Subject) -> Iterator[Discrepancy]:
     for trace in subject.traces:
         outputs, gradients, padded = _LargestDifferences(), _LargestDifferences(), list[Tensor]()
         for layer, attention in trace.layers.items():
-            if attention.gradient_probe is None:
+            probe = attention.gradient_probe
+            if probe is None or not _is_shown(attention):
                 continue
-            rows = attention.gradient_probe.rows
-            A, o, v = attention.probabilities(rows), take(attention.o.detach(), rows), attention.v.detach()
-            real, words = trace.real_keys(layer), None
+            rows, real, words = _rows_of(attention), trace.real_keys(layer), None
             real = None if real is None else real[:: trace.each]
             if real is not None and real.shape[1] == attention.o.shape[2]:  # what padding attends to does not matter
                 words = real[:, None, rows.to(real.device), None]
-            o, v = at_least_float32(o), at_least_float32(v)
-            seen = (A.to(v.dtype) @ v).to(o.device)
+            A, o, seen = _at_rows(attention)
             if words is not None:
                 o, seen = o * words, seen * words
             outputs.add(o - seen, o)
             if real is not None and real.shape[1] == A.shape[3]:
                 got = A if words is None else A * words
                 padded.append(got.masked_fill(real[:, None, None].to(A.device), 0.0).amax())
+            if attention.mixed is not None:  # of which no gradient is asked
+                continue
             # Where no gradient came by, any numbers do, in one block: the identity holds for all of them.
-            for g in attention.gradient_probe.at_rows or ([o] if attention.gradient_probe.last else []):
+            for g in probe.at_rows or ([o] if probe.last else []):
                 terms = o * at_least_float32(g).to(o.device)
                 found = (A * attention.attention_gradient(g)).sum(-1, keepdim=True).to(terms)
                 gradients.add(terms.sum(-1, keepdim=True) - (found if words is None else found * words), terms)
@@ -55,6 +55,29 @@ def check_attention(subject: Subject) -> Iterator[Discrepancy]:
         if padded:
             got = torch.stack(padded).amax()
             yield Discrepancy("padding", got, 1e-6, "what padding got of the attention of a block")
+
+
+def _is_shown(attention: Attention) -> bool:
+    """Whether a few rows of it are there to be looked at."""
+    return attention.gradient_probe is not None and (attention.mixed is None or attention.mixed.few is not None)
+
+
+def _rows_of(attention: Attention) -> Tensor:
+    """The numbers of these rows."""
+    if attention.mixed is not None and attention.mixed.few is not None:
+        return attention.mixed.few.rows
+    assert attention.gradient_probe is not None
+    return attention.gradient_probe.rows
+
+
+def _at_rows(attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities of a few rows; the output there; and what that is to be."""
+    if attention.mixed is not None and (few := attention.mixed.few) is not None:
+        return few.A, few.o, few.by_kernel
+    rows = _rows_of(attention)
+    A, o = attention.probabilities(rows), at_least_float32(take(attention.o.detach(), rows))
+    v = at_least_float32(attention.v.detach())
+    return A, o, (A.to(v.dtype) @ v).to(o.device)
 
 
 def attention_width(trace: Trace) -> float:
@@ -146,6 +169,8 @@ def _expected_weights(bound: Any, *, layer_is_pool: bool, reached: Tensor) -> Te
             found[:, row] = weight
             if not shared or readout.rows:
                 rest[:, row] = False
+    if not shared:
+        return found
     return found + shared * rest / rest.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -153,19 +178,21 @@ def check_chain(subject: Subject) -> Iterator[Discrepancy]:
     """`r (I + C)` of one block, for a few rows, against the sums written out; with rows normalised where the method's
     were."""
     for trace in subject.traces[:1]:
-        layer = sorted(trace.layers)[next(_chains) % len(trace.layers)]
-        attention = trace.layers[layer]
-        if attention.gradient_probe is None:
+        layers = [layer for layer, attention in sorted(trace.layers.items()) if _is_shown(attention)]
+        if not layers:
             continue
-        rows, pool = attention.gradient_probe.rows, trace.bound.pooled and layer == trace.bound.last
+        layer = layers[next(_chains) % len(layers)]
+        attention = trace.layers[layer]
+        rows, pool = _rows_of(attention), trace.bound.pooled and layer == trace.bound.last
         batch, queries = attention.o.shape[0] * trace.each, attention.o.shape[2]
-        A = attention.probabilities(rows).repeat_interleave(trace.each, 0)
+        A = _at_rows(attention)[0].repeat_interleave(trace.each, 0)
         weights = torch.arange(1.0, len(rows) + 1, dtype=A.dtype, device=A.device)
         r = A.new_zeros(batch, 1, queries)
         r[:, 0, rows] = weights
         normalize = trace.normalized
-        found = trace.chain(r, layer, mean_heads, normalize=normalize)
-        C, kept = A.mean(1), 0.0 if pool else 1.0
+        mix = mean_heads if attention.mixed is None else attention.mixed.mix
+        found = trace.chain(r, layer, mix, normalize=normalize)
+        C, kept = A.mean(1) if mix is mean_heads else mix(A), 0.0 if pool else 1.0
         total = C.sum(-1, keepdim=True) + kept if normalize else torch.ones_like(C[..., :1])
         expected = trace.over_tokens((weights[:, None] * C / total).sum(1, keepdim=True), layer)
         if not pool:
@@ -178,6 +205,8 @@ def check_chain(subject: Subject) -> Iterator[Discrepancy]:
 def check_gradients(subject: Subject) -> Iterator[Discrepancy]:
     """`∂s/∂o` as methods get it, of a score whose gradient is known: a sum with weights."""
     for trace in subject.traces[:1]:
+        if all(attention.mixed is not None for attention in trace.layers.values()):  # of which no gradient is asked
+            continue
         o = torch.arange(16.0).view(2, 2, 2, 2).requires_grad_()
         weights = torch.linspace(-2.0, 3.0, 16).view(2, 2, 2, 2)
         score = (weights * o).sum((1, 2, 3))
