@@ -14,6 +14,8 @@ from torch import nn
 
 import clew
 from clew.errors import CaptureError, CheckFailed
+from clew.explaining.explain import subject_of
+from clew.explaining.prepare import prepare
 from clew.models import find_architecture
 from clew.seam import Capture, MixedPass
 from clew.seam.twin import original
@@ -37,6 +39,12 @@ class Attends(nn.Module):
     def forward(self, x):
         o = F.scaled_dot_product_attention(*self.parts(x), **self.told)
         return x + self.out(o.transpose(1, 2).flatten(2))
+
+
+@pytest.fixture
+def subject():
+    """Of a tiny model that reads CLS, and three pictures."""
+    return subject_of(prepare(tiny.build("timm_token"), tiny.images((32, 32))), [0, 1, 2])
 
 
 def passed(module, x, mix=mean_heads, **more):
@@ -146,6 +154,24 @@ def test_what_was_not_kept_cannot_be_asked_for():
     seen = passed(Attends(), torch.randn(2, 7, 8))[1]
     with pytest.raises(CaptureError, match="only what a mix makes of it"):
         seen.probabilities()
+
+
+def test_a_pass_that_is_asked_for_more_keeps_more(subject):
+    """States, and a graph, beside a mix: nothing is dropped for the mix's sake."""
+    trace = subject.run(range(subject.depth), hidden=[1], outputs=[1], mix=mean_heads)
+    assert trace[1].hidden is not None and trace[1].output is not None and trace[1].mixed is None
+    gradient = subject.run([2], leaf=(2, "v"), mix=mean_heads).gradients([(2, "v")])[2, "v"]
+    torch.testing.assert_close(gradient, subject.run([2], leaf=(2, "v")).gradients([(2, "v")])[2, "v"])
+    assert gradient.any()
+
+
+def test_rows_that_were_not_kept_are_not_dropped_in_silence(subject):
+    last = subject.last
+    trace = subject.run([last], mix=mean_heads, readout_only=True)
+    kept = subject.run([last])
+    torch.testing.assert_close(trace.chain(trace.start(), last, mean_heads), kept.chain(kept.start(), last, mean_heads))
+    with pytest.raises(CaptureError, match="only the rows that the head reads"):
+        trace.chain(torch.ones_like(trace.start()), last, mean_heads)
 
 
 @pytest.mark.parametrize("name", ["timm_token", "timm_average", "hf_vit"])

@@ -31,8 +31,6 @@ _ASKED: frozenset[Any] = frozenset(
     getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout", "is_cuda")
 )
 
-_autocast_is_on: Callable[[], bool] = torch._C._is_any_autocast_enabled  # pyright: ignore[reportPrivateUsage]
-
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any], Any]
 
@@ -84,7 +82,7 @@ class Seam(TorchFunctionMode):
     ) -> Any:
         if func in _ASKED or self._within != depth():  # or another model is explained in the middle of this pass
             return func(*args, **(kwargs or {}))
-        if func in AUTOCAST and _autocast_is_on():
+        if func in AUTOCAST:
             args, kwargs = self._cast(args, kwargs or {})
         return self.call(func, args, kwargs or {})
 

@@ -231,8 +231,8 @@ class Subject:
         `leaf=(layer, "v" | "o" | "hidden")` starts the graph there (at "hidden", what enters the block); without it no
         graph is built. `x` replaces `path_input`, holding the examples `rows` (default: all, in order). `readout_only`
         spares what the head does not read of the last block, for targets that are logits. `mix` is all that will be
-        asked of attention, by `chain`: then the pass keeps what it makes of each, if it can. Raises `CaptureError`
-        where a block shows no attention.
+        asked of attention, by `chain`: where nothing else is asked for, the pass keeps what it makes of each, if it
+        can. Raises `CaptureError` where a block shows no attention.
         """
         self.refuse_cache()
         states, changed = (frozenset(hidden), frozenset(outputs)), frozenset(one_head)
@@ -240,6 +240,7 @@ class Subject:
         keep = frozenset(attention) | ({self.last} if verified else set())
         batch = (self.given if x is None else x[:: self.each]).shape[0]
         reads = self.rows_read if readout_only and self.per_row else None
+        mix = None if wanted_graph or changed or any(states) else mix
         # The output of other tasks has logits of more tokens; padded texts would be looked at anew for other lengths.
         few = reads if mix is not None and self.bound.task == "classification" and self.mask is None else None
         # Which rows the score reaches is seen by a gradient of the last block's tail, if all of it is computed.
@@ -250,10 +251,8 @@ class Subject:
             self.frozen = True
         if mix is not None:
             shown = sorted(keep)[next(_turns) % len(keep)] if verified else None
-            seam = MixedPass(
-                self.bound.blocks, self.bound.attentions, batch, mix, keep=keep, last=self.last, reads=few, leaf=leaf,
-                shown=shown,
-            )  # fmt: skip
+            blocks = self.bound.blocks, self.bound.attentions
+            seam = MixedPass(*blocks, batch, mix, keep=keep, last=self.last, reads=few, leaf=leaf, shown=shown)
         else:
             seam = Capture(
                 self.bound.blocks, self.bound.attentions, batch, keep=keep, hidden=states[0], outputs=states[1],

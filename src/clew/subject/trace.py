@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import CaptureError
 from ..models import BoundArchitecture
 from ..seam import BLOCK, Attention, Mix, ReadoutRows
 from ..shapes import Attn, Outputs, Pixels, QueryRows, Rows, Scores, at_least_float32
@@ -147,10 +148,9 @@ class Trace:
         self.normalized |= normalize
         attention = self[layer]
         pool = self.bound.pooled and layer == self.bound.last
-        own = None if kept is None else kept.to(r)[:, None]
         out = r.new_zeros(*r.shape[:2], attention.v.shape[2])
         for rows, C in self._mixed(r, layer, mix, gradient):
-            weight, here = r[..., rows], 1.0 if own is None else own[..., rows]
+            weight, here = r[..., rows], 1.0 if kept is None else kept.to(r)[:, None, rows]
             if normalize:
                 sums = C.sum(-1)[:, None]
                 sums = sums if pool else sums + here
@@ -158,7 +158,7 @@ class Trace:
             out = torch.baddbmm(out, weight, C)
             if pool:
                 continue
-            stays = weight if own is None else weight * here
+            stays = weight if kept is None else weight * here
             if isinstance(rows, slice):
                 out[..., rows].add_(stays)
             else:
@@ -171,7 +171,7 @@ class Trace:
         """`C_l` for the queries that `r` reaches, a block of them at a time; as the pass kept it, where it did."""
         attention = self[layer]
         if attention.mixed is not None and attention.mixed.mix is mix and not len(gradient):
-            yield _on(attention.mixed.rows, r), attention.mixed.maps.to(r)
+            yield _kept_for(r, _on(attention.mixed.rows, r)), attention.mixed.maps.to(r)
             return
         gradients = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         per_row = attention.v.shape[0] * attention.v.shape[1] * attention.v.shape[2]
@@ -186,6 +186,18 @@ def _reached(r: QueryRows, most: int) -> Iterable[slice | Tensor]:
     if len(support) == r.shape[-1]:
         return [slice(first, first + most) for first in range(0, len(support), most)]
     return support.split(most)
+
+
+def _kept_for(r: QueryRows, rows: slice | Tensor) -> slice | Tensor:
+    """The rows that a pass kept a mix of. Raises `CaptureError` where `r` reaches others."""
+    if isinstance(rows, Tensor) and bool(r.index_fill(-1, rows, 0).any()):
+        raise CaptureError(
+            "of the last attention only the rows that the head reads were kept",
+            expected=f"what starts from trace.start(): rows {rows.tolist()[:8]}",
+            got="rows that reach other queries",
+            todo="run the pass without `readout_only`",
+        )
+    return rows
 
 
 def _on(rows: slice | Tensor, like: Tensor) -> slice | Tensor:

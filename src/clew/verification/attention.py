@@ -22,7 +22,8 @@ _chains, _projections = itertools.count(), itertools.count()  # one block is che
 
 def check_attention(subject: Subject) -> Iterator[Discrepancy]:
     """Attention of every block that was kept, on a few rows: `A V` against the model's own output, what padding got,
-    and `Σ_j A_ij ∂s/∂A_ij = o_i · ∂s/∂o_i` for each head."""
+    and `Σ_j A_ij ∂s/∂A_ij = o_i · ∂s/∂o_i` for each head. Where a pass wrote attention out, one block's output against
+    torch's kernel."""
     for trace in subject.traces:
         outputs, gradients, padded = _LargestDifferences(), _LargestDifferences(), list[Tensor]()
         for layer, attention in trace.layers.items():
